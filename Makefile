@@ -1,0 +1,53 @@
+# Needs only Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Every target installs the pinned versions that the tests were last green with.
+EXTRAS_RUN  := mtl
+EXTRAS_TEST := mtl,plot,generate,dev
+# Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
+ARGS   ?=
+
+.PHONY: help reproduce test lint types check slow clean
+
+help:
+	@echo "make reproduce   install and run the main job (ARGS=... is passed on)"
+	@echo "make test        install, then lint, types and all quick tests"
+	@echo "make slow        the full accuracy and coverage studies (hours)"
+	@echo "make clean       remove the virtual environment and caches"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hessspec needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable '.[$(EXTRAS_RUN)]'
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable '.[$(EXTRAS_TEST)]'
+	@touch $@ $(VENV)/.run
+
+reproduce: $(VENV)/.run
+	$(BIN)/python -m hessspec_mtl.reproduce $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/basedpyright
+
+# The core is tested twice: in float32, which users have, and in float64. Each worker keeps one thread.
+check: $(VENV)/.test
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q -n 2
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n 2 tests/hessspec
+
+test: lint types check
+
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
