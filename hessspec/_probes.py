@@ -1,0 +1,47 @@
+"""Random probe vectors: probe i depends on the key and on i alone.
+
+So chunks, the order of work and the number of probes change no probe, and more of them can be
+added to a finished estimate.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def rademacher(
+    key: PRNGKeyArray, indices: Int[Array, " k"], dim: int, dtype: jnp.dtype
+) -> Float[Array, "k {dim}"]:
+    """Probes of independent signs, E[v vᵀ] = I: row i is drawn with `fold_in(key, indices[i])`."""
+
+    def signs(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:
+        return jax.random.rademacher(probe_key, (dim,), dtype)
+
+    return _rows(signs, key, indices)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def gaussian(
+    key: PRNGKeyArray, indices: Int[Array, " k"], dim: int, dtype: jnp.dtype
+) -> Float[Array, "k {dim}"]:
+    """Standard normal probes, E[v vᵀ] = I: row i is drawn with `fold_in(key, indices[i])`.
+
+    Their direction is uniform on the sphere, so the squared components along any r of `dim`
+    orthonormal directions sum to a Beta(r/2, (dim - r)/2) share of the squared length.
+    """
+
+    def normals(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:
+        return jax.random.normal(probe_key, (dim,), dtype)
+
+    return _rows(normals, key, indices)
+
+
+def _rows(
+    draw: Callable[[PRNGKeyArray], Array], key: PRNGKeyArray, indices: Int[Array, " k"]
+) -> Float[Array, "k dim"]:
+    # One row at a time: the bits of all rows at once would need twice the memory of the block.
+    return jax.lax.map(lambda index: draw(jax.random.fold_in(key, index)), indices)

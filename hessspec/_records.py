@@ -1,0 +1,86 @@
+"""Results on disk: arrays and plain metadata in one `.npz` file, written whole, never unpickled."""
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1
+_HEADER = "hessspec.json"
+
+
+def save_record(
+    path: str | os.PathLike[str],
+    kind: str,
+    arrays: Mapping[str, np.ndarray],
+    meta: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `arrays` and JSON-able `meta` to `path`; returns the path written.
+
+    The file appears whole or not at all: it is written under a temporary name in the same
+    folder and then renamed.
+
+    Args:
+        path: file to write, whose folder must exist.
+        kind: what the record is, e.g. "SpectralDensity"; checked again on loading.
+        arrays: named arrays of numbers or booleans (objects are refused).
+        meta: anything JSON can hold.
+
+    Raises:
+        TypeError: if an array holds Python objects, which only pickle could store.
+    """
+    path = Path(path)
+    stored = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in stored.items():
+        if array.dtype.hasobject:
+            raise TypeError(f"`{name}` must be an array of numbers to be saved, got {array.dtype}")
+    header = json.dumps({"version": FORMAT_VERSION, "kind": kind, "meta": dict(meta or {})})
+    stored[_HEADER] = np.frombuffer(header.encode(), dtype=np.uint8)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **stored)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load_record(
+    path: str | os.PathLike[str], kind: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `save_record` wrote: `(arrays, meta)`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, of another kind, or of a newer format.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays.pop(_HEADER).tobytes().decode())
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a saved {kind}: it is damaged or was not written by "
+            f"`save` ({error}); delete it and compute it again."
+        ) from error
+    if header.get("version", 0) > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {header['version']}, this hessspec reads up to "
+            f"{FORMAT_VERSION}; update hessspec."
+        )
+    if header.get("kind") != kind:
+        raise ValueError(
+            f"{path} holds a {header.get('kind')}, expected a {kind}; "
+            f"load it with `hessspec.{header.get('kind')}.load`."
+        )
+    return arrays, header["meta"]

@@ -1,0 +1,100 @@
+"""The vectors an operator acts on: trees outside, flat rows of one dtype inside."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+
+@dataclass(frozen=True)
+class VectorSpace:
+    """A tree of float arrays seen as ℝ^dim. Static and hashable: it holds shapes, no numbers.
+
+    Leaves may differ in dtype. Inside, every vector has the widest of them; `unflatten` casts
+    back leaf by leaf.
+    """
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype, ...]
+
+    @classmethod
+    def of(cls, tree: PyTree) -> "VectorSpace":
+        """The space of trees like `tree` (arrays or `jax.ShapeDtypeStruct`s)."""
+        leaves, treedef = jax.tree.flatten(tree)
+        return cls(
+            treedef,
+            tuple(tuple(leaf.shape) for leaf in leaves),
+            tuple(np.dtype(leaf.dtype) for leaf in leaves),
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each leaf, in the tree's order."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def dim(self) -> int:
+        """Number of entries of a vector."""
+        return sum(self.sizes)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The widest dtype of the leaves, in which all arithmetic between vectors is done."""
+        return np.dtype(jnp.result_type(*self.dtypes))
+
+    def flatten(self, tree: PyTree) -> Float[Array, " dim"]:
+        """The entries of `tree`, leaf after leaf."""
+        return self._concatenate(self._leaves(tree, ()), ())
+
+    def unflatten(self, vector: Float[Array, " dim"]) -> PyTree:
+        """The tree whose `flatten` is `vector`."""
+        return self._split(vector)
+
+    def flatten_block(self, tree: PyTree) -> Float[Array, "k dim"]:
+        """One row per entry of the leading axis that every leaf of `tree` has."""
+        leaves = jax.tree.leaves(tree)
+        if not leaves or np.ndim(leaves[0]) == 0:
+            raise ValueError("`block` must have a leading axis on every leaf, got a tree without")
+        lead = (int(np.shape(leaves[0])[0]),)
+        return self._concatenate(self._leaves(tree, lead), lead)
+
+    def unflatten_block(self, block: Float[Array, "*lead dim"]) -> PyTree:
+        """The tree whose leaves carry the leading axes of `block`."""
+        return self._split(block)
+
+    def _concatenate(self, leaves: list[Array], lead: tuple[int, ...]) -> Array:
+        return jnp.concatenate(
+            [jnp.reshape(leaf, (*lead, -1)).astype(self.dtype) for leaf in leaves], axis=-1
+        )
+
+    def _split(self, block: Array) -> PyTree:
+        lead = block.shape[:-1]
+        ends = np.cumsum(self.sizes)[:-1].tolist()
+        leaves = [
+            jnp.reshape(part, (*lead, *shape)).astype(dtype)
+            for part, shape, dtype in zip(
+                jnp.split(block, ends, axis=-1), self.shapes, self.dtypes, strict=True
+            )
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def _leaves(self, tree: PyTree, lead: tuple[int, ...]) -> list[Array]:
+        leaves, treedef = jax.tree.flatten(tree)
+        if treedef != self.treedef:
+            raise ValueError(
+                "`vector` must be a tree of the selected parameters, with structure "
+                f"{self.treedef}, got {treedef}"
+            )
+        expected = [lead + shape for shape in self.shapes]
+        for leaf, shape in zip(leaves, expected, strict=True):
+            if tuple(np.shape(leaf)) != shape:
+                raise ValueError(
+                    f"every leaf of `vector` must have the shape of its parameter; expected "
+                    f"{shape}, got {tuple(np.shape(leaf))}"
+                )
+        return [jnp.asarray(leaf) for leaf in leaves]
