@@ -104,7 +104,8 @@ class GraphBatch(eqx.Module):
     @property
     def padding(self) -> Padding:
         """The shape of this batch, padding included."""
-        return Padding(len(self.graph.nodes), len(self.graph.edges), len(self.graph.n_node))
+        arrays: Any = self.graph
+        return Padding(len(arrays.nodes), len(arrays.edges), len(arrays.n_node))
 
 
 def batch_graphs(
