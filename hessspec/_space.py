@@ -44,8 +44,14 @@ class VectorSpace:
 
     @property
     def dtype(self) -> np.dtype:
-        """The widest dtype of the leaves, in which all arithmetic between vectors is done."""
-        return np.dtype(jnp.result_type(*self.dtypes))
+        """The widest dtype of the leaves, at least float32: that of all arithmetic on vectors."""
+        return np.dtype(jnp.promote_types(np.float32, _widest(self.dtypes)))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Name of each leaf, such as `encoder/0/kernel`."""
+        numbered = jax.tree.unflatten(self.treedef, range(len(self.shapes)))
+        return tuple(leaf_path(path) for path, _ in jax.tree.leaves_with_path(numbered))
 
     def flatten(self, tree: PyTree) -> Float[Array, " dim"]:
         """The entries of `tree`, leaf after leaf."""
@@ -98,3 +104,15 @@ class VectorSpace:
                     f"{shape}, got {tuple(np.shape(leaf))}"
                 )
         return [jnp.asarray(leaf) for leaf in leaves]
+
+
+def leaf_path(path: tuple[Any, ...]) -> str:
+    """The place of a leaf in its tree, e.g. `encoder/0/kernel`; `params` for a bare array."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+
+
+def _widest(dtypes: tuple[np.dtype, ...]) -> np.dtype:
+    widest = dtypes[0]
+    for dtype in dtypes[1:]:
+        widest = np.dtype(jnp.promote_types(widest, dtype))
+    return widest

@@ -1,0 +1,161 @@
+"""Data sets as batches: re-iterable, ragged, with the exact mean over all their items."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from hessspec._memory import default_memory_budget
+
+
+class Batches:
+    """A data set given as batches; the loss of the set is the exact mean over its items.
+
+    With L_b the mean loss of batch b and n_b its number of items, the set's loss is
+    Σ n_b L_b / Σ n_b: a ragged last batch counts for what it holds. With `reduction="sum"`
+    (for losses that are sums over items) it is Σ L_b.
+
+    Args:
+        batches: a sequence of batches, or any object that can be iterated more than once, or a
+            function that returns a fresh iterator. Each batch is a pytree and is never split.
+        sizes: number of items of each batch. Needed unless all leaves of a batch share their
+            leading axis, whose length is then the size.
+        reduction: "mean" if the loss is a mean over the items of a batch, "sum" if a sum.
+
+    Raises:
+        TypeError: for a one-shot iterator, which a second product would find empty.
+        ValueError: for no batches, sizes that do not match, or sizes that cannot be told.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[PyTree] | Callable[[], Iterator[PyTree]],
+        sizes: Sequence[float] | None = None,
+        *,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                "`batches` must be iterable more than once (every product passes over the data), "
+                "got an iterator; pass a list, or a function that returns a fresh iterator."
+            )
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"`reduction` must be 'mean' or 'sum', got {reduction!r}")
+        self._batches = batches
+        self._sizes = None if sizes is None else tuple(float(size) for size in sizes)
+        self.reduction = reduction
+        if self._sizes is not None and any(not size > 0 for size in self._sizes):
+            raise ValueError(f"`sizes` must be positive, got {list(self._sizes)}")
+
+    def __iter__(self) -> Iterator[PyTree]:
+        iterable = self._batches() if callable(self._batches) else self._batches
+        return iter(iterable)
+
+    def weighted(self) -> Iterator[tuple[PyTree, float]]:
+        """Pairs (batch, weight), the weight still to be divided by `total_weight`."""
+        count = 0
+        for index, batch in enumerate(self):
+            count += 1
+            yield batch, self._size(index, batch)
+        if count == 0:
+            raise ValueError("`batches` must hold at least one batch, got none")
+        if self._sizes is not None and count != len(self._sizes):
+            raise ValueError(
+                f"`sizes` must give one size for each batch, got {len(self._sizes)} sizes for "
+                f"{count} batches"
+            )
+
+    def _size(self, index: int, batch: PyTree) -> float:
+        if self.reduction == "sum":
+            return 1.0
+        if self._sizes is not None:
+            if index >= len(self._sizes):
+                raise ValueError(
+                    f"`sizes` must give one size for each batch, got only {len(self._sizes)}"
+                )
+            return self._sizes[index]
+        lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
+        if len(lengths) != 1 or None in lengths:
+            raise ValueError(
+                f"`sizes` is required: the leaves of batch {index} do not share a leading axis "
+                f"(found {sorted(map(str, lengths))}), so its number of items cannot be told; "
+                "pass `Batches(batches, sizes=[...])`."
+            )
+        (length,) = lengths
+        return float(length)  # type: ignore[arg-type]
+
+
+class BatchGroup(eqx.Module):
+    """Batches of equal shape, stacked so that one compiled loop can scan them."""
+
+    arrays: PyTree  # leaves have a leading axis, one entry per batch
+    constants: Any  # what is not an array; the same for all batches of the group
+    weights: Float[Array, " batches"]
+
+    def batch(self, arrays: PyTree) -> PyTree:
+        """One batch again, from one entry of `arrays`."""
+        return eqx.combine(arrays, self.constants)
+
+
+class StreamedData(eqx.Module):
+    """Batches too large to keep: read again for each product, one at a time."""
+
+    batches: Batches = eqx.field(static=True)
+    total_weight: float = eqx.field(static=True)
+
+    def groups(self) -> Iterator[tuple[BatchGroup, ...]]:
+        """One group of a single batch at a time."""
+        for batch, weight in self.batches.weighted():
+            yield (_stack([batch], [weight / self.total_weight]),)
+
+
+def collect(
+    data: PyTree, memory_budget: int | None = None
+) -> tuple[BatchGroup, ...] | StreamedData:
+    """`data` as stacked groups, one for each batch shape; streamed if they exceed the budget.
+
+    A quarter of the budget may hold data; the rest is for activations and vectors.
+    """
+    if not isinstance(data, Batches):
+        return (_stack([data], [1.0]),)
+    budget = (default_memory_budget() if memory_budget is None else memory_budget) // 4
+    shapes: dict[Any, list[tuple[PyTree, float]]] = {}
+    total_weight, nbytes, streamed = 0.0, 0, False
+    for batch, weight in data.weighted():
+        total_weight += weight
+        arrays, constants = eqx.partition(batch, eqx.is_array)
+        nbytes += sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        if nbytes > budget:
+            # Only the weights are still needed; the batches are not kept.
+            streamed, shapes = True, {}
+        if not streamed:
+            shapes.setdefault(_signature(arrays, constants), []).append((batch, weight))
+    if data.reduction == "sum":
+        total_weight = 1.0
+    if streamed:
+        return StreamedData(data, total_weight)
+    return tuple(
+        _stack([batch for batch, _ in items], [weight / total_weight for _, weight in items])
+        for items in shapes.values()
+    )
+
+
+def _signature(arrays: PyTree, constants: PyTree) -> tuple[Any, ...]:
+    leaves, treedef = jax.tree.flatten(arrays)
+    fixed, fixed_treedef = jax.tree.flatten(constants)
+    return (
+        treedef,
+        tuple((np.shape(leaf), np.dtype(leaf.dtype)) for leaf in leaves),
+        tuple(fixed),
+        fixed_treedef,
+    )
+
+
+def _stack(batches: list[PyTree], weights: list[float]) -> BatchGroup:
+    split = [eqx.partition(batch, eqx.is_array) for batch in batches]
+    arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(arrays for arrays, _ in split))
+    return BatchGroup(arrays, split[0][1], jnp.asarray(weights, dtype=float))

@@ -1,0 +1,87 @@
+"""The two ways to call a verb: with a loss and parameters, or with an operator."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from hessspec._operators import AbstractOperator, HessianOperator, Where
+
+
+def resolve_operator(
+    verb: str,
+    loss_or_operator: Callable[..., Array] | AbstractOperator,
+    params: PyTree,
+    data: PyTree,
+    where: Where | None,
+    memory_budget: int | None = None,
+) -> AbstractOperator:
+    """The operator that a call of `verb` means.
+
+    Raises:
+        TypeError: if an operator comes with parameters, data or `where`, or a loss without
+            parameters; the message shows the right call.
+        ValueError: if the loss is not finite, not deterministic, or has nothing to differentiate.
+    """
+    if isinstance(loss_or_operator, AbstractOperator):
+        extra = {"params": params, "data": data, "where": where}
+        named = ", ".join(f"`{name}`" for name, value in extra.items() if value is not None)
+        if named:
+            raise TypeError(
+                f"an operator already holds its parameters and data, but {named} came with it; "
+                f"call `hessspec.{verb}(operator, key=key)`, or "
+                f"`hessspec.{verb}(loss_fn, params, key, data=batch)`."
+            )
+        operator = loss_or_operator
+    elif callable(loss_or_operator):
+        if params is None:
+            raise TypeError(
+                f"`params` is missing; call `hessspec.{verb}(loss_fn, params, key, data=batch)` "
+                f"or `hessspec.{verb}(operator, key=key)`."
+            )
+        operator = HessianOperator(
+            loss_or_operator, params, data=data, where=where, memory_budget=memory_budget
+        )
+    else:
+        raise TypeError(
+            f"the first argument of `{verb}` must be a loss function or an operator, got "
+            f"{type(loss_or_operator).__name__}; call "
+            f"`hessspec.{verb}(loss_fn, params, key, data=batch)`."
+        )
+    operator.validate()
+    return operator
+
+
+def resolve_call(
+    verb: str,
+    loss_or_operator: Callable[..., Array] | AbstractOperator,
+    params: PyTree,
+    key: PRNGKeyArray | None,
+    data: PyTree,
+    where: Where | None,
+    memory_budget: int | None = None,
+) -> tuple[AbstractOperator, PRNGKeyArray]:
+    """The operator and the key that a call of `verb` means.
+
+    Raises:
+        TypeError, ValueError: as `resolve_operator`, and if `key` is missing or not a key.
+    """
+    operator = resolve_operator(verb, loss_or_operator, params, data, where, memory_budget)
+    return operator, check_key(key)
+
+
+def check_key(key: Any) -> PRNGKeyArray:
+    """`key` as one new-style key; old-style arrays of two numbers are accepted.
+
+    Raises:
+        TypeError: if it is missing or something else.
+    """
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+            return key
+        if key.dtype == jnp.uint32 and key.shape == (2,):
+            return jax.random.wrap_key_data(key)
+    found = "nothing" if key is None else f"{type(key).__name__} {key!r}"
+    raise TypeError(f"`key` must be one random key, such as `jax.random.key(0)`, got {found}")
