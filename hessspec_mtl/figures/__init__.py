@@ -1,0 +1,30 @@
+"""Figures 1 to 7: each function draws one and returns a `Plot`; `write_plot` makes its files.
+
+- `structures`: Figure 1 (crystal and multigraph), Figure 2 (molecule and graph)
+- `training`: Figure 3 (errors over training)
+- `curvature`: Figure 4 (traces over training)
+- `densities`: Figure 5 (densities near 0), Figure 6 (full spectra)
+- `appendix`: Figure 7 (appendix E)
+- `style`: one look for all, and how a figure becomes PDF, PNG and CSV
+- `axes`: symmetric logarithmic axes
+"""
+
+from hessspec_mtl.figures.appendix import appendix_e_figure
+from hessspec_mtl.figures.curvature import trace_figure
+from hessspec_mtl.figures.densities import cropped_density_figure, full_density_figure
+from hessspec_mtl.figures.structures import crystal_figure, molecule_figure
+from hessspec_mtl.figures.style import Plot, PlotFiles, write_plot
+from hessspec_mtl.figures.training import training_error_figure
+
+__all__ = [
+    "Plot",
+    "PlotFiles",
+    "appendix_e_figure",
+    "cropped_density_figure",
+    "crystal_figure",
+    "full_density_figure",
+    "molecule_figure",
+    "trace_figure",
+    "training_error_figure",
+    "write_plot",
+]

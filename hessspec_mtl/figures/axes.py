@@ -1,0 +1,64 @@
+"""Symmetric logarithmic axes that stay readable."""
+
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+Direction = Literal["x", "y"]
+
+
+def power_of_ten(value: float) -> str:
+    """`value` as ±10ⁿ, a plain number near 1, or 0."""
+    if value == 0:
+        return "0"
+    exponent = round(float(np.log10(abs(value))))
+    sign = "−" if value < 0 else ""
+    if -1 <= exponent <= 2:
+        return f"{sign}{abs(value):g}"
+    return f"${'-' if value < 0 else ''}10^{{{exponent}}}$"
+
+
+def linear_threshold(values: np.ndarray, errors: np.ndarray | None = None) -> float:
+    """A power of ten below which an axis may be linear: under most values, not under the noise.
+
+    The threshold is the largest power of ten not above the tenth percentile of the non-zero
+    magnitudes, but no more than five decades below the largest, since more would leave no room
+    for any of them. With `errors`, it is not below the smallest error: signs inside that are
+    noise.
+    """
+    magnitudes = np.abs(values[np.isfinite(values) & (values != 0)])
+    if magnitudes.size == 0:
+        return 1.0
+    wanted = max(np.quantile(magnitudes, 0.1), magnitudes.max() * 1e-5)
+    if errors is not None:
+        finite = errors[np.isfinite(errors) & (errors > 0)]
+        if finite.size:
+            wanted = max(wanted, finite.min())
+    return float(10.0 ** np.floor(np.log10(min(wanted, magnitudes.max()))))
+
+
+def symlog(axes: Axes, direction: Direction, threshold: float, *, max_ticks: int = 9) -> None:
+    """Make one axis symmetric logarithmic with at most `max_ticks` labelled powers of ten.
+
+    Call it after everything is drawn and the limits are what they shall be. Zero always has a
+    tick where it is in view; the powers on either side are thinned alike.
+    """
+    getattr(axes, f"set_{direction}scale")("symlog", linthresh=threshold, linscale=0.6)
+    axis = getattr(axes, f"{direction}axis")
+    low, high = getattr(axes, f"get_{direction}lim")()
+    start = round(np.log10(threshold))
+    sides = {
+        sign: int(np.floor(np.log10(max(reach, threshold)) + 1e-9))
+        for sign, reach in ((1, high), (-1, -low))
+    }
+    total = sum(max(0, top - start + 1) for top in sides.values())
+    step = max(1, int(np.ceil(total / max(1, max_ticks - 1))))
+    ticks = [0.0] if low <= 0 <= high else []
+    for sign, top in sides.items():
+        # Counted down from the largest, so that the outermost power is always labelled.
+        ticks += [sign * 10.0**power for power in range(top, start - 1, -step)]
+    axis.set_major_locator(FixedLocator(sorted(t for t in ticks if low <= t <= high)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+    axis.set_minor_locator(NullLocator())

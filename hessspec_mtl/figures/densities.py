@@ -1,0 +1,270 @@
+"""Figures 5 and 6: snapshots of every task's spectral density, around 0 and over the full range."""
+
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from hessspec_mtl.figures.axes import linear_threshold, symlog
+from hessspec_mtl.figures.style import (
+    BAND,
+    MUTED,
+    Plot,
+    house_style,
+    new_figure,
+    task_style,
+)
+from hessspec_mtl.spectra import TaskSpectrum, task_spectrum
+from hessspec_mtl.study import Study
+
+EIGENVALUE = "eigenvalue λ (loss / parameter²)"
+NUM_GRID = 601
+BINS_PER_DECADE = 4
+
+
+def snapshots(num_epochs: int, wanted: int) -> list[int]:
+    """At most `wanted` of `num_epochs` positions, evenly spread, the first and last included."""
+    return sorted(set(np.linspace(0, num_epochs - 1, min(wanted, num_epochs)).round().astype(int)))
+
+
+def _spectra(study: Study, wanted: int) -> list[tuple[int, list[TaskSpectrum]]]:
+    curvature = study.runs[0].curvature
+    return [
+        (
+            curvature[i].epoch,
+            [task_spectrum(curvature[i].density, t) for t in range(len(study.tasks))],
+        )
+        for i in snapshots(len(curvature), wanted)
+    ]
+
+
+def round_up(value: float) -> float:
+    """The next of 1, 2, 5 times a power of ten."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(m * power for m in (1, 2, 5, 10) if m * power >= value * (1 - 1e-9)))
+
+
+def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
+    """Figure 5: every task's density near 0, one panel for each of up to six epochs.
+
+    All panels share their axes. The crop holds 99.5 % of the eigenvalues of the typical snapshot;
+    the kernel is a sixtieth of its half-width. Bands are the spread over probes.
+    """
+    shots = _spectra(study, 6)
+    reach = round_up(
+        float(np.median([s.magnitude_quantile(0.995) for _, row in shots for s in row]))
+    )
+    bandwidth = reach / 60
+    grid = np.linspace(-reach, reach, NUM_GRID)
+    rows = []
+    with house_style():
+        columns = min(3, len(shots))
+        lines = -(-len(shots) // columns)
+        figure = new_figure(0.75 + 1.85 * lines)
+        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        top = 0.0
+        for panel, (epoch, spectra) in zip(axes.flat, shots, strict=False):
+            notes = []
+            for index, (task, spectrum) in enumerate(zip(study.tasks, spectra, strict=True)):
+                style = task_style(index)
+                curves = spectrum.smoothed(grid, bandwidth)
+                mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+                top = max(top, float(high.max()))
+                panel.fill_between(grid, low, high, color=style.color, alpha=BAND, linewidth=0)
+                panel.plot(
+                    grid,
+                    mean,
+                    color=style.color,
+                    linestyle=style.linestyle,
+                    marker=style.marker,
+                    markevery=(20 + 25 * index, 140),
+                    markersize=3.2,
+                    label=task.label,
+                )
+                outside = spectrum.expectation(lambda x: (np.abs(x) > reach).astype(float))
+                notes.append(f"{task.label} {_percent(outside.value)}")
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "dataset": study.name,
+                            "epoch": epoch,
+                            "task": task.name,
+                            "eigenvalue": grid,
+                            "density": mean,
+                            "lowest_probe": low,
+                            "highest_probe": high,
+                            "bandwidth": bandwidth,
+                        }
+                    )
+                )
+            panel.set_title(f"epoch {epoch}")
+            panel.annotate(
+                "beyond the crop:\n" + "\n".join(notes),
+                xy=(0.03, 0.96),
+                xycoords="axes fraction",
+                ha="left",
+                va="top",
+                fontsize=6.2,
+                color=MUTED,
+                linespacing=1.25,
+            )
+        for panel in list(axes.flat)[len(shots) :]:
+            panel.set_visible(False)
+        first = axes[0, 0]
+        first.set_yscale("log")
+        first.set_ylim(top * 1e-5, top * 4)
+        first.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
+        first.yaxis.set_minor_formatter(NullFormatter())
+        first.set_xlim(-reach, reach)
+        first.xaxis.set_major_locator(MaxNLocator(nbins=5, symmetric=True))
+        figure.supxlabel(EIGENVALUE, fontsize=8.5)
+        figure.supylabel("spectral density ψ (1 / eigenvalue)", fontsize=8.5)
+        handles, labels = first.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return Plot(
+        name=name,
+        title=f"{study.name}: spectral densities near zero",
+        caption=(
+            f"Spectral density of each task's Hessian (its integral over all eigenvalues is 1), "
+            f"cropped to ±{reach:g} and smoothed with a Gaussian kernel of standard deviation "
+            f"{bandwidth:.2g}, on a logarithmic scale. Bands span the probes: probe error, given "
+            "the graphs that the loss was averaged over. The share of eigenvalues beyond the crop "
+            "is written in each panel."
+        ),
+        figure=figure,
+        data=pd.concat(rows, ignore_index=True),
+    )
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return "none"
+    return f"{100 * share:.2g} %" if share >= 1e-6 else "< 0.0001 %"
+
+
+def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
+    """Figure 6: every eigenvalue of every task, outliers one by one, over up to five epochs.
+
+    Rows are epochs, columns tasks, all on the same axes. The filled steps count the eigenvalues in
+    each bin of the symmetric logarithmic axis; each stem is one eigenvalue that was resolved.
+    """
+    shots = _spectra(study, 5)
+    everything = [s for _, row in shots for s in row]
+    reach = max(s.radius for s in everything)
+    floor = max(s.resolution for s in everything)
+    nodes = np.concatenate([s.nodes[s.weights > 0] for s in everything])
+    threshold = max(linear_threshold(nodes), 10.0 ** np.ceil(np.log10(max(floor, 1e-300))))
+    threshold = min(threshold, 10.0 ** np.floor(np.log10(max(reach, 1e-300))))
+    edges = symlog_edges(threshold, reach * 1.5)
+    dim = everything[0].dim
+    rows = []
+    with house_style():
+        figure = new_figure(0.7 + 1.12 * len(shots))
+        axes = figure.subplots(
+            len(shots), len(study.tasks), squeeze=False, sharex=True, sharey=True
+        )
+        for line, (epoch, spectra) in zip(axes, shots, strict=True):
+            for index, (panel, task, spectrum) in enumerate(
+                zip(line, study.tasks, spectra, strict=True)
+            ):
+                rows.append(
+                    _draw_counts(panel, spectrum, edges, index).assign(
+                        dataset=study.name, epoch=epoch, task=task.name
+                    )
+                )
+                if epoch == shots[0][0]:
+                    panel.set_title(task.label, color=task_style(index).color)
+            line[0].set_ylabel(f"epoch {epoch}")
+        first = axes[0, 0]
+        first.set_yscale("log")
+        first.set_ylim(0.4, dim * 4)
+        first.yaxis.set_major_locator(LogLocator(base=10, numticks=5))
+        first.yaxis.set_minor_formatter(NullFormatter())
+        first.set_xlim(-reach * 2, reach * 2)
+        for panel in axes.flat:
+            symlog(panel, "x", threshold, max_ticks=5)
+        figure.supxlabel(EIGENVALUE, fontsize=8.5)
+        figure.supylabel("number of eigenvalues in each bin", fontsize=8.5)
+    return Plot(
+        name=name,
+        title=f"{study.name}: full spectra",
+        caption=(
+            f"All P = {dim:,} eigenvalues of each task's Hessian on a symmetric logarithmic axis "
+            f"(linear inside ±{threshold:g}, which holds everything that single precision cannot "
+            "tell from 0). Filled steps: number of eigenvalues in each bin, the mean over probes; "
+            "whiskers: the range over probes. Stems with heads: eigenvalues that were resolved one "
+            "by one, at the height of their multiplicity."
+        ),
+        figure=figure,
+        data=pd.concat(rows, ignore_index=True)[
+            ["dataset", "epoch", "task", "kind", "low", "high", "count", "lowest", "highest"]
+        ],
+    )
+
+
+def symlog_edges(threshold: float, reach: float) -> np.ndarray:
+    """Bin edges from -reach to reach: one bin about 0, then `BINS_PER_DECADE` a decade."""
+    decades = max(np.log10(reach / threshold), 1 / BINS_PER_DECADE)
+    outer = threshold * np.logspace(0, decades, int(np.ceil(decades * BINS_PER_DECADE)) + 1)
+    return np.concatenate([-outer[::-1], outer])
+
+
+def _draw_counts(
+    panel: Axes, spectrum: TaskSpectrum, edges: np.ndarray, index: int
+) -> pd.DataFrame:
+    style = task_style(index)
+    atoms, multiplicities = spectrum.atoms()
+    counts = spectrum.counts(edges)
+    mean, low, high = counts.mean(axis=0), counts.min(axis=0), counts.max(axis=0)
+    panel.stairs(
+        np.maximum(mean, 1e-3), edges, fill=True, color=style.color, alpha=0.3, baseline=1e-3
+    )
+    panel.stairs(np.maximum(mean, 1e-3), edges, color=style.color, linewidth=0.9)
+    middles = 0.5 * (edges[1:] + edges[:-1])
+    seen = mean > 0
+    panel.vlines(
+        middles[seen],
+        np.maximum(low[seen], 1e-3),
+        high[seen],
+        color=style.color,
+        linewidth=0.8,
+    )
+    panel.vlines(atoms, 1e-3, multiplicities, color="#000000", linewidth=0.5, alpha=0.55)
+    panel.plot(
+        atoms,
+        multiplicities,
+        linestyle="none",
+        marker=style.marker,
+        markersize=2.4,
+        color="#000000",
+        markeredgewidth=0,
+    )
+    panel.axvline(0, color=MUTED, linewidth=0.5, linestyle=":")
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "kind": "bin",
+                    "low": edges[:-1],
+                    "high": edges[1:],
+                    "count": mean,
+                    "lowest": low,
+                    "highest": high,
+                }
+            ),
+            pd.DataFrame(
+                {
+                    "kind": "atom",
+                    "low": atoms,
+                    "high": atoms,
+                    "count": multiplicities,
+                    "lowest": multiplicities,
+                    "highest": multiplicities,
+                }
+            ),
+        ],
+        ignore_index=True,
+    )
