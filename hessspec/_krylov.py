@@ -1,0 +1,253 @@
+"""Lanczos driven from the host: probes in lockstep, no wait inside a step.
+
+The host enqueues products and small programs and lets the device run behind; it looks only at
+the outcome of two steps ago, so that a finished or broken run stops early while the queue never
+runs dry. The basis grows in chunks of rows that are never copied: a projection reads the chunks
+that exist, so the compiled programs are few and the same for every step.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from hessspec._checks import ASYMMETRY_UNITS, check_finite
+from hessspec._lanczos import (
+    Recurrence,
+    check_num_steps,
+    extend,
+    normalized,
+    power_of_two,
+    project,
+    relative_asymmetry,
+    three_terms,
+)
+from hessspec._memory import require_memory
+from hessspec._progress import ProgressBar
+from hessspec._space import VectorSpace
+
+# Rows read together: enough that the vector's own traffic is small beside theirs, few enough
+# that the half-empty last chunk is (measured: 8 to 32 are alike, within a tenth).
+ROWS_PER_CHUNK = 16
+_STEPS_IN_FLIGHT = 2
+_COLUMNS_PER_TILE = 1 << 16
+
+
+class RowOperator(Protocol):
+    """What a Krylov run needs of an operator."""
+
+    @property
+    def space(self) -> VectorSpace: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]: ...
+
+
+@dataclass(frozen=True)
+class KrylovRun:
+    """T of each probe on the host, in the units of H, and the bases on the device.
+
+    Attributes:
+        alpha, beta, num_valid_steps: as in `KrylovDecomposition`, float64.
+        chunks: the bases, `ROWS_PER_CHUNK` rows of every probe in each; rows past the last valid
+            step are zero. Empty without reorthogonalisation.
+        asymmetry: largest asymmetry of the products, relative to H.
+        num_matvecs: products executed, those of probes already exhausted included.
+    """
+
+    alpha: Float[np.ndarray, "k m"]
+    beta: Float[np.ndarray, "k m"]
+    num_valid_steps: Int[np.ndarray, " k"]
+    chunks: tuple[Float[Array, "k rows dim"], ...]
+    asymmetry: float
+    num_matvecs: int
+
+    def ritz_gram(self, vectors: Float[np.ndarray, "k m c"]) -> Float[np.ndarray, "k c k c"]:
+        """Inner products of the Ritz vectors Qᵖ'sᵢ of all probes, without forming them.
+
+        Column i of `vectors[p]` holds the coefficients of one of them (zeros for none). The
+        bases are read once, in tiles of columns; no product with H is made.
+        """
+        if not self.chunks:
+            raise ValueError("the bases were not kept: run with `reorthogonalize=True`")
+        k, m, count = vectors.shape
+        rows = len(self.chunks) * self.chunks[0].shape[1]
+        # Few distinct shapes, few programs.
+        padded = max(8, 1 << math.ceil(math.log2(max(count, 1))))
+        dtype = self.chunks[0].dtype
+        coefficients = np.zeros((k, rows, padded), dtype)
+        coefficients[:, :m, :count] = vectors
+        gram = _ritz_gram(self.chunks, jnp.asarray(coefficients))
+        gram = np.asarray(gram, np.float64).reshape(k, padded, k, padded)
+        return gram[:, :count, :, :count]
+
+
+def krylov_bytes(num_probes: int, num_steps: int, dim: int, dtype: np.dtype) -> int:
+    """Bytes that the bases of a run take, with the vectors of one step."""
+    rows = ROWS_PER_CHUNK * math.ceil(num_steps / ROWS_PER_CHUNK)
+    return num_probes * (rows + 4) * dim * np.dtype(dtype).itemsize
+
+
+def krylov(
+    operator: RowOperator,
+    starts: Float[Array, "k dim"],
+    num_steps: int,
+    *,
+    reorthogonalize: bool = True,
+    memory_budget: int | None = None,
+    bar: ProgressBar | None = None,
+) -> KrylovRun:
+    """Run `num_steps` Lanczos steps from every row of `starts`, through `operator.rows`.
+
+    Cost: k products a step. Memory: k (m + 4) vectors, or 4 k without reorthogonalisation.
+
+    Raises:
+        ValueError: if a product is not finite or not symmetric, naming the cause.
+        MemoryError: if the bases exceed `memory_budget` bytes, with the ways out.
+    """
+    k, dim = starts.shape
+    check_num_steps(num_steps, dim)
+    if memory_budget is not None:
+        require_memory(
+            krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype),
+            memory_budget,
+            f"a Krylov basis of {num_steps} steps for {k} probes",
+            "lower `num_steps` or `num_probes`, raise `memory_budget`, or pass "
+            "`reorthogonalize=False`, which keeps a few vectors only",
+        )
+    rows, alive = _normalized(starts)
+    found = Recurrence.begin(alive, _padded(num_steps), starts.dtype)
+    scale, previous = jnp.ones(k, starts.dtype), jnp.zeros_like(rows)
+    chunks: list[Array] = []
+    outcomes: list[tuple[Array, Array]] = []
+    num_matvecs = 0
+    for j in range(num_steps):
+        products = operator.rows(rows)
+        num_matvecs += k
+        if j == 0:
+            scale = _power_of_two(products)
+        products = _divide(products, scale)
+        if reorthogonalize:
+            _append(chunks, rows, j)
+            coefficients = jnp.zeros((k, _padded(num_steps)), starts.dtype)
+            for _ in range(2):
+                for number, chunk in enumerate(chunks):
+                    products, coefficients = _project(
+                        chunk, products, coefficients, number * ROWS_PER_CHUNK
+                    )
+        else:
+            products, coefficients = _three_terms(previous, rows, products, found, j)
+            previous = rows
+        found, rows = _extend(found, j, products, coefficients)
+        outcomes.append((found.alive, found.finite))
+        if bar is not None:
+            bar.update(k)
+        if j >= _STEPS_IN_FLIGHT and _over(outcomes[j - _STEPS_IN_FLIGHT]):
+            break
+    _check_finite(operator, starts, found)
+    asymmetry = float(np.max(np.asarray(_relative_asymmetry(found))))
+    _check_symmetric(asymmetry, starts.dtype)
+    factor = np.asarray(scale, np.float64)[:, None]
+    return KrylovRun(
+        alpha=np.asarray(found.alpha, np.float64)[:, :num_steps] * factor,
+        beta=np.asarray(found.beta, np.float64)[:, :num_steps] * factor,
+        num_valid_steps=np.asarray(found.num_valid_steps),
+        chunks=tuple(chunks),
+        asymmetry=asymmetry,
+        num_matvecs=num_matvecs,
+    )
+
+
+def _padded(num_steps: int) -> int:
+    return ROWS_PER_CHUNK * math.ceil(num_steps / ROWS_PER_CHUNK)
+
+
+def _append(chunks: list[Array], rows: Array, j: int) -> None:
+    """Enter `rows` as row j of every probe's basis, in place."""
+    slot = j % ROWS_PER_CHUNK
+    if slot == 0:
+        k, dim = rows.shape
+        chunks.append(jnp.zeros((k, ROWS_PER_CHUNK, dim), rows.dtype))
+    chunks[-1] = _store(chunks[-1], rows, slot)
+
+
+def _over(outcome: tuple[Array, Array]) -> bool:
+    alive, finite = (np.asarray(flag) for flag in outcome)
+    return bool(not alive.any() or not finite.all())
+
+
+def _check_finite(operator: RowOperator, starts: Array, found: Recurrence) -> None:
+    if np.asarray(found.finite).all():
+        return
+    # The offending product is gone; the first one usually shows the same leaf.
+    rows, _ = _normalized(starts)
+    check_finite(operator.rows(rows), operator.space, "a product with the Hessian")
+    raise ValueError(
+        "a product with the operator became infinite or not a number after some Lanczos steps; "
+        "the second derivative overflows in some direction: check the loss and the scale of "
+        "its data, or use float64."
+    )
+
+
+def _check_symmetric(asymmetry: float, dtype: np.dtype) -> None:
+    if asymmetry > ASYMMETRY_UNITS * np.finfo(dtype).eps:
+        raise ValueError(
+            "products with the operator are not symmetric: u'Hv and v'Hu differ by "
+            f"{asymmetry:.1e} of its norm, more than rounding can explain. Every method here "
+            "needs H = H'. A custom derivative rule, a non-symmetric `matvec`, a random loss, or "
+            "reduced matrix-multiplication precision (TF32: set "
+            "`jax.default_matmul_precision('highest')`) can cause this."
+        )
+
+
+_normalized = jax.jit(normalized)
+_power_of_two = jax.jit(power_of_two)
+_project = jax.jit(project, donate_argnums=(1, 2))
+_three_terms = jax.jit(three_terms, donate_argnums=(2,))
+_extend = jax.jit(extend, donate_argnums=(2,))
+_relative_asymmetry = jax.jit(relative_asymmetry)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _divide(products: Array, scale: Array) -> Array:
+    return products / scale[:, None]
+
+
+@partial(jax.jit, donate_argnums=0)
+def _store(chunk: Array, rows: Array, slot: Array) -> Array:
+    return jax.lax.dynamic_update_slice(chunk, rows[:, None], (0, slot, 0))
+
+
+@jax.jit
+def _ritz_gram(
+    chunks: tuple[Float[Array, "k rows dim"], ...], coefficients: Float[Array, "k m c"]
+) -> Float[Array, "n n"]:
+    """Gram matrix of all Ritz vectors, summed over tiles of columns."""
+    k, per_chunk, dim = chunks[0].shape
+    count = coefficients.shape[2]
+    width = min(_COLUMNS_PER_TILE, dim)
+    parts = jnp.split(coefficients, len(chunks), axis=1)
+
+    def tile_gram(begin: Array, end: Array) -> Array:
+        vectors = jnp.zeros((k, count, width), coefficients.dtype)
+        for part, chunk in zip(parts, chunks, strict=True):
+            tile = jax.lax.dynamic_slice(chunk, (0, 0, begin), (k, per_chunk, width))
+            vectors = vectors + jnp.einsum("krc,krp->kcp", part, tile, precision="highest")
+        # The last tile is moved back to end at `dim`; columns already counted are masked.
+        counted = (begin + jnp.arange(width) >= end - width)[None, None]
+        vectors = jnp.where(counted, vectors, 0).reshape(k * count, width)
+        return jnp.matmul(vectors, vectors.T, precision="highest")
+
+    def add(index: Array, gram: Array) -> Array:
+        end = (index + 1) * width
+        return gram + tile_gram(jnp.minimum(index * width, dim - width), end)
+
+    tiles = math.ceil(dim / width)
+    return jax.lax.fori_loop(0, tiles, add, jnp.zeros((k * count,) * 2, coefficients.dtype))
