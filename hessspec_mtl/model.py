@@ -166,7 +166,10 @@ class MessagePassing(nn.Module):
 
         all_edges = jraph.segment_sum(e, graph_of_edge, num_graphs, indices_are_sorted=True)
         all_nodes = jraph.segment_sum(x, graph_of_node, num_graphs, indices_are_sorted=True)
-        u = update(name="global_update")([(all_edges, copied), (all_nodes, copied), (u, copied)]) + u
+        u = (
+            update(name="global_update")([(all_edges, copied), (all_nodes, copied), (u, copied)])
+            + u
+        )
         u = norm(name="global_norm")(u)
         return graph._replace(nodes=x, edges=e, globals=u)
 

@@ -23,13 +23,13 @@ from hessspec_mtl.model import NetworkConfig, Params, predict
 PartialLosses = Callable[[Params, GraphBatch], Float[Array, " tasks"]]
 
 
-def squared_errors(
+def standardised_errors(
     predictions: Float[Array, "graphs tasks"], batch: GraphBatch
 ) -> Float[Array, "graphs tasks"]:
-    """Squared standardised errors of the real graphs; 0 in the rows of padding."""
+    """Prediction minus target, in standard deviations; 0 in the rows of padding."""
     targets = jnp.asarray(batch.targets, predictions.dtype)
     mask = jnp.asarray(batch.mask, predictions.dtype)[:, None]
-    return jnp.square(mask * (predictions - targets))
+    return mask * (predictions - targets)
 
 
 @cache
@@ -42,8 +42,8 @@ def partial_losses(config: NetworkConfig) -> PartialLosses:
     """
 
     def losses(params: Params, batch: GraphBatch) -> Float[Array, " tasks"]:
-        errors = squared_errors(predict(params, batch, config), batch)
-        return errors.sum(axis=0) / jnp.asarray(batch.mask, errors.dtype).sum()
+        errors = standardised_errors(predict(params, batch, config), batch)
+        return jnp.square(errors).sum(axis=0) / jnp.asarray(batch.mask, errors.dtype).sum()
 
     return losses
 

@@ -1,0 +1,451 @@
+"""Training: a configuration and a data set in, a folder of checkpoints and a history out.
+
+The folder holds `config.json` (what was trained on what), `history.csv` and `checkpoints/`. The
+state after every epoch is saved, so a run that was stopped at any moment goes on from its last
+finished epoch and ends with the same numbers, bit for bit on the same machine: the order of the
+examples is a function of seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from hessspec._progress import progress_bar
+from hessspec_mtl.checkpoints import CheckpointError, Checkpoints
+from hessspec_mtl.graphs import (
+    GraphBatch,
+    MultiGraph,
+    Padding,
+    balanced_batches,
+    batch_graphs,
+    padding_for,
+)
+from hessspec_mtl.model import NetworkConfig, Params, init_params, predict
+from hessspec_mtl.tasks import standardised_errors
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": optax.adamw,
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+}
+SPLITS = ("train", "test")
+METRICS = ("mse", "mae")
+EVALUATION_BATCH = 64
+
+
+class Named(Protocol):
+    """A task of a data set."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Examples(Protocol):
+    """Graphs with standardised targets, one row a graph and one column a task of the data set."""
+
+    @property
+    def graphs(self) -> Sequence[MultiGraph]: ...
+    @property
+    def targets(self) -> Float[np.ndarray, "examples tasks"]: ...
+
+
+class EncodedExamples(Protocol):
+    """What training needs of a data set: its two splits and the names of its tasks."""
+
+    @property
+    def train(self) -> Examples: ...
+    @property
+    def test(self) -> Examples: ...
+    @property
+    def tasks(self) -> Sequence[Named]: ...
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. The defaults are the paper's (appendix B) where it states them.
+
+    Attributes:
+        num_epochs: passes over the training examples.
+        batch_size: graphs in a step; the last batch of an epoch takes what is left. The paper does
+            not state it.
+        learning_rate: constant through epoch `decay_start`.
+        decay_start: the last epoch of constant learning rate; None means `num_epochs // 2`.
+        decay_rate: factor on the learning rate in each later epoch.
+        optimizer: one of `OPTIMIZERS`, with optax's defaults for all else (adamw has weight decay
+            1e-4, sgd has no momentum).
+        seed: of initial weights and of the order of examples.
+        evaluate_every: epochs between evaluations of the test split; the first and the last epoch
+            are always evaluated.
+        keep_epochs: epochs whose checkpoints stay, beside 0, the last and the two newest; 0 is the
+            state before training.
+    """
+
+    num_epochs: int = 512
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    decay_start: int | None = None
+    decay_rate: float = 0.997
+    optimizer: str = "adamw"
+    seed: int = 0
+    evaluate_every: int = 1
+    keep_epochs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("learning_rate", "decay_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"`optimizer` must be one of {sorted(OPTIMIZERS)}, got {self.optimizer!r}."
+            )
+        if not all(0 <= epoch <= self.num_epochs for epoch in self.keep_epochs):
+            raise ValueError(
+                f"`keep_epochs` must lie in [0, {self.num_epochs}], got {self.keep_epochs}."
+            )
+
+    @property
+    def last_constant_epoch(self) -> int:
+        """`decay_start`, with its default filled in."""
+        return self.num_epochs // 2 if self.decay_start is None else self.decay_start
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The learning rate of the steps of `epoch`, counted from 1."""
+        return self.learning_rate * self.decay_rate ** max(0, epoch - self.last_constant_epoch)
+
+
+def train(
+    config: TrainConfig,
+    network: NetworkConfig,
+    encoded: EncodedExamples,
+    directory: str | os.PathLike[str],
+    *,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Train, or go on training, in `directory`; returns the history (see `load_history`).
+
+    Minimises the sum over tasks of the mean squared standardised error, all weights 1. A network
+    whose `tasks` are some of the data set's is trained on those alone.
+
+    The errors of split "train" are means over the batches of an epoch, each taken just before the
+    step that used it: they cost nothing, and lag the parameters by half an epoch on average. Those
+    of "test" are of the parameters after the epoch. At epoch 0 both are of the initial parameters.
+
+    Cost of an epoch: one gradient a training example and one forward pass a test example.
+
+    Raises:
+        ValueError: if `directory` holds a run of another configuration or other data; the message
+            names the field.
+        CheckpointError: if `directory` cannot be written, or none of its checkpoints can be read.
+        FloatingPointError: if an error of the network is not finite; names epoch and task.
+    """
+    folder = Path(directory)
+    graphs, targets = _columns(encoded, encoded.train, network.tasks)
+    test_graphs, test_targets = _columns(encoded, encoded.test, network.tasks)
+    _claim(folder, _description(config, network, (graphs, targets), (test_graphs, test_targets)))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.sweep()
+
+    steps = -(-len(graphs) // config.batch_size)
+    optimizer, step, evaluate = _programs(network, _Optimization.of(config, steps))
+    test_batches = balanced_batches(test_graphs, test_targets, EVALUATION_BATCH)
+    paddings = padding_ladder(graphs, config.batch_size)
+    weights_key, order_key = jax.random.split(jax.random.key(config.seed))
+
+    def test_errors(params: Params) -> Float[np.ndarray, "metrics tasks"]:
+        return _means([evaluate(params, batch) for batch in test_batches], len(test_graphs))
+
+    params = init_params(weights_key, network)
+    opt_state = optimizer.init(params)
+    found = checkpoints.latest()
+    if found is None:
+        batches = balanced_batches(graphs, targets, EVALUATION_BATCH)
+        train_errors = _means([evaluate(params, batch) for batch in batches], len(graphs))
+        history = _extended(None, train_errors, test_errors(params), network.tasks)
+        first_epoch = 1
+        checkpoints.save(0, _packed(params, opt_state, history))
+    else:
+        first_epoch = found[0] + 1
+        params, opt_state, history = _unpacked(found[1], params, opt_state)
+    _write_history(folder, history, network.tasks)
+
+    num_epochs = max(0, config.num_epochs - first_epoch + 1)
+    with progress_bar(num_epochs * steps, "training", enabled=progress, unit="step") as bar:
+        for epoch in range(first_epoch, config.num_epochs + 1):
+            sums = []
+            for members in epoch_batches(order_key, epoch, len(graphs), config.batch_size):
+                batch = _batch([graphs[i] for i in members], targets[members], paddings)
+                params, opt_state, batch_sums = step(params, opt_state, batch)
+                sums.append(batch_sums)
+                bar.update(1)
+            evaluated = epoch == config.num_epochs or epoch % config.evaluate_every == 0
+            history = _extended(
+                history,
+                _means(sums, len(graphs)),
+                test_errors(params) if evaluated else np.full((2, len(network.tasks)), np.nan),
+                network.tasks,
+            )
+            checkpoints.save(epoch, _packed(params, opt_state, history))
+            checkpoints.prune({0, config.num_epochs, *config.keep_epochs})
+            _write_history(folder, history, network.tasks)
+    return load_history(folder)
+
+
+def load_history(directory: str | os.PathLike[str]) -> pd.DataFrame:
+    """Errors by epoch: columns epoch, split ("train", "test"), task, mse, mae (standardised).
+
+    Epochs whose test split was not evaluated have no rows of it.
+    """
+    # Through strings: pandas' own parser of numbers is off by a bit in some versions.
+    table = pd.read_csv(Path(directory) / "history.csv", dtype=str)
+    return table.astype({"epoch": int, "mse": float, "mae": float})
+
+
+def load_params(directory: str | os.PathLike[str], epoch: int) -> Params:
+    """The parameters after `epoch`, as NumPy arrays.
+
+    Raises:
+        CheckpointError: if that epoch was not kept or cannot be read.
+    """
+    return Checkpoints(Path(directory) / "checkpoints").restore(epoch)["params"]
+
+
+def saved_epochs(directory: str | os.PathLike[str]) -> list[int]:
+    """Epochs whose parameters `load_params` can give."""
+    return Checkpoints(Path(directory) / "checkpoints").epochs()
+
+
+def epoch_batches(
+    key: PRNGKeyArray, epoch: int, num_examples: int, batch_size: int
+) -> list[Int[np.ndarray, " batch"]]:
+    """Which examples make each batch of `epoch`: a random partition, from key and epoch alone."""
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), num_examples))
+    return np.array_split(order, range(batch_size, num_examples, batch_size))
+
+
+def padding_ladder(graphs: Sequence[MultiGraph], batch_size: int) -> tuple[Padding, ...]:
+    """A few batch shapes, small to large, of which the last holds every batch of these graphs.
+
+    One shape for all batches must hold the unluckiest one and be mostly empty for the others. The
+    sum of `batch_size` sizes drawn at random has mean m and deviation s: the rungs are m + s/2
+    (two batches in three fit), m + 2s and the largest possible sum. Rungs that would save less
+    than 5 % against the next are left out, since each costs a compilation.
+    """
+    count = min(batch_size, len(graphs))
+    sizes = np.array([(g.num_nodes, g.num_edges) for g in graphs], float)
+    # Drawn without replacement: the variance of the sum shrinks to 0 when all are taken.
+    spread = np.sqrt(count * (1 - count / len(graphs))) * sizes.std(axis=0)
+    ladder = [padding_for(graphs, batch_size)]
+    for deviations in (2.0, 0.5):
+        n_node, n_edge = np.ceil(count * sizes.mean(axis=0) + deviations * spread).astype(int)
+        rung = Padding.holding(int(n_node), int(n_edge), count)
+        if rung.n_node + rung.n_edge < 0.95 * (ladder[0].n_node + ladder[0].n_edge):
+            ladder.insert(0, rung)
+    return tuple(ladder)
+
+
+def _batch(
+    graphs: Sequence[MultiGraph], targets: np.ndarray, ladder: Sequence[Padding]
+) -> GraphBatch:
+    """The batch in the smallest shape of `ladder` that holds it."""
+    real = sum(g.num_nodes for g in graphs), sum(g.num_edges for g in graphs), len(graphs)
+    return batch_graphs(graphs, targets, pad_to=next(p for p in ladder if p.holds(*real)))
+
+
+@dataclass(frozen=True)
+class _Optimization:
+    """What a training step depends on; equal ones share a compiled program."""
+
+    optimizer: str
+    learning_rate: float
+    last_constant_epoch: int
+    decay_rate: float
+    steps_per_epoch: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, steps_per_epoch: int) -> _Optimization:
+        return cls(
+            config.optimizer,
+            config.learning_rate,
+            config.last_constant_epoch,
+            config.decay_rate,
+            steps_per_epoch,
+        )
+
+    def schedule(self, count: Array) -> Array:
+        """The learning rate after `count` steps: `TrainConfig.learning_rate_at`, traced."""
+        epoch = count // self.steps_per_epoch + 1
+        decays = jnp.maximum(0, epoch - self.last_constant_epoch).astype(jnp.float32)
+        return self.learning_rate * jnp.float32(self.decay_rate) ** decays
+
+
+@cache
+def _programs(
+    network: NetworkConfig, optimization: _Optimization
+) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
+    """The optimizer, the compiled training step and the compiled evaluation of a batch.
+
+    Both programs give sums over the batch's graphs of squared and absolute errors by task.
+    """
+    optimizer = OPTIMIZERS[optimization.optimizer](optimization.schedule)
+
+    def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
+        errors = standardised_errors(predict(params, batch, network), batch)
+        return jnp.stack([jnp.square(errors).sum(axis=0), jnp.abs(errors).sum(axis=0)])
+
+    def objective(params: Params, batch: GraphBatch) -> tuple[Float[Array, ""], Array]:
+        sums = error_sums(params, batch)
+        return sums[0].sum() / batch.mask.sum(), sums
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Params, opt_state: Any, batch: GraphBatch) -> tuple[Params, Any, Array]:
+        gradient, sums = jax.grad(objective, has_aux=True)(params, batch)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, sums
+
+    return optimizer, step, jax.jit(error_sums)
+
+
+def _means(sums: Sequence[Array], count: int) -> Float[np.ndarray, "metrics tasks"]:
+    """Sums over batches, added in float64, as means over examples."""
+    return np.sum(np.asarray(jax.device_get(list(sums)), np.float64), axis=0) / count
+
+
+def _extended(
+    history: np.ndarray | None, train: np.ndarray, test: np.ndarray, tasks: Sequence[str]
+) -> Float[np.ndarray, "epochs splits metrics tasks"]:
+    """`history` with one epoch more; a non-finite training error stops the run here."""
+    epoch = 0 if history is None else len(history)
+    for task, mse in zip(tasks, train[0], strict=True):
+        if not np.isfinite(mse):
+            raise FloatingPointError(
+                f"the training error of task {task!r} is {mse} in epoch {epoch}; its checkpoint "
+                "is not written. Lower `learning_rate`, or look for targets that are not finite."
+            )
+    row = np.stack([train, test])[None]
+    return row if history is None else np.concatenate([history, row])
+
+
+def _columns(
+    encoded: EncodedExamples, examples: Examples, tasks: Sequence[str]
+) -> tuple[Sequence[MultiGraph], np.ndarray]:
+    """Graphs, and the targets of `tasks` in their order."""
+    names = [task.name for task in encoded.tasks]
+    missing = [task for task in tasks if task not in names]
+    if missing:
+        raise ValueError(f"`network.tasks` must be among the data set's {names}, got {missing}.")
+    return examples.graphs, examples.targets[:, [names.index(task) for task in tasks]]
+
+
+def _packed(params: Params, opt_state: Any, history: np.ndarray) -> dict[str, Any]:
+    """The state of a run as a dict for disk. The optimizer's leaves are joined by dtype into
+    vectors: hundreds of small files cost more than their contents."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(opt_state)]
+    dtypes = sorted({leaf.dtype.name for leaf in leaves})
+    joined = {
+        dtype: np.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype.name == dtype])
+        for dtype in dtypes
+    }
+    return {"params": params, "opt_state": joined, "history": history}
+
+
+def _unpacked(
+    state: dict[str, Any], params_like: Params, opt_state_like: Any
+) -> tuple[Params, Any, np.ndarray]:
+    """The inverse of `_packed`."""
+    offsets = dict.fromkeys(state["opt_state"], 0)
+
+    def next_leaf(like: Array) -> Array:
+        dtype, start = like.dtype.name, offsets[like.dtype.name]
+        offsets[dtype] = start + like.size
+        return jnp.asarray(state["opt_state"][dtype][start : start + like.size].reshape(like.shape))
+
+    params = jax.tree.map(lambda like, leaf: jnp.asarray(leaf), params_like, state["params"])
+    return params, jax.tree.map(next_leaf, opt_state_like), state["history"]
+
+
+def _write_history(folder: Path, history: np.ndarray, tasks: Sequence[str]) -> None:
+    rows = [
+        (epoch, split, task, *map(float, history[epoch, i, :, t]))
+        for epoch in range(len(history))
+        for i, split in enumerate(SPLITS)
+        for t, task in enumerate(tasks)
+        if np.isfinite(history[epoch, i, :, t]).all()
+    ]
+    table = pd.DataFrame(rows, columns=["epoch", "split", "task", *METRICS])
+    _write_text(folder / "history.csv", table.to_csv(index=False))
+
+
+def _description(
+    config: TrainConfig, network: NetworkConfig, *splits: tuple[Sequence[MultiGraph], np.ndarray]
+) -> dict[str, Any]:
+    """What a folder was trained with, as JSON; the fields that may change later are not in it."""
+    training = {**asdict(config), "decay_start": config.last_constant_epoch}
+    for free in ("num_epochs", "keep_epochs"):
+        training.pop(free)
+    data = {name: _fingerprint(*split) for name, split in zip(SPLITS, splits, strict=True)}
+    return json.loads(json.dumps({"config": training, "network": asdict(network), "data": data}))
+
+
+def _fingerprint(graphs: Sequence[MultiGraph], targets: np.ndarray) -> str:
+    """A hash of every number that training sees of a split."""
+    digest = hashlib.blake2b(digest_size=16)
+    for graph in graphs:
+        for array in (graph.nodes, graph.edges, graph.senders, graph.receivers):
+            digest.update(f"{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+    digest.update(np.ascontiguousarray(targets, np.float32).tobytes())
+    return f"{len(graphs)} graphs, hash {digest.hexdigest()}"
+
+
+def _claim(folder: Path, description: dict[str, Any]) -> None:
+    """Make `folder` the home of this run, or find that it already is."""
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            found = json.loads(path.read_text())
+        elif Checkpoints(folder / "checkpoints").epochs():
+            raise CheckpointError(
+                f"{folder} holds checkpoints but no config.json, so it is not known what they "
+                "are of; put that file back or choose another `directory`."
+            )
+        else:
+            found = description
+        _write_text(path, json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"`directory` must be a folder that can be written, got {folder} ({error}); "
+            "choose another one."
+        ) from error
+    for part, wanted in description.items():
+        for field, value in wanted.items():
+            if found.get(part, {}).get(field) != value:
+                raise ValueError(
+                    f"`{part}.{field}` is {value!r}, but {folder} holds a run with "
+                    f"{found.get(part, {}).get(field)!r}; ask for the same or choose another "
+                    "`directory`."
+                )
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    hidden = path.with_name(f".{path.name}.writing")
+    hidden.write_text(text)
+    os.replace(hidden, path)
