@@ -34,10 +34,17 @@ class Task:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A record that is not in the data set, and why."""
+    """A record of a source that is not in the data set.
+
+    Attributes:
+        id: which record, in the words of its source.
+        reason: why, in words shared by all records left out for it, so that they can be counted.
+        detail: what this record held, and what to do.
+    """
 
     id: str
     reason: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +242,11 @@ class MultitaskDataset:
             standardisation=standardisation,
             encoder=encoder,
         )
+
+
+def count_reasons(left_out: Sequence[LeftOut]) -> dict[str, int]:
+    """How many records were left out for each reason, the most frequent first."""
+    return dict(Counter(record.reason for record in left_out).most_common())
 
 
 def subset_indices(num_examples: int, n: int, seed: int) -> Int[np.ndarray, " n"]:

@@ -25,10 +25,9 @@ from hessspec_mtl.featurize.crystals import (
     FACE_ATTRIBUTES,
     VORONOI_VERSION,
     Crystal,
-    NoGraph,
     graphs_or_reasons,
 )
-from hessspec_mtl.featurize.raw_graph import RawGraph
+from hessspec_mtl.featurize.raw_graph import NoGraph, RawGraph
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from pymatgen.analysis.local_env import VoronoiNN
 from pymatgen.core import Lattice, Structure
 
-from hessspec_mtl.featurize.raw_graph import RawGraph
+from hessspec_mtl.featurize.raw_graph import FeaturisationError, NoGraph, RawGraph
 
 FACE_ATTRIBUTES = ("area", "face_dist", "solid_angle", "volume")
 """What an edge of a crystal carries: angstrom², angstrom, steradian, angstrom³.
@@ -39,17 +39,6 @@ _DECIMALS = 9
 
 # The Voronoi cells of all atoms fill the unit cell; a shortfall means faces were missed.
 _VOLUME_TOLERANCE = 1e-6
-
-
-class FeaturisationError(ValueError):
-    """A structure that has no graph; the message says why."""
-
-
-@dataclass(frozen=True)
-class NoGraph:
-    """What stands in the place of the graph of a crystal that has none."""
-
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,13 +178,14 @@ def _voronoi_faces(structure: Structure) -> dict[_Face, Float[np.ndarray, " 4"]]
             f"pymatgen finds no closed Voronoi cell around every atom ({error}); check that the "
             "cell is not degenerate and no two atoms coincide"
         ) from error
-    return {
-        (site, other["site_index"], *(int(shift) for shift in other["image"])): np.array(
-            [other["poly_info"][name] for name in FACE_ATTRIBUTES], np.float64
-        )
-        for site, found in enumerate(neighbours)
-        for other in found
-    }
+    faces: dict[_Face, Float[np.ndarray, " 4"]] = {}
+    for site, found in enumerate(neighbours):
+        for other in found:
+            a, b, c = (int(shift) for shift in other["image"])
+            faces[site, other["site_index"], a, b, c] = np.array(
+                [other["poly_info"][name] for name in FACE_ATTRIBUTES], np.float64
+            )
+    return faces
 
 
 def _paired(

@@ -6,6 +6,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
+class FeaturisationError(ValueError):
+    """A structure that has no graph; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class NoGraph:
+    """What stands in the place of the graph of a structure that has none."""
+
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class RawGraph:
     """A directed multigraph of atoms, independent of any data set or split.
