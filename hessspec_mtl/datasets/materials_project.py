@@ -8,7 +8,6 @@ and matbench's two files, which anyone can download. `MultitaskDataset.sources` 
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from hessspec_mtl.datasets.elastic_records import (
     read_elastic_records,
     read_matbench,
 )
+from hessspec_mtl.datasets.grouping import equal_names
 from hessspec_mtl.datasets.sources import (
     MATBENCH_G,
     MATBENCH_K,
@@ -30,9 +30,8 @@ from hessspec_mtl.datasets.sources import (
     find,
     not_at_hand,
 )
-from hessspec_mtl.datasets.voronoi import voronoi_graphs
-from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER, Crystal
-from hessspec_mtl.featurize.raw_graph import RawGraph
+from hessspec_mtl.datasets.voronoi import with_voronoi_graphs
+from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER
 
 TASKS = (
     Task("log_G", "log G_VRH", "log GPa"),
@@ -105,7 +104,7 @@ def load_materials_project(
             [(math.log(r.shear_modulus), math.log(r.bulk_modulus), r.poisson_ratio) for r in kept]
         ),
         tasks=TASKS,
-        groups=same_content([record.crystal for record in kept]),
+        groups=equal_names([record.crystal.key for record in kept]),
         elements=ELEMENTS,
         left_out=(*left_out, *outside),
         sources=sources,
@@ -115,30 +114,6 @@ def load_materials_project(
     if not graphs:
         return dataset
     return with_voronoi_graphs(dataset, num_workers=num_workers, progress=progress)
-
-
-def with_voronoi_graphs(
-    dataset: MultitaskDataset, *, num_workers: int | None = None, progress: bool | None = None
-) -> MultitaskDataset:
-    """The data set of crystals with its graphs; crystals that have none move to `left_out`."""
-    found = voronoi_graphs(dataset.structures, num_workers=num_workers, progress=progress)
-    has_graph = [i for i, graph in enumerate(found) if isinstance(graph, RawGraph)]
-    without = tuple(
-        LeftOut(dataset.ids[i], "no Voronoi graph", graph.reason)
-        for i, graph in enumerate(found)
-        if not isinstance(graph, RawGraph)
-    )
-    return replace(
-        dataset.take(np.array(has_graph, np.int64)),
-        graphs=tuple(graph for graph in found if isinstance(graph, RawGraph)),
-        left_out=(*dataset.left_out, *without),
-    )
-
-
-def same_content(crystals: Sequence[Crystal]) -> np.ndarray:
-    """One number a distinct crystal: copies of the same cell get the same."""
-    keys = np.array([crystal.key for crystal in crystals], dtype=str)
-    return np.unique(keys, return_inverse=True)[1]
 
 
 def _in_range(records: Sequence[ElasticRecord]) -> Records:

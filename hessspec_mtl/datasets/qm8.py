@@ -2,7 +2,6 @@
 
 import csv
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 
 from hessspec._progress import progress_bar
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Task, subset_indices
+from hessspec_mtl.datasets.grouping import equal_names
 from hessspec_mtl.datasets.sources import (
     QM8,
     QM8_DEEPCHEM,
@@ -108,16 +108,11 @@ def load_qm8(
         graphs=tuple(molecule.graph for molecule in molecules),
         targets=table.targets[parsed],
         tasks=TASKS,
-        groups=groups_of([molecule.canonical for molecule in molecules]),
+        groups=equal_names([molecule.canonical for molecule in molecules]),
         elements=ELEMENTS,
         left_out=tuple(left_out),
         sources=(source,),
     )
-
-
-def groups_of(names: Sequence[str]) -> np.ndarray:
-    """One number a distinct name: equal names get equal numbers."""
-    return np.unique(np.array(names, dtype=str), return_inverse=True)[1]
 
 
 def verify_qm8(path: Path) -> None:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from hessspec._progress import progress_bar
 from hessspec._records import load_record, save_record
+from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset
 from hessspec_mtl.datasets.sources import cache_directory
 from hessspec_mtl.featurize.crystals import (
     FACE_ATTRIBUTES,
@@ -73,6 +75,24 @@ def voronoi_graphs(
                 known.update(chunk)
                 bar.update(len(chunk))
     return tuple(known[key] for key in keys)
+
+
+def with_voronoi_graphs(
+    dataset: MultitaskDataset, *, num_workers: int | None = None, progress: bool | None = None
+) -> MultitaskDataset:
+    """The data set of crystals with its graphs; crystals that have none move to `left_out`."""
+    found = voronoi_graphs(dataset.structures, num_workers=num_workers, progress=progress)
+    has_graph = [i for i, graph in enumerate(found) if isinstance(graph, RawGraph)]
+    without = tuple(
+        LeftOut(dataset.ids[i], "no Voronoi graph", graph.reason)
+        for i, graph in enumerate(found)
+        if not isinstance(graph, RawGraph)
+    )
+    return replace(
+        dataset.take(np.array(has_graph, np.int64)),
+        graphs=tuple(graph for graph in found if isinstance(graph, RawGraph)),
+        left_out=(*dataset.left_out, *without),
+    )
 
 
 def voronoi_directory() -> Path:

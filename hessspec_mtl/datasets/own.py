@@ -1,0 +1,359 @@
+"""One's own molecules and crystals: a CSV file of SMILES, or a folder of CIF files with a CSV file.
+
+A row that cannot be used is left out with a reason that names file, line and column, and is counted
+in `MultitaskDataset.left_out`; `strict=True` makes it an error. What concerns the whole file, such
+as a column that does not exist, is always an error.
+"""
+
+import csv
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pymatgen.io.cif import CifParser
+
+from hessspec._progress import progress_bar
+from hessspec_mtl.datasets.base import (
+    LeftOut,
+    MultitaskDataset,
+    Task,
+    count_reasons,
+    subset_indices,
+)
+from hessspec_mtl.datasets.grouping import equal_names
+from hessspec_mtl.datasets.sources import DataError, Source, sha256_of
+from hessspec_mtl.datasets.voronoi import with_voronoi_graphs
+from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER, Crystal, crystal_of
+from hessspec_mtl.featurize.molecules import Molecule, molecule_of
+from hessspec_mtl.featurize.raw_graph import FeaturisationError
+
+logger = logging.getLogger(__name__)
+
+# A training and a test side with two examples each, the least that can be standardised and judged.
+_FEWEST_EXAMPLES = 4
+
+_SHOWN = 5
+"""Problems quoted in full in an error or a warning."""
+
+
+def load_own_molecules(
+    path: str | os.PathLike[str],
+    *,
+    targets: Sequence[str],
+    smiles: str = "smiles",
+    units: Sequence[str] | None = None,
+    add_hydrogens: bool = True,
+    num_examples: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    progress: bool | None = None,
+) -> MultitaskDataset:
+    """Molecules of a CSV file, one a row, with the columns `targets` as tasks.
+
+    Node features are the elements that occur, in order of Z. Rows with one canonical SMILES are in
+    one group, so that no split separates them. An example is named after its line in the file.
+
+    Args:
+        path: file in UTF-8, fields separated by commas, with column names in the first line.
+        targets: names of the columns of numbers to predict.
+        smiles: name of the column of SMILES strings.
+        units: of the targets, for axes and tables; none if not given.
+        add_hydrogens: make nodes of the hydrogens that SMILES leaves implicit, as QM8 has them.
+        num_examples: keep this many of the usable rows, chosen at random; None for all.
+        seed: of that choice.
+        strict: raise instead of leaving rows out.
+        progress: whether to show a progress bar; None for "if standard error is a terminal".
+
+    Raises:
+        DataError: if the file or a column is missing, too few rows can be used, or `strict`.
+    """
+    table = _Table.read(Path(path), [smiles, *targets])
+    left_out: list[LeftOut] = []
+    rows: list[tuple[str, str, Molecule, list[float]]] = []
+    with progress_bar(len(table.rows), "molecules", enabled=progress, unit="molecule") as bar:
+        for line, row in table.rows:
+            bar.update(1)
+            try:
+                numbers = _numbers(table, line, row, targets)
+                text = _filled(table, line, row, smiles)
+                molecule = _molecule(table, line, smiles, text, add_hydrogens)
+            except _UnusableError as error:
+                left_out.append(error.left_out)
+                continue
+            rows.append((f"line-{line}", text, molecule, numbers))
+    _report(left_out, len(rows), table.path, strict)
+    if num_examples is not None:
+        rows = [rows[i] for i in subset_indices(len(rows), num_examples, seed)]
+    ids, texts, molecules, numbers = zip(*rows, strict=True)
+    return MultitaskDataset(
+        name=table.path.stem,
+        domain="molecules",
+        ids=ids,
+        structures=texts,
+        graphs=tuple(molecule.graph for molecule in molecules),
+        targets=np.array(numbers, np.float64),
+        tasks=_tasks(targets, units),
+        groups=equal_names([molecule.canonical for molecule in molecules]),
+        elements=_elements(molecules),
+        left_out=tuple(left_out),
+        sources=(_own_source(table.path),),
+    )
+
+
+def load_own_crystals(
+    directory: str | os.PathLike[str],
+    targets_file: str | os.PathLike[str],
+    *,
+    targets: Sequence[str] | None = None,
+    id_column: str | None = None,
+    units: Sequence[str] | None = None,
+    num_examples: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    num_workers: int | None = None,
+    progress: bool | None = None,
+) -> MultitaskDataset:
+    """Crystals of a folder of CIF files, with targets from a CSV file that names the files.
+
+    The unit cells are taken as they stand in the files. Node features are Z = 1..112.
+
+    Args:
+        directory: folder with one structure in each `NAME.cif`.
+        targets_file: file in UTF-8, fields separated by commas, with column names in the first
+            line and one row for each NAME.
+        targets: names of the columns of numbers to predict; None for all but `id_column`.
+        id_column: name of the column of NAMEs, with or without ".cif"; None for the first column.
+        units: of the targets, for axes and tables; none if not given.
+        num_examples: keep this many of the usable rows, chosen at random; None for all.
+        seed: of that choice.
+        strict: raise instead of leaving rows and files out.
+        num_workers: processes that make graphs; None for one a core.
+        progress: whether to show progress bars; None for "if standard error is a terminal".
+
+    Raises:
+        DataError: if the folder, the file or a column is missing, too few rows can be used, or
+            `strict`.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise DataError(f"`directory` must be a folder with CIF files, got {str(folder)!r}.")
+    table = _Table.read(Path(targets_file), [] if targets is None else list(targets))
+    name_column = table.header[0] if id_column is None else id_column
+    table.check_columns([name_column])
+    tasks = [c for c in table.header if c != name_column] if targets is None else list(targets)
+    if not tasks:
+        raise DataError(f"{table.path} has no column of targets beside {name_column!r}.")
+    files = {path.stem: path for path in sorted(folder.glob("*.cif"))}
+    if not files:
+        raise DataError(f"{folder} holds no files whose name ends in .cif; check `directory`.")
+    left_out: list[LeftOut] = []
+    rows: dict[str, tuple[Crystal, list[float]]] = {}
+    named: set[str] = set()
+    with progress_bar(len(table.rows), "CIF files", enabled=progress, unit="crystal") as bar:
+        for line, row in table.rows:
+            bar.update(1)
+            try:
+                name = _filled(table, line, row, name_column).removesuffix(".cif")
+                if name in named:
+                    raise table.unusable(
+                        line, name_column, "duplicate id", f"{name!r} stands in an earlier line"
+                    )
+                named.add(name)
+                numbers = _numbers(table, line, row, tasks)
+                if name not in files:
+                    problem = f"there is no {name}.cif in {folder}"
+                    raise table.unusable(line, name_column, "no CIF file", problem)
+                rows[name] = (_crystal(files[name]), numbers)
+            except _UnusableError as error:
+                left_out.append(error.left_out)
+    left_out += [
+        LeftOut(name, "no targets", f"{path} is named in no line of {table.path}")
+        for name, path in files.items()
+        if name not in named
+    ]
+    _report(left_out, len(rows), table.path, strict)
+    names = list(rows)
+    if num_examples is not None:
+        names = [names[i] for i in subset_indices(len(names), num_examples, seed)]
+    dataset = with_voronoi_graphs(
+        MultitaskDataset(
+            name=folder.resolve().name,
+            domain="crystals",
+            ids=tuple(names),
+            structures=tuple(rows[name][0] for name in names),
+            graphs=(),
+            targets=np.array([rows[name][1] for name in names], np.float64),
+            tasks=_tasks(tasks, units),
+            groups=equal_names([rows[name][0].key for name in names]),
+            elements=tuple(range(1, MAX_ATOMIC_NUMBER + 1)),
+            left_out=tuple(left_out),
+            sources=(_own_source(table.path),),
+        ),
+        num_workers=num_workers,
+        progress=progress,
+    )
+    _report(list(dataset.left_out[len(left_out) :]), len(dataset), table.path, strict)
+    return dataset
+
+
+class _UnusableError(Exception):
+    """A row that is of no use."""
+
+    def __init__(self, left_out: LeftOut) -> None:
+        super().__init__(left_out.detail)
+        self.left_out = left_out
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A CSV file: the column names, and each row with the line that it ends on."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+
+    @classmethod
+    def read(cls, path: Path, columns: Sequence[str]) -> "_Table":
+        """The file, which must have `columns`."""
+        if not path.is_file():
+            raise DataError(f"there is no file {str(path)!r}; check the path to the CSV file.")
+        try:
+            # "utf-8-sig" also reads what spreadsheets write, with a byte-order mark in front.
+            with path.open(newline="", encoding="utf-8-sig") as stream:
+                lines = _numbered_lines(stream)
+                _, header = next(lines, (0, []))
+                rows = tuple((line, _fields(header, row)) for line, row in lines if row)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                f"{path} cannot be read as CSV in UTF-8 ({error}); save it again in that form."
+            ) from error
+        table = cls(path, tuple(header), rows)
+        table.check_columns(columns)
+        if not rows:
+            raise DataError(f"{path} has no rows below its first line.")
+        return table
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise unless every one of `columns` is there exactly once."""
+        missing = [column for column in columns if column not in self.header]
+        if missing:
+            hint = "" if len(self.header) > 1 else "; are the fields separated by commas?"
+            raise DataError(
+                f"{self.path} has no column {missing}, its first line names "
+                f"{list(self.header)}{hint}"
+            )
+        repeated = [name for name in self.header if self.header.count(name) > 1]
+        if repeated:
+            raise DataError(
+                f"{self.path} names the columns {sorted(set(repeated))} more than once in its "
+                "first line; give each its own name."
+            )
+
+    def unusable(self, line: int, column: str, reason: str, problem: str) -> _UnusableError:
+        """The row, named by file, line and column, with what is wrong."""
+        where = f"{self.path}, line {line}, column {column!r}"
+        return _UnusableError(LeftOut(f"line-{line}", reason, f"{where}: {problem}"))
+
+
+def _numbered_lines(stream: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(stream)
+    for row in reader:
+        yield reader.line_num, [field.strip() for field in row]
+
+
+def _fields(header: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """Fields by column; those that a short row lacks are empty."""
+    return dict(zip(header, [*row, *[""] * (len(header) - len(row))], strict=False))
+
+
+def _filled(table: _Table, line: int, row: dict[str, str], column: str) -> str:
+    if not row[column]:
+        raise table.unusable(line, column, "missing structure", "the field is empty")
+    return row[column]
+
+
+def _numbers(table: _Table, line: int, row: dict[str, str], columns: Sequence[str]) -> list[float]:
+    numbers = []
+    for column in columns:
+        if not row[column]:
+            raise table.unusable(line, column, "missing target", "the field is empty")
+        try:
+            number = float(row[column])
+        except ValueError:
+            problem = f"{row[column]!r} is not a number"
+            raise table.unusable(line, column, "non-numeric target", problem) from None
+        if not math.isfinite(number):
+            problem = f"{row[column]!r} is not a finite number"
+            raise table.unusable(line, column, "non-numeric target", problem)
+        numbers.append(number)
+    return numbers
+
+
+def _molecule(table: _Table, line: int, column: str, smiles: str, add_hydrogens: bool) -> Molecule:
+    try:
+        return molecule_of(smiles, add_hydrogens=add_hydrogens)
+    except FeaturisationError as error:
+        raise table.unusable(line, column, "no molecular graph", str(error)) from error
+
+
+def _crystal(path: Path) -> Crystal:
+    # pymatgen raises errors of many kinds for a bad file, and warns of harmless repairs.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            structures = CifParser(path).parse_structures(primitive=False)
+        if len(structures) != 1:
+            raise ValueError(f"the file holds {len(structures)} structures, expected one")
+        return crystal_of(structures[0])
+    except Exception as error:
+        problem = f"{path}: {error}; correct the file"
+        raise _UnusableError(LeftOut(path.stem, "unreadable structure", problem)) from error
+
+
+def _tasks(targets: Sequence[str], units: Sequence[str] | None) -> tuple[Task, ...]:
+    if units is not None and len(units) != len(targets):
+        raise ValueError(
+            f"`units` must have one entry for each of {len(targets)} targets, got {len(units)}."
+        )
+    return tuple(
+        Task(name, name, unit)
+        for name, unit in zip(targets, units or [""] * len(targets), strict=True)
+    )
+
+
+def _elements(molecules: Sequence[Molecule]) -> tuple[int, ...]:
+    return tuple(sorted({int(z) for m in molecules for z in m.graph.atomic_numbers}))
+
+
+def _own_source(path: Path) -> Source:
+    return Source(
+        name=path.name,
+        file_name=path.name,
+        url=None,
+        sha256=sha256_of(path),
+        licence="the user's own",
+        citation="",
+    )
+
+
+def _report(left_out: Sequence[LeftOut], num_usable: int, path: Path, strict: bool) -> None:
+    """Say what was left out; raise if nothing may be, or too little remains."""
+    counts = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(left_out).items())
+    examples = "".join(f"\n  {record.detail}" for record in left_out[:_SHOWN])
+    if num_usable < _FEWEST_EXAMPLES:
+        raise DataError(
+            f"{path} leaves {num_usable} usable examples, at least {_FEWEST_EXAMPLES} are needed "
+            f"({counts or 'nothing was left out'}).{examples}"
+        )
+    if left_out and strict:
+        raise DataError(
+            f"{len(left_out)} records cannot be used ({counts}); correct them, or leave them out "
+            f"with `strict=False`.{examples}"
+        )
+    if left_out:
+        logger.warning("%d records are left out (%s).%s", len(left_out), counts, examples)
