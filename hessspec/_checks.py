@@ -14,7 +14,7 @@ ASYMMETRY_UNITS = 1e3
 Values = Float[Array, "..."] | Float[np.ndarray, "..."] | Sequence[float]
 
 
-def check_losses(first: Float[Array, "..."], second: Float[Array, "..."], dtype: np.dtype) -> None:
+def check_losses(first: Values, second: Values, dtype: np.dtype) -> None:
     """Two evaluations of the losses at the same parameters must be finite and agree.
 
     Raises:

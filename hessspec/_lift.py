@@ -123,7 +123,7 @@ def _inlined(jaxpr: Any, constants: list[Any], arguments: list[Any]) -> list[Any
                 invars=names,
                 outvars=equation.outvars,
                 eqns=[equation],
-                debug_info=None,
+                debug_info=jaxpr.debug_info,
             )
             outputs = eval_jaxpr(one, [], *map(read, names))
         values.update(zip(equation.outvars, outputs, strict=True))

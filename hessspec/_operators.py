@@ -182,7 +182,7 @@ class AbstractOperator(eqx.Module):
         return jnp.einsum("...kp,kp->...k", self._products(block), block)
 
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
-        return WeightedOperator(operator=self, weights=weights)  # pyright: ignore[reportCallIssue]
+        return WeightedOperator(self, weights)
 
 
 @eqx.filter_jit
@@ -202,6 +202,23 @@ class _Chunk(eqx.Module):
     group: BatchGroup
 
 
+class _Source:
+    """The user's functions, needed to trace them at another shape. All compare equal.
+
+    The traces identify the program; the functions themselves must not, or a loss that is
+    defined anew for each checkpoint would compile anew.
+    """
+
+    def __init__(self, functions: tuple[Callable[..., PyTree], ...]) -> None:
+        self.functions = functions
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source)
+
+    def __hash__(self) -> int:
+        return hash(_Source)
+
+
 class _DataOperator(AbstractOperator):
     """Common part of the operators that sum over data. Not for users."""
 
@@ -211,7 +228,7 @@ class _DataOperator(AbstractOperator):
     streamed: StreamedData | None
     weights: Float[Array, " T"] | None
     num_losses: int | None = eqx.field(static=True)
-    functions: tuple[Callable[..., PyTree], ...] = eqx.field(static=True)
+    source: _Source = eqx.field(static=True)
     takes_batch: bool = eqx.field(static=True)
     label: str = eqx.field(static=True)
 
@@ -223,7 +240,7 @@ class _DataOperator(AbstractOperator):
         where: Where | None,
         memory_budget: int | None,
     ) -> None:
-        self.functions = functions
+        self.source = _Source(functions)
         self.chosen, self.held = _choose(params, where)
         self.takes_batch = data is not None
         self.weights = None
@@ -302,7 +319,7 @@ class _DataOperator(AbstractOperator):
 
     def _lift(self, group: BatchGroup) -> tuple[_Chunk, Any]:
         batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
-        function, shape = lift(self.functions[0], self.params, *([batch] * self.takes_batch))
+        function, shape = lift(self.source.functions[0], self.params, *([batch] * self.takes_batch))
         return _Chunk((function,), group), shape
 
     def _sum(self, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]) -> Array:
@@ -448,7 +465,7 @@ class GaussNewtonOperator(_DataOperator):
         super().__init__((model_fn, loss_fn), params, data, where, memory_budget)
 
     def _lift(self, group: BatchGroup) -> tuple[_Chunk, Any]:
-        model_fn, loss_fn = self.functions
+        model_fn, loss_fn = self.source.functions
         batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
         model, outputs = lift(model_fn, self.params, batch)
         outer, shape = lift(loss_fn, jnp.zeros(outputs.shape, outputs.dtype), batch)
@@ -616,6 +633,9 @@ class WeightedOperator(AbstractOperator):
 
     operator: AbstractOperator
     weights: Float[Array, " T"]
+
+    def __init__(self, operator: AbstractOperator, weights: Float[Array, " T"]) -> None:
+        self.operator, self.weights = operator, weights
 
     @property
     def space(self) -> VectorSpace:  # type: ignore[override]

@@ -45,7 +45,8 @@ class VectorSpace:
     @property
     def dtype(self) -> np.dtype:
         """The widest dtype of the leaves, at least float32: that of all arithmetic on vectors."""
-        return np.dtype(jnp.promote_types(np.float32, _widest(self.dtypes)))
+        is_double = any(dtype == np.float64 for dtype in self.dtypes)
+        return np.dtype(np.float64 if is_double else np.float32)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -109,10 +110,3 @@ class VectorSpace:
 def leaf_path(path: tuple[Any, ...]) -> str:
     """The place of a leaf in its tree, e.g. `encoder/0/kernel`; `params` for a bare array."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
-
-
-def _widest(dtypes: tuple[np.dtype, ...]) -> np.dtype:
-    widest = dtypes[0]
-    for dtype in dtypes[1:]:
-        widest = np.dtype(jnp.promote_types(widest, dtype))
-    return widest

@@ -1,0 +1,1 @@
+"""Hessian spectra of multi-task graph networks: data, network, training, curvature, report."""
