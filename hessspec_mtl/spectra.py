@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import eigh_tridiagonal
 
 if TYPE_CHECKING:
     from hessspec import SpectralDensity
@@ -117,3 +118,31 @@ def task_spectrum(density: SpectralDensity, task: int) -> TaskSpectrum:
         )
     resolution = np.broadcast_to(np.asarray(density.resolution, np.float64), nodes.shape[:1])
     return TaskSpectrum(nodes[task], weights[task], int(density.dim), float(resolution[task]))
+
+
+def extreme_residual(density: SpectralDensity) -> Float[np.ndarray, " T"] | None:
+    """Residual of each task's two extreme Ritz values, relative to its largest |λ|; the worse one.
+
+    A Ritz value θ of m Lanczos steps with eigenvector s of T has an eigenvalue of H within
+    β_m |s_m| of it (Golub and Van Loan's bound follows from H Q s = θ Q s + β_m s_m q_{m+1}).
+    Of several probes the best counts, since they name the same extremes. None where the density
+    does not hold its coefficients.
+    """
+    alpha, beta = getattr(density, "alpha", None), getattr(density, "beta", None)
+    valid = getattr(density, "num_valid_steps", None)
+    if alpha is None or beta is None or valid is None:
+        return None
+    alpha, beta = np.asarray(alpha, np.float64), np.asarray(beta, np.float64)
+    counts = np.asarray(valid)
+    worst = np.zeros(alpha.shape[0])
+    for task in range(alpha.shape[0]):
+        bounds = []
+        for probe in range(alpha.shape[1]):
+            m = int(counts[task, probe])
+            values, vectors = eigh_tridiagonal(alpha[task, probe, :m], beta[task, probe, : m - 1])
+            last = beta[task, probe, m - 1] if beta.shape[-1] >= m else 0.0
+            residuals = np.abs(last * vectors[-1])
+            scale = max(float(np.abs(values).max()), np.finfo(float).tiny)
+            bounds.append(residuals[[0, -1]] / scale)
+        worst[task] = np.min(bounds, axis=0).max()
+    return worst

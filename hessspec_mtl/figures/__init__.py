@@ -1,15 +1,17 @@
-"""Figures 1 to 7: each function draws one and returns a `Plot`; `write_plot` makes its files.
+"""Figures 1 to 7 of the paper and two more: each function draws one and returns a `Plot`; `write_plot` makes its files.
 
 - `structures`: Figure 1 (crystal and multigraph), Figure 2 (molecule and graph)
 - `training`: Figure 3 (errors over training)
 - `curvature`: Figure 4 (traces over training)
 - `densities`: Figure 5 (densities near 0), Figure 6 (full spectra)
 - `appendix`: Figure 7 (appendix E)
+- `comparison`: Figure 8 (single against multi-task), Figure 9 (samples for a trace)
 - `style`: one look for all, and how a figure becomes PDF, PNG and CSV
 - `axes`: symmetric logarithmic axes
 """
 
 from hessspec_mtl.figures.appendix import appendix_e_figure
+from hessspec_mtl.figures.comparison import single_task_figure, trace_convergence_figure
 from hessspec_mtl.figures.curvature import trace_figure
 from hessspec_mtl.figures.densities import cropped_density_figure, full_density_figure
 from hessspec_mtl.figures.structures import crystal_figure, molecule_figure
@@ -24,6 +26,8 @@ __all__ = [
     "crystal_figure",
     "full_density_figure",
     "molecule_figure",
+    "single_task_figure",
+    "trace_convergence_figure",
     "trace_figure",
     "training_error_figure",
     "write_plot",

@@ -1,6 +1,5 @@
 """Figures 5 and 6: snapshots of every task's spectral density, around 0 and over the full range."""
 
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes

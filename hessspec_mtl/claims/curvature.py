@@ -1,0 +1,519 @@
+"""Claims that traces and spectra decide: 4, 5, 6, 7, 9, 10 and 11.
+
+Errors within a run are probe errors, given the graphs that the loss was averaged over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hessspec_mtl.claims.statistics import Judgement, Statistic, average
+from hessspec_mtl.spectra import Measured, TaskSpectrum, extreme_residual, task_spectrum
+from hessspec_mtl.study import SeedRun, Study
+
+NEAR_ZERO = 0.01  # of the largest |eigenvalue|: what is smaller is "near 0", the rest outliers
+BULK = 0.99  # share of eigenvalues, smallest first, that make up the bulk
+COMES_AND_GOES = 3.0  # factor by which an outlier must rise and fall again
+DIFFERS = 2.0  # factor between tasks
+ENOUGH_SAMPLES = 0.1  # relative error of a trace that we call sufficient
+PAPER_SAMPLES = 500
+PAPER_STEPS = 100
+EXTREME_RESIDUAL = 0.01  # residual of an extreme eigenvalue, relative to the largest
+CERTAIN = 10.0  # standard errors beyond which a sign is certain
+LOW_RANK = 0.1  # effective rank as a share of P: "significantly less"
+
+STATEMENTS = {
+    4: "Traces differ between tasks and epochs by orders of magnitude and flip sign.",
+    5: "Most density sits near 0; it is more symmetric about 0 than in image classification.",
+    6: "Outliers of either sign, of very large magnitude, come and go; they differ between tasks "
+    "and drive the trace.",
+    7: "Densities start alike and concentrated near 0 and spread as training goes on.",
+    9: "About 500 samples suffice for the trace.",
+    10: "100 Lanczos steps give the extreme eigenvalues, and an approximate density between them.",
+    11: "The true dimension of the latent space is far below the number of parameters P.",
+}
+_MEASURE = "python -m hessspec_mtl.reproduce --preset small"
+
+Spectra = list[list[TaskSpectrum]]  # by epoch, then by task
+
+
+def spectra_of(run: SeedRun) -> Spectra:
+    """All spectra of a run, in the order of its analysed epochs."""
+    return [
+        [task_spectrum(point.density, t) for t in range(np.shape(point.density.nodes)[0])]
+        for point in run.curvature
+    ]
+
+
+def traces_of(run: SeedRun) -> tuple[np.ndarray, np.ndarray]:
+    """Values and standard errors of the traces, one row an epoch, one column a task."""
+    return (
+        np.array([np.asarray(point.trace.value, np.float64) for point in run.curvature]),
+        np.array([np.asarray(point.trace.standard_error, np.float64) for point in run.curvature]),
+    )
+
+
+def _measured(study: Study, minimum: int) -> bool:
+    return all(len(run.curvature) >= minimum for run in study.runs)
+
+
+def _per_seed(study: Study, functional: Callable[[Spectra], Measured]) -> tuple[Measured, ...]:
+    return tuple(functional(spectra_of(run)) for run in study.runs)
+
+
+def widest_ratio(values: np.ndarray, errors: np.ndarray) -> Measured:
+    """log10 of the largest over the smallest magnitude in any row, and its error.
+
+    A smallest magnitude that its own error covers counts as twice that error: the ratio is then
+    a lower bound.
+    """
+    magnitudes = np.maximum(np.abs(values), 2.0 * errors)
+    rows = np.arange(values.shape[0])
+    big, small = np.abs(values).argmax(axis=1), magnitudes.argmin(axis=1)
+    top, bottom = np.abs(values)[rows, big], magnitudes[rows, small]
+    ratio = np.log10(np.where((top > 0) & (bottom > 0), top / np.where(bottom > 0, bottom, 1), 1))
+    best = int(ratio.argmax())
+    relative = np.hypot(
+        errors[best, big[best]] / max(top[best], 1e-300),
+        errors[best, small[best]] / max(bottom[best], 1e-300),
+    )
+    return Measured(float(ratio[best]), float(relative / np.log(10)))
+
+
+def sign_flip(values: np.ndarray, errors: np.ndarray) -> Measured:
+    """The margin, in standard errors, by which some column takes both signs.
+
+    Positive: both a value above 0 and one below it, the nearer of the two this far from 0.
+    Negative: every column keeps one sign, the least certain of its values this far from 0.
+    Beyond `CERTAIN` standard errors the margin is cut: what is certain needs no average.
+    """
+    z = values / np.where(errors > 0, errors, np.finfo(np.float64).tiny ** 0.5)
+    margin = np.minimum(z.max(axis=0), (-z).max(axis=0)).max()
+    return Measured(float(np.clip(margin, -CERTAIN, CERTAIN)), 1.0)
+
+
+def traces_differ(study: Study) -> Judgement:
+    """Claim 4: ratios between tasks, ratios between epochs, changes of sign."""
+    measured = [traces_of(run) for run in study.runs] if _measured(study, 2) else []
+    statistics = (
+        (
+            Statistic(
+                "log₁₀ of the largest ratio of traces between tasks at one epoch",
+                tuple(widest_ratio(v, e) for v, e in measured),
+                1.0,
+                above=True,
+            ),
+            Statistic(
+                "log₁₀ of the largest ratio of traces between epochs of one task",
+                tuple(widest_ratio(v.T, e.T) for v, e in measured),
+                1.0,
+                above=True,
+            ),
+            Statistic(
+                "margin of a change of sign within one task, in standard errors "
+                f"(at most {CERTAIN:g})",
+                tuple(sign_flip(v, e) for v, e in measured),
+                0.0,
+                above=True,
+                comparisons=measured[0][0].size,
+            ),
+        )
+        if measured
+        else ()
+    )
+    return Judgement(
+        4,
+        STATEMENTS[4],
+        study.name,
+        statistics,
+        "Reproduced if both ratios exceed 10 and some task's trace takes both signs beyond its "
+        "error (corrected for the number of traces looked at).",
+        "figure4",
+        how_to_measure=_MEASURE,
+    )
+
+
+def near_zero(spectrum: TaskSpectrum) -> Measured:
+    """Share of eigenvalues of magnitude at most `NEAR_ZERO` of the largest."""
+    limit = NEAR_ZERO * spectrum.radius
+    share = spectrum.expectation(lambda x: (np.abs(x) <= limit).astype(float))
+    # Inside the resolution neither size nor sign is known: such a limit would count noise.
+    return share if limit > spectrum.resolution else Measured(share.value)
+
+
+def one_sidedness(spectrum: TaskSpectrum) -> Measured:
+    """|Σ λ| / Σ |λ|: 0 for a spectrum that balances about 0, 1 for one on one side of it."""
+    return spectrum.measure(
+        lambda x, w: float(abs(w @ x) / max(float(w @ np.abs(x)), np.finfo(float).tiny))
+    )
+
+
+def concentrated(study: Study) -> Judgement:
+    """Claim 5: mass near 0, and how one-sided the spectra are."""
+
+    def least(spectra: Spectra) -> Measured:
+        return min((near_zero(s) for row in spectra for s in row), key=lambda m: m.value)
+
+    def balance(spectra: Spectra) -> Measured:
+        return average([one_sidedness(s) for row in spectra for s in row])
+
+    statistics = (
+        (
+            Statistic(
+                f"least share of eigenvalues within {NEAR_ZERO:.0%} of the largest |λ|",
+                _per_seed(study, least),
+                0.5,
+                above=True,
+            ),
+            Statistic(
+                "|sum of eigenvalues| / sum of |eigenvalues|, mean over tasks and epochs",
+                _per_seed(study, balance),
+                0.5,
+                above=False,
+            ),
+        )
+        if _measured(study, 1)
+        else ()
+    )
+    return Judgement(
+        5,
+        STATEMENTS[5],
+        study.name,
+        statistics,
+        "Reproduced if more than half of the eigenvalues are near 0 for every task and epoch, and "
+        "positive and negative ones balance by more than half.",
+        "figure5",
+        remark=(
+            "No image classifier is measured here: a spectrum on one side of 0, the extreme case, "
+            "has the ratio 1, and the claim is judged against half of that."
+        ),
+        how_to_measure=_MEASURE,
+    )
+
+
+def outliers(study: Study) -> Judgement:
+    """Claim 6: size on either side, rise and fall, difference between tasks, share of the trace."""
+
+    def reach(sign: float) -> Callable[[Spectra], Measured]:
+        def functional(spectra: Spectra) -> Measured:
+            return max((_log_reach(s, sign) for row in spectra for s in row), key=lambda m: m.value)
+
+        return functional
+
+    def rise_and_fall(spectra: Spectra) -> Measured:
+        tasks = zip(*spectra, strict=True)
+        return max((prominence(list(path)) for path in tasks), key=lambda m: m.value)
+
+    def between_tasks(spectra: Spectra) -> Measured:
+        ratios = [_log_ratio([_radii(s) for s in row]) for row in spectra]
+        return max(ratios, key=lambda m: m.value)
+
+    def share_of_trace(spectra: Spectra) -> Measured:
+        return average([outlier_share(s) for row in spectra for s in row])
+
+    statistics = (
+        (
+            Statistic(
+                "log₁₀ of the largest positive eigenvalue over the edge of the bulk",
+                _per_seed(study, reach(1.0)),
+                1.0,
+                above=True,
+            ),
+            Statistic(
+                "log₁₀ of the largest negative eigenvalue over the edge of the bulk",
+                _per_seed(study, reach(-1.0)),
+                1.0,
+                above=True,
+            ),
+            Statistic(
+                "log₁₀ of the largest rise and fall of one task's largest |λ|",
+                _per_seed(study, rise_and_fall),
+                float(np.log10(COMES_AND_GOES)),
+                above=True,
+            ),
+            Statistic(
+                "log₁₀ of the largest ratio between tasks of the largest |λ| at one epoch",
+                _per_seed(study, between_tasks),
+                float(np.log10(DIFFERS)),
+                above=True,
+            ),
+            Statistic(
+                "share of outliers in the trace, mean over tasks and epochs",
+                _per_seed(study, share_of_trace),
+                0.5,
+                above=True,
+            ),
+        )
+        if _measured(study, 3)
+        else ()
+    )
+    return Judgement(
+        6,
+        STATEMENTS[6],
+        study.name,
+        statistics,
+        f"Reproduced if outliers of both signs exceed 10 times the bulk (the {BULK:.0%} of "
+        f"eigenvalues nearest 0), the largest |λ| of some task rises and falls by a factor of "
+        f"{COMES_AND_GOES:g} and differs between tasks by one of {DIFFERS:g}, and eigenvalues "
+        f"above {NEAR_ZERO:.0%} of the largest make up more than half of the trace.",
+        "figure6",
+        how_to_measure=_MEASURE,
+    )
+
+
+def _log_reach(spectrum: TaskSpectrum, sign: float) -> Measured:
+    def functional(nodes: np.ndarray, weights: np.ndarray) -> float:
+        edge = max(bulk_edge(nodes, weights), spectrum.resolution, 1e-300)
+        farthest = float((sign * nodes[weights > 0]).max())
+        return float(np.log10(max(farthest, 1e-3 * edge) / edge))
+
+    return spectrum.measure(functional)
+
+
+def bulk_edge(nodes: np.ndarray, weights: np.ndarray, level: float = BULK) -> float:
+    """The magnitude below which a share `level` of one probe's mass lies."""
+    magnitudes = np.abs(nodes)
+    order = np.argsort(magnitudes)
+    mass = np.cumsum(weights[order])
+    return float(magnitudes[order][min(np.searchsorted(mass, level), mass.size - 1)])
+
+
+def _radii(spectrum: TaskSpectrum) -> np.ndarray:
+    """Largest |λ| as each probe saw it."""
+    return np.where(spectrum.weights > 0, np.abs(spectrum.nodes), 0.0).max(axis=1)
+
+
+def _from_probes(values: np.ndarray) -> Measured:
+    if values.size == 1:
+        return Measured(float(values[0]))
+    return Measured(
+        float(values.mean()), float(values.std(ddof=1) / values.size**0.5), values.size - 1
+    )
+
+
+def _log_ratio(columns: Sequence[np.ndarray]) -> Measured:
+    """log10 of the largest over the smallest, probe by probe."""
+    table = np.maximum(np.stack(columns), 1e-300)
+    return _from_probes(np.log10(table.max(axis=0) / table.min(axis=0)))
+
+
+def prominence(path: Sequence[TaskSpectrum]) -> Measured:
+    """log10 of the factor by which the largest |λ| rises to some epoch and falls again after it."""
+    logs = np.log10(np.maximum(np.stack([_radii(s) for s in path]), 1e-300))
+    before, after = np.minimum.accumulate(logs), np.minimum.accumulate(logs[::-1])[::-1]
+    return _from_probes(np.minimum(logs - before, logs - after).max(axis=0))
+
+
+def outlier_share(spectrum: TaskSpectrum) -> Measured:
+    """|Σ outliers| / (|Σ outliers| + |Σ others|), outliers being above `NEAR_ZERO` of max |λ|."""
+    limit = NEAR_ZERO * spectrum.radius
+
+    def functional(nodes: np.ndarray, weights: np.ndarray) -> float:
+        far = np.abs(nodes) > limit
+        outside, inside = abs(weights[far] @ nodes[far]), abs(weights[~far] @ nodes[~far])
+        return float(outside / max(outside + inside, np.finfo(float).tiny))
+
+    return spectrum.measure(functional)
+
+
+def spreading(study: Study) -> Judgement:
+    """Claim 7: from first to last epoch the bulk of each task widens, and their widths part."""
+
+    def edges(row: Sequence[TaskSpectrum]) -> np.ndarray:
+        return np.stack(
+            [[bulk_edge(n, w) for n, w in zip(s.nodes, s.weights, strict=True)] for s in row]
+        )
+
+    def resolved(spectra: Spectra, measured: Measured) -> Measured:
+        ends = [*spectra[0], *spectra[-1]]
+        seen = all(s.magnitude_quantile(BULK) > s.resolution for s in ends)
+        return measured if seen else Measured(measured.value)
+
+    def widening(spectra: Spectra) -> Measured:
+        first, last = edges(spectra[0]), edges(spectra[-1])
+        ratio = np.log10(np.maximum(last, 1e-300) / np.maximum(first, 1e-300))
+        return resolved(spectra, min(map(_from_probes, ratio), key=lambda m: m.value))
+
+    def parting(spectra: Spectra) -> Measured:
+        def spread(row: Sequence[TaskSpectrum]) -> np.ndarray:
+            table = np.maximum(edges(row), 1e-300)
+            return np.log10(table.max(axis=0) / table.min(axis=0))
+
+        return resolved(spectra, _from_probes(spread(spectra[-1]) - spread(spectra[0])))
+
+    statistics = (
+        (
+            Statistic(
+                "log₁₀ of last over first width of the bulk, least over tasks",
+                _per_seed(study, widening),
+                0.0,
+                above=True,
+            ),
+            Statistic(
+                "log₁₀ ratio of widths between tasks, last minus first epoch",
+                _per_seed(study, parting),
+                0.0,
+                above=True,
+            ),
+        )
+        if _measured(study, 2)
+        else ()
+    )
+    first = min((point.epoch for run in study.runs for point in run.curvature), default=0)
+    return Judgement(
+        7,
+        STATEMENTS[7],
+        study.name,
+        statistics,
+        f"Reproduced if the width of the bulk (the {BULK:.0%} of eigenvalues nearest 0) grows from "
+        f"epoch {first} to the last for every task, and the ratio of widths between tasks grows.",
+        "figure5",
+        how_to_measure=_MEASURE,
+    )
+
+
+def samples_for_trace(study: Study) -> Judgement:
+    """Claim 9: the relative error that 500 Rademacher samples leave on a trace.
+
+    The samples of a plain Hutchinson run give it directly. Without one, the Frobenius norm bounds
+    it: the variance of v'Hv is 2(‖H‖² - Σ H_ii²), at most 2‖H‖².
+    """
+    direct = all(run.hutchinson for run in study.runs)
+
+    def from_samples(run: SeedRun) -> Measured:
+        ratios = []
+        for estimate in run.hutchinson.values():
+            samples = np.asarray(estimate.samples, np.float64)
+            error = samples.std(axis=-1, ddof=1) / PAPER_SAMPLES**0.5
+            ratios += [
+                Measured(float(e / abs(v)), float(e / v**2 * s), samples.shape[-1] - 1)
+                for e, v, s in zip(
+                    np.atleast_1d(error),
+                    np.atleast_1d(estimate.value),
+                    np.atleast_1d(estimate.standard_error),
+                    strict=True,
+                )
+            ]
+        return median_item(ratios)
+
+    def from_norm(run: SeedRun) -> Measured:
+        values, errors = traces_of(run)
+        ratios = []
+        for e, row in enumerate(spectra_of(run)):
+            for t, spectrum in enumerate(row):
+                square = spectrum.dim * spectrum.expectation(np.square).value
+                bound = (2.0 * square / PAPER_SAMPLES) ** 0.5 / max(abs(values[e, t]), 1e-300)
+                relative = errors[e, t] / max(abs(values[e, t]), 1e-300)
+                ratios.append(Measured(float(bound), float(bound * relative)))
+        return median_item(ratios)
+
+    available = direct or _measured(study, 1)
+    kind = "" if direct else "bound on the "
+    return Judgement(
+        9,
+        STATEMENTS[9],
+        study.name,
+        (
+            Statistic(
+                f"{kind}relative standard error of a trace from {PAPER_SAMPLES} samples, "
+                "median over tasks and epochs",
+                tuple(from_samples(run) if direct else from_norm(run) for run in study.runs),
+                ENOUGH_SAMPLES,
+                above=False,
+            ),
+        )
+        if available
+        else (),
+        f"Reproduced if the typical relative error is below {ENOUGH_SAMPLES:.0%}.",
+        "figure4",
+        remark=""
+        if direct
+        else "No run with plain samples: the error is bounded by (2/500)^(1/2) ‖H‖ / |tr H|, which "
+        "the diagonal of H can only lower.",
+        how_to_measure=_MEASURE,
+    )
+
+
+def median_item(items: Sequence[Measured]) -> Measured:
+    """The item in the middle (the upper of two), with its own error."""
+    return sorted(items, key=lambda item: item.value)[len(items) // 2]
+
+
+def lanczos_steps(study: Study) -> Judgement:
+    """Claim 10: residuals of the extreme Ritz values, relative to the largest |λ|."""
+    steps = [np.shape(p.density.nodes)[-1] for run in study.runs for p in run.curvature]
+    residuals = [[extreme_residual(point.density) for point in run.curvature] for run in study.runs]
+    known = bool(steps) and all(r is not None for row in residuals for r in row)
+    statistics: tuple[Statistic, ...] = ()
+    if known:
+        worst = tuple(
+            Measured(float(max(np.max(r) for r in row if r is not None)), 0.0) for row in residuals
+        )
+        statistic = Statistic(
+            "largest residual of an extreme eigenvalue, relative to the largest |λ|",
+            worst,
+            EXTREME_RESIDUAL,
+            above=False,
+            within="exact",
+        )
+        # Fewer steps than the paper's that do not suffice say nothing about the paper's.
+        if min(steps) >= PAPER_STEPS or statistic.holds:
+            statistics = (statistic,)
+    used = f" Here {min(steps)} steps were taken." if steps and min(steps) != PAPER_STEPS else ""
+    return Judgement(
+        10,
+        STATEMENTS[10],
+        study.name,
+        statistics,
+        f"Reproduced if the residual bounds the error of both extremes by {EXTREME_RESIDUAL:.0%} "
+        "of the largest |λ|, for all tasks and epochs. The density between them is judged by the "
+        "known spectrum of appendix E.",
+        "figure6",
+        remark=used.strip(),
+        how_to_measure=f"{_MEASURE}, with {PAPER_STEPS} Lanczos steps",
+    )
+
+
+def effective_rank(study: Study) -> Judgement:
+    """Claim 11: (Σ|λ|)² / Σλ², as a share of P, at the last analysed epoch."""
+
+    def share(spectrum: TaskSpectrum) -> Measured:
+        return spectrum.measure(
+            lambda x, w: float((w @ np.abs(x)) ** 2 / max(float(w @ x**2), np.finfo(float).tiny))
+        )
+
+    def largest(spectra: Spectra) -> Measured:
+        return max((share(s) for s in spectra[-1]), key=lambda m: m.value)
+
+    statistics: tuple[Statistic, ...] = ()
+    remark = ""
+    if _measured(study, 1):
+        values = _per_seed(study, largest)
+        statistics = (
+            Statistic(
+                "effective rank (Σ|λ|)² / Σλ² as a share of P, largest over tasks",
+                values,
+                LOW_RANK,
+                above=False,
+            ),
+        )
+        low, high = (study.num_params * end for end in statistics[0].interval)
+        known = f"between {max(low, 1.0):,.0f} and {high:,.0f}"
+        about = f"about {study.num_params * statistics[0].value:,.0f}"
+        remark = (
+            f"Effective rank {known if np.isfinite(high) else about} of {study.num_params:,} "
+            "parameters; it is the rank of the Hessian, which stands for the dimension of the "
+            "latent space."
+        )
+    return Judgement(
+        11,
+        STATEMENTS[11],
+        study.name,
+        statistics,
+        f"Reproduced if the effective rank is below {LOW_RANK:.0%} of P for every task.",
+        "figure6",
+        remark=remark,
+        how_to_measure=_MEASURE,
+    )

@@ -1,0 +1,225 @@
+"""Claims that the training history decides: 1, 2, 3, 8 and 12.
+
+Errors within a run are from epoch to epoch: the standard deviation over the last epochs says how
+much a number would differ had training stopped a little earlier. Seed to seed comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from hessspec_mtl.claims.statistics import Judgement, Statistic
+from hessspec_mtl.spectra import Measured
+from hessspec_mtl.study import SeedRun, Study, error_curve, final_window
+
+ROUGHLY_EQUAL = 1.5  # largest over smallest error: "rough equality" below, "variety" above
+REGRESSION = 1.1  # a training error this much above the best so far is a regression
+RELATIVELY_SMOOTH = 0.1  # share of epochs that may be regressions
+FALLEN = 0.5  # final over first training error
+
+STATEMENTS = {
+    1: "Training errors of all tasks converge to rough equality; test errors differ by task.",
+    2: "MP: the Poisson ratio has a higher test error than log G and log K, although it is a "
+    "function of G and K.",
+    3: "QM8: f1 has the lowest and f2 the highest test error.",
+    8: "A single multi-task model does worse than a set of single-task models.",
+    12: "Training error falls relatively smoothly, with occasional regressions for MP.",
+}
+
+
+def error_matrix(history: pd.DataFrame, split: str, tasks: list[str]) -> np.ndarray:
+    """Standardised MAE, one row an epoch in order, one column a task."""
+    return np.stack([error_curve(history, split, task)[1] for task in tasks], axis=1)
+
+
+def at_the_end(errors: np.ndarray, functional: Callable[[np.ndarray], float]) -> Measured:
+    """A functional of the tasks' errors at the end of training, with its spread over epochs."""
+    window = errors[-final_window(errors.shape[0]) :]
+    values = np.array([functional(row) for row in window])
+    error = float(values.std(ddof=1)) if values.size > 1 else float("nan")
+    return Measured(float(values.mean()), error, max(values.size - 1, 1))
+
+
+def _names(study: Study) -> list[str]:
+    return [task.name for task in study.tasks]
+
+
+def rough_equality(study: Study) -> Judgement:
+    """Claim 1: the ratio of the largest to the smallest error over tasks, training and test."""
+
+    def ratio(run: SeedRun, split: str) -> Measured:
+        errors = error_matrix(run.history, split, _names(study))
+        return at_the_end(errors, lambda row: float(row.max() / row.min()))
+
+    statistics = tuple(
+        Statistic(
+            f"largest / smallest final {side} error over tasks",
+            tuple(ratio(run, split) for run in study.runs),
+            ROUGHLY_EQUAL,
+            above=split == "test",
+            within="epochs",
+        )
+        for split, side in (("train", "training"), ("test", "test"))
+    )
+    return Judgement(
+        1,
+        STATEMENTS[1],
+        study.name,
+        statistics if len(study.tasks) > 1 else (),
+        f"Reproduced if the ratio is below {ROUGHLY_EQUAL} in training and above it in test.",
+        "figure3",
+    )
+
+
+def poisson_ratio(study: Study) -> Judgement | None:
+    """Claim 2: the test error of the Poisson ratio minus the larger of the two moduli's."""
+    names = _names(study)
+    poisson = [name for name in names if name.lower().startswith("poisson")]
+    moduli = [name for name in names if name.lower().replace("_", "") in {"logg", "logk"}]
+    if len(poisson) != 1 or len(moduli) != 2:
+        return None
+    order = [poisson[0], *moduli]
+    gap = tuple(
+        at_the_end(error_matrix(run.history, "test", order), lambda r: float(r[0] - r[1:].max()))
+        for run in study.runs
+    )
+    return Judgement(
+        2,
+        STATEMENTS[2],
+        study.name,
+        (
+            Statistic(
+                "final test error of the Poisson ratio minus the larger of log G and log K",
+                gap,
+                0.0,
+                above=True,
+                within="epochs",
+            ),
+        ),
+        "Reproduced if the difference (in standard deviations of each target) is positive.",
+        "figure3",
+    )
+
+
+def oscillator_strengths(study: Study) -> Judgement | None:
+    """Claim 3: f1 against the lowest other task, f2 against the highest other task."""
+    names = _names(study)
+    if not {"f1", "f2"} <= set(names) or len(names) < 3:
+        return None
+    first, second = names.index("f1"), names.index("f2")
+
+    def others(row: np.ndarray, left_out: int) -> np.ndarray:
+        return np.delete(row, left_out)
+
+    errors = [error_matrix(run.history, "test", names) for run in study.runs]
+    lowest = tuple(
+        at_the_end(e, lambda row: float(others(row, first).min() - row[first])) for e in errors
+    )
+    highest = tuple(
+        at_the_end(e, lambda row: float(row[second] - others(row, second).max())) for e in errors
+    )
+    return Judgement(
+        3,
+        STATEMENTS[3],
+        study.name,
+        (
+            Statistic(
+                "lowest other final test error minus that of f1", lowest, 0.0, True, "epochs"
+            ),
+            Statistic(
+                "final test error of f2 minus the highest other", highest, 0.0, True, "epochs"
+            ),
+        ),
+        "Reproduced if both differences are positive.",
+        "figure3",
+    )
+
+
+def multi_against_single(study: Study) -> Judgement:
+    """Claim 8: multi-task over single-task test error, the geometric mean over tasks."""
+    names = _names(study)
+    runs = [run for run in study.runs if set(names) <= set(run.single_task)]
+
+    def ratio(run: SeedRun) -> Measured:
+        together = error_matrix(run.history, "test", names)
+        alone = np.stack(
+            [error_curve(run.single_task[name], "test", name)[1] for name in names], axis=1
+        )
+        length = min(together.shape[0], alone.shape[0])
+        return at_the_end(
+            together[-length:] / alone[-length:], lambda row: float(np.exp(np.log(row).mean()))
+        )
+
+    statistics = (
+        (
+            Statistic(
+                "multi-task / single-task final test error, geometric mean over tasks",
+                tuple(ratio(run) for run in runs),
+                1.0,
+                above=True,
+                within="epochs",
+            ),
+        )
+        if runs
+        else ()
+    )
+    return Judgement(
+        8,
+        STATEMENTS[8],
+        study.name,
+        statistics,
+        "Reproduced if the ratio, same seed and split on both sides, is above 1.",
+        "figure8" if runs else "none",
+        remark="The paper quotes this from elsewhere and does not measure it.",
+        how_to_measure="python -m hessspec_mtl.reproduce --single-task",
+    )
+
+
+def smooth_training(study: Study) -> Judgement:
+    """Claim 12: how far the mean training error falls, and how often it rises again."""
+    curves = [error_matrix(run.history, "train", _names(study)).mean(axis=1) for run in study.runs]
+
+    def regressions(curve: np.ndarray) -> np.ndarray:
+        return curve[1:] > REGRESSION * np.minimum.accumulate(curve)[:-1]
+
+    def fallen(curve: np.ndarray) -> Measured:
+        return at_the_end(curve[:, None] / curve[0], lambda row: float(row[0]))
+
+    statistics = [
+        Statistic(
+            "final / first training error, mean over tasks",
+            tuple(fallen(curve) for curve in curves),
+            FALLEN,
+            above=False,
+            within="epochs",
+        ),
+        Statistic(
+            f"share of epochs with a training error over {REGRESSION:g} times the best so far",
+            tuple(Measured(float(regressions(curve).mean()), 0.0) for curve in curves),
+            RELATIVELY_SMOOTH,
+            above=False,
+            within="exact",
+        ),
+    ]
+    rule = (
+        f"Reproduced if the error falls below {FALLEN:g} of the first and fewer than "
+        f"{RELATIVELY_SMOOTH:.0%} of the epochs are regressions"
+    )
+    if study.dataset.domain == "crystals":
+        statistics.append(
+            Statistic(
+                "number of epochs that are regressions",
+                tuple(Measured(float(regressions(curve).sum()), 0.0) for curve in curves),
+                0.5,
+                above=True,
+                within="exact",
+            )
+        )
+        rule += ", but at least one is"
+    enough = all(curve.size > 10 for curve in curves)
+    return Judgement(
+        12, STATEMENTS[12], study.name, tuple(statistics) if enough else (), rule + ".", "figure3"
+    )
