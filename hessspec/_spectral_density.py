@@ -1,0 +1,459 @@
+"""The record of a spectral density: a discrete rule for each probe, and what is read off it."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from hessspec._bands import atoms_at_most, count_interval, mass_bounds, uniform_half_width
+from hessspec._quadrature import gauss_quadrature
+from hessspec._records import load_record, save_record
+from hessspec._spectral_trace import SpectralTrace
+
+_KIND = "SpectralDensity"
+Scale = Literal["linear", "log", "symlog"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class IntervalEstimate:
+    """A number with an interval that covers the truth with probability `level`."""
+
+    value: Float[Array | np.ndarray, "*tasks"]
+    lower: Float[Array | np.ndarray, "*tasks"]
+    upper: Float[Array | np.ndarray, "*tasks"]
+    level: float = field(default=0.95, metadata={"static": True})
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Extremes:
+    """Both ends of the spectrum; an eigenvalue lies within the residual of each value."""
+
+    smallest: Float[Array | np.ndarray, "*tasks"]
+    largest: Float[Array | np.ndarray, "*tasks"]
+    smallest_residual: Float[Array | np.ndarray, "*tasks"]
+    largest_residual: Float[Array | np.ndarray, "*tasks"]
+
+
+def _for_each_task(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Apply a method written for one spectrum to every task, and stack the results."""
+
+    @functools.wraps(method)
+    def mapped(self: "SpectralDensity", *arguments: Any, **options: Any) -> Any:
+        if self.num_tasks is None:
+            return method(self, *arguments, **options)
+        results = [method(self.task(t), *arguments, **options) for t in range(self.num_tasks)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+    return mapped
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SpectralDensity:
+    """The distribution of the P eigenvalues of H as each probe's quadrature rule shows it.
+
+    The density integrates to 1 (the density of states is P times it). Nothing is smoothed; all
+    numbers are float64 on the host, eigenvalues in the units of H, loss / parameter². A loss
+    with T values adds a leading task axis to every array and to every result; tasks share
+    their probes.
+
+    Attributes:
+        nodes: eigenvalue estimates θ (Ritz values), ascending.
+        weights: mass of each node, the rule in force: atoms carry r/P, the rest of the row is
+            scaled to fill it up to 1. Unused slots repeat a node with weight 0.
+        multiplicities: r where a node is an atom, an eigenvalue of settled multiplicity; 0
+            where the weight is an estimate; -1 for a further copy of an atom.
+        residuals: an eigenvalue lies within `residuals` of the node.
+        alpha, beta: Lanczos coefficients, from which `plain` restores the rule without atoms.
+        num_valid_steps: number of steps before each probe's Krylov space was exhausted.
+        resolution: an eigenvalue smaller than this cannot be told from 0 (product error).
+        exact: whether the rule is the spectrum itself, with no error but rounding.
+        dim: P, the number of eigenvalues.
+        num_matvecs: products executed; one unit is one H_t v.
+        multiplicities_proved: False if they were assumed to be 1 (a single probe).
+        reorthogonalized: False if Ritz values may repeat (ghosts); there are no atoms then.
+    """
+
+    nodes: Float[Array | np.ndarray, "*tasks probes steps"]
+    weights: Float[Array | np.ndarray, "*tasks probes steps"]
+    multiplicities: Int[Array | np.ndarray, "*tasks probes steps"]
+    residuals: Float[Array | np.ndarray, "*tasks probes steps"]
+    alpha: Float[Array | np.ndarray, "*tasks probes steps"]
+    beta: Float[Array | np.ndarray, "*tasks probes steps"]
+    num_valid_steps: Int[Array | np.ndarray, "*tasks probes"]
+    resolution: Float[Array | np.ndarray, "*tasks"]
+    exact: Bool[Array | np.ndarray, "*tasks"]
+    dim: int = field(metadata={"static": True})
+    num_matvecs: int = field(metadata={"static": True})
+    multiplicities_proved: bool = field(default=True, metadata={"static": True})
+    reorthogonalized: bool = field(default=True, metadata={"static": True})
+
+    @property
+    def num_tasks(self) -> int | None:
+        """Number of tasks T, or None for a scalar loss."""
+        return None if np.ndim(self.nodes) == 2 else int(np.shape(self.nodes)[0])
+
+    @property
+    def num_probes(self) -> int:
+        """Number of random starts."""
+        return int(np.shape(self.nodes)[-2])
+
+    @property
+    def num_steps(self) -> int:
+        """Lanczos steps asked for, at most P."""
+        return int(np.shape(self.nodes)[-1])
+
+    def task(self, index: int) -> "SpectralDensity":
+        """The density of one task, without task axis; products are counted in the whole record.
+
+        Raises:
+            ValueError: if there is no task axis.
+            IndexError: if there is no such task.
+        """
+        if self.num_tasks is None:
+            raise ValueError("this density has no task axis: the loss was a scalar")
+        if not -self.num_tasks <= index < self.num_tasks:
+            raise IndexError(f"`index` must name one of {self.num_tasks} tasks, got {index}")
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def plain(self) -> "SpectralDensity":
+        """The same run without atoms: the stochastic Lanczos quadrature of the literature."""
+        rule = gauss_quadrature(self.alpha, self.beta, self.num_valid_steps)
+        return replace(
+            self,
+            nodes=rule.nodes,
+            weights=rule.weights,
+            residuals=rule.residuals,
+            multiplicities=np.zeros(np.shape(rule.nodes), int),
+            exact=np.zeros_like(np.asarray(self.exact)),
+        )
+
+    @_for_each_task
+    def expectation(
+        self, function: Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
+    ) -> Float[np.ndarray, "*tasks"]:
+        """(1/P) Σ f(λᵢ), so tr f(H) is P times it; `function` maps arrays elementwise.
+
+        Gauss quadrature with m nodes is exact for polynomials of degree 2m - 1 of the measure
+        that each start sees.
+        """
+        values = np.where(self.weights > 0, function(np.asarray(self.nodes)), 0.0)
+        return np.asarray((self.weights * values).sum(axis=-1).mean())
+
+    def moment(self, order: int) -> Float[np.ndarray, "*tasks"]:
+        """(1/P) tr H^order, in (loss / parameter²)^order; order 0 gives 1."""
+        if order < 0:
+            raise ValueError(f"`order` must be at least 0, got {order}")
+        return self.expectation(lambda x: x**order)
+
+    @property
+    def effective_rank(self) -> Float[np.ndarray, "*tasks"]:
+        """(Σ|λ|)² / Σ λ²: the number of equal eigenvalues with these two sums; 0 for H = 0."""
+        first = self.expectation(np.abs)
+        second = self.moment(2)
+        return np.where(second > 0, self.dim * first**2 / np.where(second > 0, second, 1), 0.0)
+
+    @_for_each_task
+    def extremes(self) -> Extremes:
+        """Smallest and largest eigenvalue seen by any probe, with their residuals.
+
+        Ritz values lie inside the spectrum, so the ends are reached from within.
+        """
+        nodes, residuals = np.asarray(self.nodes).ravel(), np.asarray(self.residuals).ravel()
+        low, high = int(np.argmin(nodes)), int(np.argmax(nodes))
+        floor = np.asarray(self.resolution)
+        return Extremes(
+            nodes[low],
+            nodes[high],
+            np.maximum(residuals[low], floor),
+            np.maximum(residuals[high], floor),
+        )
+
+    @_for_each_task
+    def cdf(self, x: Float[Array | np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Share of the eigenvalues at or below each x, averaged over probes."""
+        points = np.asarray(x, np.float64)
+        nodes, order = self._pooled()
+        cumulative = np.concatenate([[0.0], np.cumsum(np.asarray(self.weights).ravel()[order])])
+        index = np.searchsorted(nodes, points, side="right")
+        return np.minimum(cumulative[index] / self.num_probes, 1.0)
+
+    @_for_each_task
+    def quantile(self, q: Float[Array | np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The smallest node x with cdf(x) >= q, for each q in [0, 1]."""
+        q = np.asarray(q, np.float64)
+        if np.any((q < 0) | (q > 1)):
+            raise ValueError(f"`q` must lie in [0, 1], got {q}")
+        nodes, order = self._pooled()
+        weights = np.asarray(self.weights).ravel()[order] / self.num_probes
+        nodes, weights = nodes[weights > 0], weights[weights > 0]
+        cumulative = np.cumsum(weights)
+        # The last sum is 1 up to rounding; a quantile at 1 is the largest node.
+        index = np.searchsorted(cumulative, q - 1e-12, side="left")
+        return nodes[np.minimum(index, nodes.size - 1)]
+
+    @_for_each_task
+    def cdf_band(
+        self, x: Float[Array | np.ndarray, "..."], level: float = 0.95, uniform: bool = False
+    ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+        """Lower and upper ends of a band that covers the true cdf with probability `level`.
+
+        Two uncertainties are added: what T leaves open about each start's measure (bounds that
+        hold for every measure with these moments) and the randomness of the starts (the Beta
+        law). Atoms carry neither. Positions are uncertain by `resolution`.
+
+        Args:
+            x: points, in the units of H.
+            level: for each x alone, or for all x together if `uniform`.
+            uniform: a band for the whole curve, by Kolmogorov's law; wider.
+        """
+        _check_level(level)
+        points = np.asarray(x, np.float64)
+        grid = points.ravel()
+        low, high = self._count_band(np.full_like(grid, -np.inf), grid, level, uniform)
+        return (low / self.dim).reshape(points.shape), (high / self.dim).reshape(points.shape)
+
+    @_for_each_task
+    def mass(self, lo: float, hi: float, level: float = 0.95) -> IntervalEstimate:
+        """Share of the eigenvalues in (lo, hi], with an interval for it.
+
+        A bound within `resolution` of an eigenvalue cannot be told to lie below or above it: the
+        interval then holds both cases (the sign of an eigenvalue near 0, for one).
+        """
+        _check_level(level)
+        if not lo <= hi:
+            raise ValueError(f"`lo` must be at most `hi`, got ({lo}, {hi}]")
+        ends = self.cdf(np.array([lo, hi]))
+        low, high = self._count_band(np.array([lo]), np.array([hi]), level, uniform=False)
+        return IntervalEstimate(
+            np.asarray(ends[1] - ends[0]),
+            np.asarray(low[0] / self.dim),
+            np.asarray(high[0] / self.dim),
+            level,
+        )
+
+    def count(self, lo: float, hi: float, level: float = 0.95) -> IntervalEstimate:
+        """Number of eigenvalues in (lo, hi], with an interval whose ends are whole numbers."""
+        share = self.mass(lo, hi, level)
+        return IntervalEstimate(
+            self.dim * np.asarray(share.value),
+            np.round(self.dim * np.asarray(share.lower)),
+            np.round(self.dim * np.asarray(share.upper)),
+            level,
+        )
+
+    def trace(self) -> SpectralTrace:
+        """tr H from the same run: no further product. See `SpectralTrace` for its error."""
+        if self.num_tasks is None:
+            samples, exact, sums = self._trace_parts()
+        else:
+            parts = [self.task(t)._trace_parts() for t in range(self.num_tasks)]
+            samples, exact, sums = (np.stack(leaves) for leaves in zip(*parts, strict=True))
+        return SpectralTrace(
+            samples=samples,
+            exact=exact,
+            method="lanczos",
+            dim=self.dim,
+            num_matvecs=self.num_matvecs,
+            matvecs_per_sample=float(self.num_steps * (self.num_tasks or 1)),
+            power_sums=sums,
+        )
+
+    @_for_each_task
+    def pdf(
+        self,
+        x: Float[Array | np.ndarray, "..."],
+        bandwidth: float | None = None,
+        *,
+        scale: Scale = "linear",
+        linthresh: float | None = None,
+    ) -> Float[np.ndarray, "..."]:
+        """The density at x, each node spread to a Gaussian of standard deviation `bandwidth`.
+
+        Args:
+            x: points, in the units of H.
+            bandwidth: in the units of H; in decades for the other scales. By default
+                0.9 min(σ, IQR / 1.34) n^(-1/5), with the spread of the spectrum on that scale and
+                n the number of nodes: it stretches with the spectrum and ignores outliers.
+            scale: "linear" for dF/dλ; "log" for dF/d log₁₀ λ of the positive eigenvalues;
+                "symlog" for dF/ds, s = asinh(λ / 2c) / ln 10, which is linear near 0 and counts
+                decades on either side.
+            linthresh: c of "symlog"; by default `resolution`, below which nothing is known.
+        """
+        points = np.asarray(x, np.float64)
+        nodes, weights = np.asarray(self.nodes).ravel(), np.asarray(self.weights).ravel()
+        weights = weights / self.num_probes
+        coordinate = self.coordinate(scale, linthresh)
+        used = (weights > 0) & (nodes > 0 if scale == "log" else True)
+        if not used.any():
+            return np.zeros(points.shape)
+        centres, weights = coordinate(nodes[used]), weights[used]
+        width = _bandwidth(centres, weights) if bandwidth is None else float(bandwidth)
+        if not width > 0:
+            raise ValueError(f"`bandwidth` must be positive, got {bandwidth}")
+        inside = points > 0 if scale == "log" else np.ones(points.shape, bool)
+        at = coordinate(np.where(inside, points, 1.0))
+        scaled = (at[..., None] - centres) / width
+        kernels = np.exp(-0.5 * scaled**2) / (width * (2 * np.pi) ** 0.5)
+        return np.where(inside, kernels @ weights, 0.0)
+
+    def coordinate(
+        self, scale: Scale, linthresh: float | None = None
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """The function that maps an eigenvalue to its place on an axis of that scale."""
+        if scale == "linear":
+            return lambda x: x
+        if scale == "log":
+            return np.log10
+        if scale == "symlog":
+            threshold = float(np.max(self.resolution)) if linthresh is None else linthresh
+            threshold = threshold if threshold > 0 else 1.0
+            return lambda x: np.arcsinh(x / (2 * threshold)) / np.log(10.0)
+        raise ValueError(f"`scale` must be 'linear', 'log' or 'symlog', got {scale!r}")
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the spectrum; see `hessspec.plotting.plot_density`. Needs matplotlib."""
+        from hessspec.plotting import plot_density
+
+        return plot_density(self, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to `path` (npz, no pickle)."""
+        arrays, meta = {}, {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.metadata.get("static"):
+                meta[entry.name] = value
+            else:
+                arrays[entry.name] = np.asarray(value)
+        save_record(path, _KIND, arrays, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SpectralDensity":
+        """The record that `save` wrote to `path`."""
+        arrays, meta = load_record(path, _KIND)
+        known: dict[str, Any] = {**arrays, **meta}
+        return cls(**known)
+
+    def _pooled(self) -> tuple[np.ndarray, np.ndarray]:
+        nodes = np.asarray(self.nodes).ravel()
+        order = np.argsort(nodes, kind="stable")
+        return nodes[order], order
+
+    def _num_atoms(self) -> int:
+        """Eigenvalues that atoms account for, the same in every row."""
+        return int(np.maximum(np.asarray(self.multiplicities)[0], 0).sum())
+
+    def _trace_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each probe's estimate of the bulk's trace, the atoms' trace, the bulk's power sums."""
+        nodes, weights = np.asarray(self.nodes), np.asarray(self.weights)
+        atom = np.asarray(self.multiplicities) > 0
+        exact = float((nodes * weights * atom).sum(axis=1).mean() * self.dim)
+        bulk = np.where(atom, 0.0, weights)
+        samples = self.dim * (bulk * nodes).sum(axis=1)
+        if bool(self.exact):
+            return np.zeros(0), np.asarray(exact + samples.sum() / self.num_probes), np.zeros(3)
+        size = self.dim * bulk.sum(axis=1, keepdims=True)
+        centre = samples.sum() / max(float(size.sum()), 1e-300)
+        # Every node stands for one eigenvalue at least, however small its random weight.
+        counts = np.where(bulk > 0, np.maximum(self.dim * bulk, 1.0), 0.0)
+        shrink = size / (size + 2.0)
+        offsets = nodes - centre
+        sums = [(shrink * counts * offsets**j).sum() / self.num_probes for j in (2, 3, 4)]
+        return samples, np.asarray(exact), np.array(sums)
+
+    def _count_band(
+        self, lo: np.ndarray, hi: np.ndarray, level: float, uniform: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds on the number of eigenvalues in (lo, hi]: atoms counted, the bulk estimated."""
+        blur = float(self.resolution)
+        multiplicities = np.asarray(self.multiplicities)
+        nodes = np.asarray(self.nodes)
+        if bool(self.exact):
+            counts = np.round(np.asarray(self.weights) * self.dim)
+        else:
+            counts = np.maximum(multiplicities, 0)
+        inner_atoms = (
+            atoms_at_most(nodes, counts, hi - blur) - atoms_at_most(nodes, counts, lo + blur)
+        ).min(axis=0)
+        outer_atoms = (
+            atoms_at_most(nodes, counts, hi + blur) - atoms_at_most(nodes, counts, lo - blur)
+        ).max(axis=0)
+        inner_atoms = np.maximum(inner_atoms, 0)
+        size = self.dim - self._num_atoms()
+        if bool(self.exact) or size <= 0:
+            return inner_atoms.astype(float), outer_atoms.astype(float)
+        low, high = self._bulk_mass_bounds(lo, hi)
+        if uniform:
+            half = uniform_half_width(size, self.num_probes, level)
+            few, many = size * (low - half), size * (high + half)
+        else:
+            few, many = count_interval(low, high, size, self.num_probes, level)
+        return (
+            inner_atoms + np.clip(few, 0, size),
+            outer_atoms + np.clip(many, 0, size),
+        )
+
+    def _bulk_mass_bounds(self, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds on the share of the bulk in (lo, hi], averaged over probes."""
+        blur = float(self.resolution)
+        plain = self.plain()
+        lows, highs = np.zeros(hi.shape), np.zeros(hi.shape)
+        for probe in range(self.num_probes):
+            n = int(np.asarray(self.num_valid_steps)[probe])
+            alpha = np.asarray(self.alpha)[probe, :n]
+            beta = np.asarray(self.beta)[probe, :n]
+            nodes, weights = (
+                np.asarray(plain.nodes)[probe, :n],
+                np.asarray(plain.weights)[probe, :n],
+            )
+            atom = np.asarray(self.multiplicities)[probe, :n] != 0
+            norm = float(np.max(np.abs(nodes)))
+            rounding = blur / norm if norm > 0 else 0.0
+
+            def atoms(x: np.ndarray) -> np.ndarray:
+                return ((nodes[:, None] <= x[None]) * (weights * atom)[:, None]).sum(axis=0)  # noqa: B023
+
+            at = np.concatenate([lo, hi])
+            low, high = mass_bounds(alpha, beta, at, blur)
+            rest = max(1.0 - float((weights * atom).sum()), 1e-300)
+            low = np.clip((low - atoms(at - blur) - rounding) / rest, 0.0, 1.0)
+            high = np.clip((high - atoms(at + blur) + rounding) / rest, 0.0, 1.0)
+            infinite = np.isinf(at)
+            low = np.where(infinite, at > 0, low)
+            high = np.where(infinite, at > 0, high)
+            g = lo.size
+            lows += np.maximum(low[g:] - high[:g], 0.0) / self.num_probes
+            highs += (high[g:] - low[:g]) / self.num_probes
+        return lows, highs
+
+
+def _bandwidth(centres: np.ndarray, weights: np.ndarray) -> float:
+    """The rule of thumb 0.9 min(σ, IQR / 1.34) n^(-1/5) of a weighted sample."""
+    order = np.argsort(centres)
+    centres, weights = centres[order], weights[order] / weights.sum()
+    mean = float(weights @ centres)
+    deviation = float(weights @ (centres - mean) ** 2) ** 0.5
+    cumulative = np.cumsum(weights)
+    quartiles = centres[np.minimum(np.searchsorted(cumulative, [0.25, 0.75]), centres.size - 1)]
+    spread = float(quartiles[1] - quartiles[0]) / 1.34
+    spread = min(deviation, spread) if spread > 0 else deviation
+    if spread > 0:
+        return 0.9 * spread * centres.size**-0.2
+    largest = float(np.max(np.abs(centres)))
+    return 0.01 * largest if largest > 0 else 1.0
+
+
+def _check_level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
