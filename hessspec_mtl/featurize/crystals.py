@@ -40,6 +40,10 @@ _DECIMALS = 9
 # The Voronoi cells of all atoms fill the unit cell; a shortfall means faces were missed.
 _VOLUME_TOLERANCE = 1e-6
 
+# Atoms within this distance (angstrom) may be neighbours: pymatgen's default, then more for slabs
+# with so much vacuum between them that Voronoi cells stay open. The cost grows as its cube.
+_CUTOFFS = (13.0, 26.0, 52.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Crystal:
@@ -128,15 +132,7 @@ def graph_of(crystal: Crystal) -> RawGraph:
         FeaturisationError: if pymatgen finds no closed Voronoi cell around some atom, or the cells
             do not fill the unit cell.
     """
-    structure = structure_of(crystal)
-    faces = _paired(_voronoi_faces(structure))
-    # Each face's pyramids on its two sides are both counted: once an edge.
-    filled = sum(attributes[FACE_ATTRIBUTES.index("volume")] for attributes in faces.values())
-    if abs(filled / structure.volume - 1.0) > _VOLUME_TOLERANCE:
-        raise FeaturisationError(
-            f"the Voronoi cells fill {filled / structure.volume:.6f} of the unit cell instead of "
-            "all of it; check the structure for atoms that coincide"
-        )
+    faces = _closed_faces(structure_of(crystal))
     edges = sorted(
         key
         for key, attributes in faces.items()
@@ -162,23 +158,52 @@ def graphs_or_reasons(crystals: list[Crystal]) -> list[RawGraph | NoGraph]:
     return [graph_or_reason(crystal) for crystal in crystals]
 
 
+class _OpenCellError(FeaturisationError):
+    """Neighbours are missing; a larger cutoff may find them."""
+
+
 # A face as seen from its first atom: (i, j, image of j along each cell vector).
 _Face = tuple[int, int, int, int, int]
+_Faces = dict[_Face, Float[np.ndarray, " 4"]]
 
 
-def _voronoi_faces(structure: Structure) -> dict[_Face, Float[np.ndarray, " 4"]]:
+def _closed_faces(structure: Structure) -> _Faces:
+    """Every face of every atom, found within the smallest of the cutoffs that suffices."""
+    for cutoff in _CUTOFFS[:-1]:
+        try:
+            return _faces_within(structure, cutoff)
+        except _OpenCellError:
+            continue
+    return _faces_within(structure, _CUTOFFS[-1])
+
+
+def _faces_within(structure: Structure, cutoff: float) -> _Faces:
+    """Every face of every atom, checked to enclose the whole unit cell."""
+    faces = _paired(_voronoi_faces(structure, cutoff))
+    # The pyramids on both sides of a face are both counted: the face is two edges.
+    filled = sum(attributes[FACE_ATTRIBUTES.index("volume")] for attributes in faces.values())
+    if abs(filled / structure.volume - 1.0) > _VOLUME_TOLERANCE:
+        raise _OpenCellError(
+            f"the Voronoi cells fill {filled / structure.volume:.6f} of the unit cell instead of "
+            "all of it; check the structure for atoms that coincide"
+        )
+    return faces
+
+
+def _voronoi_faces(structure: Structure, cutoff: float) -> _Faces:
     """Attributes of every face of every atom, as VoronoiNN reports them."""
-    finder = VoronoiNN(compute_adj_neighbors=False)
+    finder = VoronoiNN(cutoff=cutoff, compute_adj_neighbors=False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             neighbours = finder.get_all_nn_info(structure)
     except (RuntimeError, ValueError, IndexError, KeyError) as error:
-        raise FeaturisationError(
+        kind = _OpenCellError if "infinite vertex" in str(error) else FeaturisationError
+        raise kind(
             f"pymatgen finds no closed Voronoi cell around every atom ({error}); check that the "
             "cell is not degenerate and no two atoms coincide"
         ) from error
-    faces: dict[_Face, Float[np.ndarray, " 4"]] = {}
+    faces: _Faces = {}
     for site, found in enumerate(neighbours):
         for other in found:
             a, b, c = (int(shift) for shift in other["image"])
@@ -188,11 +213,9 @@ def _voronoi_faces(structure: Structure) -> dict[_Face, Float[np.ndarray, " 4"]]
     return faces
 
 
-def _paired(
-    faces: dict[_Face, Float[np.ndarray, " 4"]],
-) -> dict[_Face, Float[np.ndarray, " 4"]]:
+def _paired(faces: _Faces) -> _Faces:
     """The same faces, each seen from both of its sides with the same attributes."""
-    both: dict[_Face, Float[np.ndarray, " 4"]] = {}
+    both: _Faces = {}
     for face, attributes in faces.items():
         i, j, a, b, c = face
         opposite = (j, i, -a, -b, -c)

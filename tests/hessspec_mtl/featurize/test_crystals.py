@@ -190,6 +190,16 @@ def test_a_coordinate_just_below_zero_is_moved_to_zero_and_not_to_one():
     assert graph_of(crystal).num_edges == 28
 
 
+def test_a_layer_in_much_vacuum_has_a_graph():
+    """Across the vacuum the nearest atom is 19 angstrom away, beyond pymatgen's first cutoff."""
+    sheet = crystal_from_cell(
+        (2.5, 2.5, 20.0, 90.0, 90.0, 90.0), ["C", "C"], [CORNER, [0.5, 0.5, 0.03]]
+    )
+    with pytest.raises(RuntimeError, match="infinite vertex"):
+        VoronoiNN().get_all_nn_info(structure_of(sheet))
+    assert graph_of(sheet).edge_attributes[:, 1].max() > 13.0 / 2
+
+
 def test_atoms_that_coincide_have_no_graph():
     with pytest.raises(FeaturisationError, match="no two atoms coincide"):
         graph_of(cubic(4.0, ["Cu", "Cu"], [CENTRE, CENTRE]))
