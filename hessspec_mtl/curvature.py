@@ -1,0 +1,212 @@
+"""Curvature over training: from checkpoints to every task's trace and density, with error bars.
+
+The Hessians are those of the tasks' mean losses over one fixed set of training graphs, with
+respect to the shared parameters; the heads are held constant. The error bars are probe errors:
+how far the estimate is from the Hessian of these graphs, not of all graphs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int, PRNGKeyArray
+
+import hessspec
+from hessspec import Batches, HessianOperator, SpectralDensity, TraceEstimate
+from hessspec_mtl.datasets.base import Examples
+from hessspec_mtl.graphs import balanced_batches
+from hessspec_mtl.model import NetworkConfig, Params
+from hessspec_mtl.tasks import is_shared, partial_losses
+from hessspec_mtl.train import load_params
+
+# Streams of random numbers drawn from one seed, so that none of them is used twice.
+_GRAPHS, _TRACE, _DENSITY, _HUTCHINSON = 11, 12, 13, 14
+
+
+@dataclass(frozen=True)
+class CurvatureConfig:
+    """What is measured of the curvature, and at which epochs.
+
+    Attributes:
+        num_epochs: how many epochs are analysed; epoch 0 and the last are among them, the others
+            are spaced geometrically, because curvature changes fastest at first.
+        num_graphs: training graphs over which the Hessians are averaged, the same at all epochs.
+        batch_size: graphs in one batch of a product; it changes the speed and nothing else.
+        trace_matvecs: products for each task's trace.
+        num_probes: random starts of each density. Two or more let the multiplicity of outliers
+            be proved.
+        num_steps: Lanczos steps of each start; the paper takes 100.
+        hutchinson_samples: samples of the paper's own trace estimator at the last epoch, for the
+            claim that about 500 suffice; 0 leaves it out.
+    """
+
+    num_epochs: int = 7
+    num_graphs: int = 128
+    batch_size: int = 32
+    trace_matvecs: int = 48
+    num_probes: int = 2
+    num_steps: int = 40
+    hutchinson_samples: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"num_epochs": 2, "num_graphs": 1, "batch_size": 1, "trace_matvecs": 2}
+        least |= {"num_probes": 1, "num_steps": 2, "hutchinson_samples": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"`{name}` must be at least {bound}, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class EpochCurvature:
+    """The curvature of all tasks after one epoch. Units: loss / parameter², the loss standardised.
+
+    Attributes:
+        epoch: 0 is the state before training.
+        trace: tr H_t of each task, from its own probes.
+        density: the spectral density of each task.
+    """
+
+    epoch: int
+    trace: TraceEstimate
+    density: SpectralDensity
+
+
+def analysed_epochs(num_epochs: int, count: int) -> tuple[int, ...]:
+    """Up to `count` epochs from 0 to `num_epochs`: both ends, the others spaced geometrically."""
+    spaced = np.geomspace(1, num_epochs, max(count - 1, 1)).round().astype(int)
+    return tuple(sorted({0, num_epochs, *map(int, spaced)}))
+
+
+def hessian_indices(
+    num_examples: int, num_graphs: int, seed: int
+) -> Int[np.ndarray, " num_graphs"]:
+    """Which training examples the Hessian is taken on: a random subset, in increasing order."""
+    if num_graphs > num_examples:
+        raise ValueError(
+            f"`num_graphs` must be at most {num_examples}, the number of training graphs, "
+            f"got {num_graphs}."
+        )
+    generator = np.random.default_rng([_GRAPHS, seed])
+    return np.sort(generator.choice(num_examples, num_graphs, replace=False))
+
+
+def task_hessians(
+    params: Params, network: NetworkConfig, examples: Examples, batch_size: int
+) -> HessianOperator:
+    """The Hessians of all tasks' mean losses over `examples`, with respect to theta_sh."""
+    batches = balanced_batches(examples.graphs, examples.targets, batch_size)
+    sizes = [batch.num_graphs for batch in batches]
+    # On the device once: every product of every epoch reads them again.
+    stored = [jax.tree.map(jax.numpy.asarray, batch) for batch in batches]
+    return HessianOperator(
+        partial_losses(network),
+        jax.tree.map(jax.numpy.asarray, params),
+        data=Batches(stored, sizes=sizes),
+        where=is_shared,
+    )
+
+
+def follow(
+    config: CurvatureConfig,
+    network: NetworkConfig,
+    examples: Examples,
+    epochs: Sequence[int],
+    training: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    seed: int,
+    progress: bool | None = None,
+) -> tuple[EpochCurvature, ...]:
+    """The curvature at `epochs` of the run in `training`, kept in `directory` as it is made.
+
+    What is already in `directory` (one file for each trace and each density) is read and not
+    made again, so a run that was stopped loses at most the one it was in.
+
+    Args:
+        examples: the graphs of the Hessian, with standardised targets.
+        epochs: epochs whose checkpoints were kept.
+        seed: of the probes; each epoch has its own.
+
+    Cost, in products of one task on `examples`, for each epoch and task: `config.trace_matvecs`
+    for the trace and `config.num_probes * config.num_steps` for the density.
+    """
+    folder = Path(directory)
+    records = []
+    for epoch in epochs:
+        params = load_params(training, epoch)
+        hessians = task_hessians(params, network, examples, config.batch_size)
+        records.append(
+            measure(
+                hessians, epoch, config, folder / f"epoch_{epoch:06d}", seed=seed, progress=progress
+            )
+        )
+    return tuple(records)
+
+
+def measure(
+    hessians: HessianOperator,
+    epoch: int,
+    config: CurvatureConfig,
+    folder: Path,
+    *,
+    seed: int,
+    progress: bool | None = None,
+) -> EpochCurvature:
+    """The trace and the density of every task at one epoch, from `folder` or newly made there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trace_file, density_file = folder / "trace.npz", folder / "density.npz"
+    if trace_file.exists():
+        trace = TraceEstimate.load(trace_file)
+    else:
+        trace = hessspec.trace(
+            hessians,
+            key=_key(seed, _TRACE, epoch),
+            num_matvecs=config.trace_matvecs,
+            progress=progress,
+        )
+        trace.save(trace_file)
+    if density_file.exists():
+        density = SpectralDensity.load(density_file)
+    else:
+        density = hessspec.density(
+            hessians,
+            key=_key(seed, _DENSITY, epoch),
+            num_probes=config.num_probes,
+            num_steps=config.num_steps,
+            progress=progress,
+        )
+        density.save(density_file)
+    return EpochCurvature(epoch, trace, density)
+
+
+def hutchinson_trace(
+    hessians: HessianOperator,
+    num_samples: int,
+    file: Path,
+    *,
+    seed: int,
+    epoch: int,
+    progress: bool | None = None,
+) -> TraceEstimate:
+    """The paper's own estimator, the mean of v'Hv over `num_samples` signs v, kept in `file`."""
+    if file.exists():
+        return TraceEstimate.load(file)
+    estimate = hessspec.trace(
+        hessians,
+        key=_key(seed, _HUTCHINSON, epoch),
+        method="hutchinson",
+        num_matvecs=num_samples,
+        progress=progress,
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    estimate.save(file)
+    return estimate
+
+
+def _key(seed: int, stream: int, epoch: int) -> PRNGKeyArray:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), epoch)

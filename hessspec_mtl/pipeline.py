@@ -1,0 +1,227 @@
+"""A study from its configuration to its records, one stage after the other, each resumable.
+
+    <folder>/examples.csv                  which example is in which split, and in the Hessian
+    <folder>/seed-0/training/              checkpoints and history of the multi-task network
+    <folder>/seed-0/single/<task>/         the same for each task alone, if asked for
+    <folder>/seed-0/curvature/epoch_.../   trace.npz and density.npz of each analysed epoch
+
+A stage that finds its files does not do its work again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from hessspec_mtl.curvature import (
+    EpochCurvature,
+    analysed_epochs,
+    follow,
+    hessian_indices,
+    hutchinson_trace,
+    task_hessians,
+)
+from hessspec_mtl.datasets.base import EncodedDataset, Examples, MultitaskDataset, Split
+from hessspec_mtl.files import write_whole
+from hessspec_mtl.model import NetworkConfig, init_params
+from hessspec_mtl.presets import StudyConfig
+from hessspec_mtl.study import SeedRun, Study
+from hessspec_mtl.train import TrainConfig, load_params, train
+
+# The subset and the split are the same for all seeds of training, so that those compare.
+DATA_SEED = 0
+
+
+def run_study(
+    config: StudyConfig,
+    dataset: MultitaskDataset,
+    folder: str | os.PathLike[str],
+    *,
+    progress: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> Study:
+    """Train, follow the curvature, and return all records of the study.
+
+    Args:
+        config: what to do.
+        dataset: the examples to use, already reduced to `config.num_examples`.
+        folder: where results are kept and looked for.
+        progress: whether to show progress bars; None for "if standard error is a terminal".
+        say: told in plain English what is being done.
+
+    Raises:
+        ValueError: if the folder holds results of another configuration or other data.
+    """
+    root = Path(folder)
+    split = dataset.split(DATA_SEED, config.test_fraction)
+    encoded = dataset.encode(split)
+    indices = hessian_indices(len(encoded.train), config.curvature.num_graphs, DATA_SEED)
+    examples = _take(encoded.train, indices)
+    _claim(root, config, encoded)
+    _write_examples(root / "examples.csv", encoded, examples)
+    tasks = tuple(task.name for task in encoded.tasks)
+    sizes = asdict(config.network)
+    network = NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)
+    runs = [
+        _run_seed(config, seed, network, encoded, split, examples, root, progress, say)
+        for seed in config.seeds
+    ]
+    shared = jax.eval_shape(lambda: init_params(jax.random.key(0), network))["shared"]
+    num_params = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shared))
+    return Study(dataset, runs, num_params, asdict(config))
+
+
+def _run_seed(
+    config: StudyConfig,
+    seed: int,
+    network: NetworkConfig,
+    encoded: EncodedDataset,
+    split: Split,
+    examples: Examples,
+    root: Path,
+    progress: bool | None,
+    say: Callable[[str], None],
+) -> SeedRun:
+    folder = root / f"seed-{seed}"
+    clock = _Clock(folder / "seconds.json")
+    epochs = analysed_epochs(config.train.num_epochs, config.curvature.num_epochs)
+    settings = replace(config.train, seed=seed, keep_epochs=epochs)
+
+    say(
+        f"{encoded.name}, seed {seed}: training on {len(encoded.train)} examples, "
+        f"{len(encoded.test)} held out, {settings.num_epochs} epochs"
+    )
+    with clock.measuring("training"):
+        history = train(settings, network, encoded, folder / "training", progress=progress)
+
+    single: dict[str, pd.DataFrame] = {}
+    if config.single_task:
+        for task in network.tasks:
+            say(f"{encoded.name}, seed {seed}: training on {task} alone")
+            with clock.measuring(f"training on {task} alone"):
+                single[task] = _train_alone(settings, network, task, encoded, folder, progress)
+
+    say(f"{encoded.name}, seed {seed}: curvature after epochs {', '.join(map(str, epochs))}")
+    with clock.measuring("curvature"):
+        curvature = follow(
+            config.curvature,
+            network,
+            examples,
+            epochs,
+            folder / "training",
+            folder / "curvature",
+            seed=seed,
+            progress=progress,
+        )
+    hutchinson = {}
+    if config.curvature.hutchinson_samples:
+        last = epochs[-1]
+        hessians = task_hessians(
+            load_params(folder / "training", last), network, examples, config.curvature.batch_size
+        )
+        with clock.measuring("plain Hutchinson trace"):
+            hutchinson[last] = hutchinson_trace(
+                hessians,
+                config.curvature.hutchinson_samples,
+                folder / "curvature" / f"epoch_{last:06d}" / "hutchinson.npz",
+                seed=seed,
+                epoch=last,
+                progress=progress,
+            )
+    return SeedRun(
+        seed=seed,
+        split=split,
+        history=history,
+        curvature=curvature,
+        hessian_ids=examples.ids,
+        hutchinson=hutchinson,
+        single_task=single,
+        seconds=clock.seconds,
+    )
+
+
+def _train_alone(
+    settings: TrainConfig,
+    network: NetworkConfig,
+    task: str,
+    encoded: EncodedDataset,
+    folder: Path,
+    progress: bool | None,
+) -> pd.DataFrame:
+    alone = replace(network, tasks=(task,))
+    return train(settings, alone, encoded, folder / "single" / task, progress=progress)
+
+
+class _Clock:
+    """Wall-clock seconds by stage, added up over interrupted runs and kept on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def measuring(self, stage: str) -> Iterator[None]:
+        before, start = self.seconds.get(stage, 0.0), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = before + time.perf_counter() - start
+            write_whole(self.path, json.dumps(self.seconds, indent=2) + "\n")
+
+
+def _take(examples: Examples, indices: Int[np.ndarray, " n"]) -> Examples:
+    return Examples(
+        ids=tuple(examples.ids[i] for i in indices),
+        graphs=tuple(examples.graphs[i] for i in indices),
+        targets=examples.targets[indices],
+    )
+
+
+def _claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
+    """Refuse a folder whose curvature was measured with other settings or on other graphs."""
+    curvature = asdict(config.curvature)
+    # How many epochs are analysed and how products are batched change no number that is there.
+    for free in ("num_epochs", "batch_size", "hutchinson_samples"):
+        curvature.pop(free)
+    wanted = json.loads(json.dumps({"curvature": curvature, "train": list(encoded.train.ids)}))
+    path = root / "study.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        for name, value in curvature.items():
+            if found["curvature"].get(name) != value:
+                raise ValueError(
+                    f"`curvature.{name}` is {value!r}, but {root} holds results with "
+                    f"{found['curvature'].get(name)!r}; ask for the same, or choose another `name`."
+                )
+        if found["train"] != wanted["train"]:
+            raise ValueError(
+                f"the training examples are not those of the results in {root}; "
+                "ask for the same data, or choose another `name`."
+            )
+    write_whole(path, json.dumps(wanted) + "\n")
+
+
+def _write_examples(path: Path, encoded: EncodedDataset, examples: Examples) -> None:
+    chosen = set(examples.ids)
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["id", "split", "in_hessian"])
+    for split in ("train", "test"):
+        for name in getattr(encoded, split).ids:
+            table.writerow([name, split, int(split == "train" and name in chosen)])
+    write_whole(path, stream.getvalue())
+
+
+__all__ = ["EpochCurvature", "Study", "run_study"]

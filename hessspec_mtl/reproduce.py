@@ -1,0 +1,275 @@
+"""The command line: `python -m hessspec_mtl.reproduce`, every table and figure of the paper."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+from hessspec_mtl.checkpoints import CheckpointError
+from hessspec_mtl.datasets.base import MultitaskDataset
+from hessspec_mtl.datasets.computed import load_crystals, load_molecules
+from hessspec_mtl.datasets.materials_project import load_materials_project
+from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
+from hessspec_mtl.datasets.qm8 import load_qm8
+from hessspec_mtl.datasets.sources import DataError
+from hessspec_mtl.files import write_whole
+from hessspec_mtl.pipeline import DATA_SEED, run_study
+from hessspec_mtl.presets import PRESETS, DatasetName, StudyConfig
+from hessspec_mtl.study import Study
+
+Optimizer = Literal["adamw", "adam", "sgd"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every form of the command understands.
+
+    Attributes:
+        preset: how much to do: "quick" (minutes on 2 cores), "small" (under an hour a data set
+            on 2 cores), "paper" (a GPU).
+        out: folder of all runs.
+        name: folder of this run below `out`; by default the preset's name. The same name again
+            goes on where that run stopped.
+        seeds: one training run each; default: the preset's.
+        single_task: also train each task alone, to compare.
+        optimizer: which optimizer trains; default: the preset's.
+        num_epochs: passes over the training examples; default: the preset's.
+        num_examples: a random subset of each data set; default: the preset's.
+        progress: progress bars; by default shown in a terminal only.
+    """
+
+    preset: Literal["quick", "small", "paper"] = "quick"
+    out: Path = Path("runs")
+    name: str | None = None
+    seeds: tuple[int, ...] | None = None
+    single_task: bool = False
+    optimizer: Optimizer | None = None
+    num_epochs: int | None = None
+    num_examples: int | None = None
+    progress: bool | None = None
+
+
+@dataclass(frozen=True)
+class Reproduce(Options):
+    """Train the paper's network, follow its curvature, and write tables, figures and a report.
+
+    A set of your own: `molecules FILE.csv ...` or `crystals FOLDER ...` in place of options.
+
+    Attributes:
+        data_dir: folder with the data files; by default the variable HESSSPEC_DATA, then a cache
+            that is filled by download.
+        sets: which data sets; default: the preset's.
+        api_key: query the Materials Project with this key instead of reading a file.
+    """
+
+    data_dir: Path | None = None
+    sets: tuple[DatasetName, ...] | None = None
+    api_key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMolecules(Options):
+    """The whole study on molecules of your own: a CSV file with SMILES and target columns.
+
+    Attributes:
+        file: the CSV file, with a header.
+        smiles: the column of SMILES strings.
+        targets: the columns to learn, numbers.
+        units: their units, in the same order.
+        add_hydrogens: make hydrogens nodes although the SMILES leave them out.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    smiles: str = "smiles"
+    targets: tuple[str, ...]
+    units: tuple[str, ...] | None = None
+    add_hydrogens: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCrystals(Options):
+    """The whole study on crystals of your own: a folder of CIF files and a CSV file of targets.
+
+    Attributes:
+        folder: the folder with one CIF file a crystal.
+        targets: the CSV file, with a header.
+        columns: the columns to learn; default: every column of numbers.
+        units: their units, in the same order.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    targets: Path
+    columns: tuple[str, ...] | None = None
+    units: tuple[str, ...] | None = None
+
+
+# What can be wrong with input, folder or machine: said in one line, without a traceback.
+_EXPECTED = (ValueError, DataError, CheckpointError, FloatingPointError, MemoryError, OSError)
+_OWN = {"molecules": OwnMolecules, "crystals": OwnCrystals}
+_PACKAGES = ("hessspec", "jax", "jaxlib", "equinox", "flax", "optax", "numpy", "scipy", "rdkit")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status (0: done, 1: stopped with a message)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    own = _OWN.get(arguments[0]) if arguments else None
+    kind = own or Reproduce
+    options: Options = tyro.cli(
+        kind,
+        args=arguments[1:] if own else arguments,
+        prog="python -m hessspec_mtl.reproduce" + (f" {arguments[0]}" if own else ""),
+        description=kind.__doc__,
+    )
+    try:
+        reproduce(options)
+    except _EXPECTED as error:
+        print(f"\nStopped: {error}\nWhat is finished is kept.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def reproduce(options: Options) -> Path:
+    """Run the studies that `options` ask for and write their report; returns its path."""
+    # Imported late: plotting and chemistry need seconds to load, and `--help` neither.
+    from hessspec_mtl.appendix_e import run_appendix_e
+    from hessspec_mtl.report import write_report
+
+    folder = options.out / (options.name or options.preset)
+    folder.mkdir(parents=True, exist_ok=True)
+    studies: list[Study] = []
+    for name, load in _sources(options):
+        config = _configured(options, name)
+        print(f"Reading {name}", flush=True)
+        dataset = load(config.num_examples)
+        studies.append(
+            run_study(config, dataset, folder / name, progress=options.progress, say=_say)
+        )
+    _say("Tables, figures and report")
+    _write_settings(folder, options, studies)
+    appendix = run_appendix_e(seed=0, progress=options.progress)
+    report = write_report(studies, appendix, folder, versions=_versions())
+    print(f"Report: {report}")
+    return report
+
+
+Load = Callable[[int | None], MultitaskDataset]
+
+
+def _sources(options: Options) -> Iterator[tuple[str, Load]]:
+    """Name and loader of each data set; a loader takes the number of examples to keep."""
+    if isinstance(options, OwnMolecules):
+        yield (
+            options.file.stem,
+            lambda n: load_own_molecules(
+                options.file,
+                targets=options.targets,
+                smiles=options.smiles,
+                units=options.units,
+                add_hydrogens=options.add_hydrogens,
+                num_examples=n,
+                seed=DATA_SEED,
+                progress=options.progress,
+            ),
+        )
+    elif isinstance(options, OwnCrystals):
+        yield (
+            options.folder.name,
+            lambda n: load_own_crystals(
+                options.folder,
+                options.targets,
+                targets=options.columns,
+                units=options.units,
+                num_examples=n,
+                seed=DATA_SEED,
+                progress=options.progress,
+            ),
+        )
+    elif isinstance(options, Reproduce):
+        for name in options.sets or tuple(PRESETS[options.preset].studies):
+            yield name, _published(name, options)
+
+
+def _published(name: DatasetName, options: Reproduce) -> Load:
+    def subset(dataset: MultitaskDataset, n: int | None) -> MultitaskDataset:
+        return dataset if n is None or n >= len(dataset) else dataset.subset(n, DATA_SEED)
+
+    match name:
+        case "molecules":
+            return lambda n: subset(load_molecules(), n)
+        case "crystals":
+            return lambda n: subset(load_crystals(progress=options.progress), n)
+        case "qm8":
+            return lambda n: subset(load_qm8(options.data_dir), n)
+        case "mp":
+            return lambda n: load_materials_project(
+                options.data_dir,
+                api_key=options.api_key,
+                num_examples=n,
+                seed=DATA_SEED,
+                progress=options.progress,
+            )
+
+
+def _configured(options: Options, name: str) -> StudyConfig:
+    """The preset's configuration of a data set, with what the command line changes.
+
+    A set that the preset does not have, one's own say, is studied like the preset's set of the
+    same kind.
+    """
+    studies = PRESETS[options.preset].studies
+    crystalline = isinstance(options, OwnCrystals) or name in ("crystals", "mp")
+    known: tuple[DatasetName, ...] = ("crystals", "mp") if crystalline else ("molecules", "qm8")
+    config = studies.get(name) or next(studies[key] for key in known if key in studies)  # type: ignore[call-overload]
+    train = config.train
+    if options.optimizer is not None:
+        train = replace(train, optimizer=options.optimizer)
+    if options.num_epochs is not None:
+        train = replace(train, num_epochs=options.num_epochs)
+    return replace(
+        config,
+        train=train,
+        num_examples=options.num_examples or config.num_examples,
+        seeds=options.seeds or config.seeds,
+        single_task=options.single_task or config.single_task,
+    )
+
+
+def _write_settings(folder: Path, options: Options, studies: Sequence[Study]) -> None:
+    """The effective configuration, seeds and versions beside the results."""
+    settings = {
+        "preset": options.preset,
+        "studies": {study.name: dict(study.settings) for study in studies},
+        "versions": _versions(),
+    }
+    write_whole(folder / "config.json", json.dumps(settings, indent=2, default=str) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "device": f"{device.platform} {device.device_kind}",
+        "float": "float64" if jax.config.read("jax_enable_x64") else "float32",
+    }
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
