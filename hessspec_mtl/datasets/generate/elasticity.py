@@ -149,7 +149,7 @@ def displaced(atoms: Atoms, coordinate: int, amount: float) -> Atoms:
 
 
 def strained(atoms: Atoms, component: int, amount: float) -> Atoms:
-    """A copy under one of Voigt's six strains; shears are engineering strains (twice the tensor)."""
+    """A copy under one of Voigt's six strains; shears count twice the tensor's component."""
     row, column = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))[component]
     deformation = np.eye(3)
     deformation[row, column] += amount / 2

@@ -13,7 +13,6 @@ from ase import Atoms
 from ase.optimize import BFGS
 from jaxtyping import Float, Int
 from pyscf import dft, gto, lib
-from pyscf.tdscf import rks
 from rdkit import Chem
 from rdkit.Chem import AllChem
 from tblite.ase import TBLite
@@ -21,14 +20,29 @@ from tblite.ase import TBLite
 
 @dataclass(frozen=True)
 class ExcitationSettings:
-    """Everything that changes the numbers; written beside them."""
+    """Everything that changes the numbers; written beside them.
+
+    Attributes:
+        xc: functional, by PySCF's name.
+        basis: basis set, by PySCF's name.
+        grid_level: of PySCF's integration grids, 0 the coarsest.
+        num_states: excitations wanted.
+        num_guards: further ones, converged loosely, so that none of those wanted is overlooked.
+        scf_tolerance: change of the ground state's energy at convergence, hartree.
+        residual_tolerance: of the states wanted, hartree; the energy's error is quadratic in it.
+        guard_tolerance: the same for the guards.
+        num_conformers: ETKDG conformers, of which MMFF94 chooses one.
+        max_force: where the relaxation with GFN2-xTB ends, eV/angstrom.
+    """
 
     xc: str = "pbe0"
     basis: str = "def2-svp"
     grid_level: int = 0
-    num_states: int = 4
+    num_states: int = 2
+    num_guards: int = 2
     scf_tolerance: float = 1e-9
     residual_tolerance: float = 1e-5
+    guard_tolerance: float = 1e-3
     num_conformers: int = 5
     max_force: float = 0.01
 
@@ -115,21 +129,43 @@ def bonds_from_distances(geometry: Geometry, stretch: float = 1.3) -> set[frozen
 def singlet_excitations(geometry: Geometry, settings: ExcitationSettings) -> Excitations:
     """The lowest singlets of TDA-DFT at one geometry.
 
+    For a closed shell and a global hybrid with a share c of exchange, amplitudes X over pairs of
+    an occupied and a virtual orbital obey A X = E X with
+
+        (A X)_ia = (e_a - e_i) X_ia
+                   + sum_jb [2 (ia|jb) - c (ij|ab) + 2 (ia|f_xc|jb)] X_jb.
+
+    All but the last term are one small dense matrix D from density-fitted integrals; the last is a
+    few matrix products on the grid. D starts and preconditions Davidson's iteration. The strengths
+    are f = (2/3) E |<0|r|n>|^2 with <0|r|n> = sqrt(2) sum_ia X_ia <i|r|a>.
+
     Raises:
-        MoleculeFailed: if the ground state or one of the first two excitations did not converge.
+        MoleculeFailed: if the ground state or the excitations did not converge.
+
+    Checked against PySCF's own TDA: tests/hessspec_mtl/datasets/test_generate_excitations.py.
     """
     lib.num_threads(1)
     field = ground_state(geometry, settings)
     if not field.converged:
         raise MoleculeFailed("ground state not converged")
-    response = MolecularOrbitalTDA(field)
-    response.nstates = settings.num_states
-    response.conv_tol = settings.residual_tolerance
-    response.verbose = 0
-    response.kernel()
-    if len(response.e) < 2 or not np.all(response.converged[:2]):
-        raise MoleculeFailed("excitations not converged")
-    return Excitations(np.asarray(response.e), np.asarray(response.oscillator_strength()))
+    orbitals = frontier(field)
+    dense = np.diag(orbitals.gaps.ravel()) + fitted_coupling(field, orbitals)
+    kernel = exchange_correlation_product(field, orbitals)
+    shape = orbitals.gaps.shape
+
+    def product(rows: np.ndarray) -> np.ndarray:
+        return rows @ dense + [kernel(row.reshape(shape)).ravel() for row in rows]
+
+    energies, amplitudes = lowest_eigenpairs(product, dense, settings)
+    dipoles = np.einsum(
+        "pi,cpq,qa->iac",
+        orbitals.occupied,
+        field.mol.intor("int1e_r"),
+        orbitals.virtual,
+        optimize=True,
+    )
+    moments = np.sqrt(2) * amplitudes @ dipoles.reshape(-1, 3)
+    return Excitations(energies, 2 / 3 * energies * (moments**2).sum(axis=1))
 
 
 def ground_state(geometry: Geometry, settings: ExcitationSettings) -> dft.rks.RKS:
@@ -148,78 +184,27 @@ def ground_state(geometry: Geometry, settings: ExcitationSettings) -> dft.rks.RK
     return field
 
 
-class MolecularOrbitalTDA(rks.TDA):
-    """PySCF's TDA with its matrix-vector product kept in the basis of molecular orbitals.
+@dataclass(frozen=True, eq=False)
+class Frontier:
+    """Occupied and virtual molecular orbitals, and their differences of energy in hartree."""
 
-    For singlet excitations of a closed shell and a global hybrid with a share c of exchange,
-
-        (A X)_ia = (e_a - e_i) X_ia
-                   + sum_jb [2 (ia|jb) - c (ij|ab) + 2 (ia|f_xc|jb)] X_jb.
-
-    PySCF builds each term from a density matrix over atomic orbitals. Here all but the last are one
-    small dense matrix D from density-fitted integrals, and the last is a few matrix products on the
-    grid. D, restricted to the block of its `model_size` smallest diagonal entries and to its
-    diagonal elsewhere, starts Davidson's iteration with its lowest eigenvectors and preconditions
-    it with its shifted inverse. The numbers are PySCF's, in a fraction of the time.
-    """
-
-    model_size = 300
-
-    def gen_vind(
-        self, mf: dft.rks.RKS | None = None
-    ) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-        """The product with A over rows of excitation amplitudes, and the diagonal of gaps."""
-        field = self._scf if mf is None else mf
-        occupied = field.mo_coeff[:, field.mo_occ > 0]
-        virtual = field.mo_coeff[:, field.mo_occ == 0]
-        gaps = field.mo_energy[field.mo_occ == 0] - field.mo_energy[field.mo_occ > 0][:, None]
-        dense = np.diag(gaps.ravel()) + fitted_coupling(field, occupied, virtual)
-        kernel = exchange_correlation_product(field, occupied, virtual)
-        self._diagonal = np.diag(dense).copy()
-        self._block = np.sort(np.argsort(self._diagonal, kind="stable")[: self.model_size])
-        self._block_pairs = np.linalg.eigh(dense[np.ix_(self._block, self._block)])
-
-        def product(rows: np.ndarray) -> np.ndarray:
-            rows = np.asarray(rows).reshape(-1, gaps.size)
-            return rows @ dense + [kernel(row.reshape(gaps.shape)).ravel() for row in rows]
-
-        return product, gaps.ravel()
-
-    def get_init_guess(
-        self, mf: dft.rks.RKS, nstates: int | None = None, *args: object, **kwargs: object
-    ) -> np.ndarray:
-        """The lowest eigenvectors of the block of D, as rows, two more than states wanted."""
-        vectors = self._block_pairs[1][:, : (self.nstates if nstates is None else nstates) + 2]
-        guess = np.zeros((vectors.shape[1], len(self._diagonal)))
-        guess[:, self._block] = vectors.T
-        # PySCF asks for symmetry labels with the guess; there are none without symmetry.
-        return (guess, None) if kwargs.get("return_symmetry") else guess
-
-    def get_precond(self, hdiag: np.ndarray) -> Callable[..., np.ndarray]:
-        """Rows r and shifts e -> r (M - e)^-1, with M the model of D."""
-        values, vectors = self._block_pairs
-
-        def away_from_zero(difference: np.ndarray) -> np.ndarray:
-            near = np.abs(difference) < 1e-2
-            return np.where(near, np.copysign(1e-2, difference), difference)
-
-        def precondition(rows: np.ndarray, shifts: np.ndarray, *args: object) -> np.ndarray:
-            flat = np.atleast_2d(rows)
-            shift = np.reshape(shifts, (-1, 1))
-            out = flat / away_from_zero(self._diagonal - shift)
-            solved = flat[:, self._block] @ vectors / away_from_zero(values - shift)
-            out[:, self._block] = solved @ vectors.T
-            return out.reshape(np.shape(rows))
-
-        return precondition
+    occupied: Float[np.ndarray, "basis occupied"]
+    virtual: Float[np.ndarray, "basis virtual"]
+    gaps: Float[np.ndarray, "occupied virtual"]
 
 
-def fitted_coupling(
-    field: dft.rks.RKS, occupied: np.ndarray, virtual: np.ndarray
-) -> Float[np.ndarray, "pairs pairs"]:
+def frontier(field: dft.rks.RKS) -> Frontier:
+    """The orbitals of a converged closed-shell ground state."""
+    filled = field.mo_occ > 0
+    gaps = field.mo_energy[~filled] - field.mo_energy[filled][:, None]
+    return Frontier(field.mo_coeff[:, filled], field.mo_coeff[:, ~filled], gaps)
+
+
+def fitted_coupling(field: dft.rks.RKS, orbitals: Frontier) -> Float[np.ndarray, "pairs pairs"]:
     """2 (ia|jb) - c (ij|ab) over pairs ia, jb, from density-fitted three-index integrals."""
     share = field._numint.hybrid_coeff(field.xc)
     three_index = np.concatenate([lib.unpack_tril(block) for block in field.with_df.loop()])
+    occupied, virtual = orbitals.occupied, orbitals.virtual
     with_virtual = three_index @ virtual
     occ_vir = (occupied.T @ with_virtual).reshape(len(three_index), -1)
     vir_vir = (virtual.T @ with_virtual).reshape(len(three_index), -1)
@@ -232,7 +217,7 @@ def fitted_coupling(
 
 
 def exchange_correlation_product(
-    field: dft.rks.RKS, occupied: np.ndarray, virtual: np.ndarray
+    field: dft.rks.RKS, orbitals: Frontier
 ) -> Callable[[np.ndarray], np.ndarray]:
     """X -> 2 sum_jb (ia|f_xc|jb) X_jb on the grid of the ground state, for a GGA.
 
@@ -246,8 +231,8 @@ def exchange_correlation_product(
     )
     kernel = integrator.eval_xc_eff(field.xc, density, deriv=2, xctype="GGA")[2]
     kernel = kernel * field.grids.weights
-    occ = (atomic @ occupied).transpose(0, 2, 1).copy()  # 4 channels, orbitals, points
-    vir = (atomic @ virtual).transpose(0, 2, 1).copy()
+    occ = (atomic @ orbitals.occupied).transpose(0, 2, 1).copy()  # 4 channels, orbitals, points
+    vir = (atomic @ orbitals.virtual).transpose(0, 2, 1).copy()
 
     def product(x: np.ndarray) -> np.ndarray:
         moved = x @ vir
@@ -259,3 +244,62 @@ def exchange_correlation_product(
         return (weighted @ vir.transpose(0, 2, 1)).sum(axis=0)
 
     return product
+
+
+def lowest_eigenpairs(
+    product: Callable[[np.ndarray], np.ndarray],
+    model: Float[np.ndarray, "n n"],
+    settings: ExcitationSettings,
+    *,
+    block_size: int = 300,
+    max_iterations: int = 60,
+) -> tuple[Float[np.ndarray, " states"], Float[np.ndarray, "states n"]]:
+    """Lowest eigenvalues and orthonormal eigenvectors (rows) of a symmetric matrix, by Davidson.
+
+    `model` is a matrix close to the one that `product` multiplies rows with. Its block of the
+    `block_size` smallest diagonal entries gives the first vectors; each iteration adds the
+    residuals r of the states that have not converged, as (M - e)^-1 r, where M is that block, and
+    the diagonal of `model` outside of it.
+
+    Raises:
+        MoleculeFailed: if a residual is still above its tolerance after `max_iterations`.
+    """
+    diagonal = np.diag(model)
+    low = np.sort(np.argsort(diagonal, kind="stable")[:block_size])
+    values, vectors = np.linalg.eigh(model[np.ix_(low, low)])
+    num_states = min(settings.num_states, len(model))
+    num_roots = min(num_states + settings.num_guards, len(model))
+    tolerance = np.where(
+        np.arange(num_roots) < num_states, settings.residual_tolerance, settings.guard_tolerance
+    )
+
+    def solved(residuals: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        out = residuals / away_from_zero(diagonal - shifts[:, None])
+        out[:, low] = (
+            residuals[:, low] @ vectors / away_from_zero(values - shifts[:, None]) @ (vectors.T)
+        )
+        return out
+
+    basis = np.zeros((min(num_roots + 2, len(low)), len(model)))
+    basis[:, low] = vectors[:, : len(basis)].T
+    images = product(basis)
+    for _ in range(max_iterations):
+        ritz, combinations = np.linalg.eigh(basis @ images.T)
+        ritz, combinations = ritz[:num_roots], combinations[:, :num_roots].T
+        states = combinations @ basis
+        residuals = combinations @ images - ritz[:, None] * states
+        waiting = np.linalg.norm(residuals, axis=1) > tolerance
+        if not waiting.any():
+            return ritz[:num_states], states[:num_states]
+        new = solved(residuals[waiting], ritz[waiting])
+        for _ in range(2):  # one pass of Gram-Schmidt leaves rounding errors, two do not
+            new -= new @ basis.T @ basis
+            new = np.linalg.qr(new.T)[0].T
+        basis = np.concatenate([basis, new])
+        images = np.concatenate([images, product(new)])
+    raise MoleculeFailed("excitations not converged")
+
+
+def away_from_zero(difference: np.ndarray, least: float = 1e-2) -> np.ndarray:
+    """The same numbers, those smaller than `least` in size replaced by it with their sign."""
+    return np.where(np.abs(difference) < least, np.copysign(least, difference), difference)

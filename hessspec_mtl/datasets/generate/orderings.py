@@ -71,9 +71,7 @@ class Ordering:
         return self.prototype.cell * np.cbrt(volume)
 
 
-def superlattice(
-    name: str, first: Vector, second: Vector, step: Vector, word: str
-) -> Prototype:
+def superlattice(name: str, first: Vector, second: Vector, step: Vector, word: str) -> Prototype:
     """Planes spanned by `first` and `second`, one a letter of `word`, each moved by `step`."""
     layers = len(word)
     cell = np.array([first, second, layers * np.array(step)], float)
@@ -131,9 +129,7 @@ PROTOTYPES: tuple[Prototype, ...] = (
     superlattice("fcc[001]AABB", *FCC_PLANES["001"], "AABB"),
     superlattice("fcc[110]AABB", *FCC_PLANES["110"], "AABB"),
     superlattice("fcc[111]AABB", *FCC_PLANES["111"], "AABB"),
-    Prototype(
-        "B2", np.eye(3) * _BCC_EDGE, np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), "AB"
-    ),
+    Prototype("B2", np.eye(3) * _BCC_EDGE, np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), "AB"),
     superlattice("fcc[001]AAB", *FCC_PLANES["001"], "AAB"),
     superlattice("fcc[110]AAB", *FCC_PLANES["110"], "AAB"),
     superlattice("fcc[111]AAB", *FCC_PLANES["111"], "AAB"),
