@@ -137,7 +137,9 @@ class MessagePassing(nn.Module):
 
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
-        x, e, u = graph.nodes, graph.edges, graph.globals
+        arrays: Any = graph  # jraph's fields may be trees; ours are single arrays
+        x, e, u = arrays.nodes, arrays.edges, arrays.globals
+        senders, receivers = arrays.senders, arrays.receivers
         num_nodes, num_edges, num_graphs = len(x), len(e), len(u)
         graphs = jnp.arange(num_graphs)
         graph_of_node = jnp.repeat(graphs, graph.n_node, total_repeat_length=num_nodes)
@@ -147,14 +149,14 @@ class MessagePassing(nn.Module):
         # by default cancels, and its second derivative more so.
         norm = partial(nn.LayerNorm, use_fast_variance=False)
 
-        of_sender: Part = (x, lambda rows: rows[graph.senders])
-        of_receiver: Part = (x, lambda rows: rows[graph.receivers])
+        of_sender: Part = (x, lambda rows: rows[senders])
+        of_receiver: Part = (x, lambda rows: rows[receivers])
         of_graph: Part = (u, lambda rows: rows[graph_of_edge])
         e = update(name="edge_update")([(e, copied), of_sender, of_receiver, of_graph]) + e
         e = norm(name="edge_norm")(e)
 
-        leaving = jraph.segment_sum(e, graph.senders, num_nodes)
-        entering = jraph.segment_sum(e, graph.receivers, num_nodes)
+        leaving = jraph.segment_sum(e, senders, num_nodes)
+        entering = jraph.segment_sum(e, receivers, num_nodes)
         of_graph = (u, lambda rows: rows[graph_of_node])
         x = (
             update(name="node_update")(
@@ -190,7 +192,7 @@ class GraphNetwork(nn.Module):
         graph = graph._replace(nodes=nodes, edges=edges, globals=ones)
         for step in range(self.num_steps):
             graph = MessagePassing(self.width, self.kernel_init, name=f"step_{step + 1}")(graph)
-        return graph.globals
+        return jnp.asarray(graph.globals)
 
 
 class Head(nn.Module):
@@ -220,8 +222,9 @@ def _modules(config: NetworkConfig) -> tuple[GraphNetwork, Head]:
 def init_params(key: PRNGKeyArray, config: NetworkConfig) -> Params:
     """Fresh float32 parameters `{"shared": ..., "heads": {task: ...}}`.
 
-    The shared part depends on the key alone and a head on the key and the name of its task, so
-    networks for one task and for several start from the same weights.
+    Matrices are drawn by `config.initializer`, each from the key and its own path in the tree;
+    biases are 0 and the scales of layer normalisation 1. So the shared part does not depend on the
+    tasks, and networks for one task and for several start from the same weights.
     """
     network, head = _modules(config)
     one_node = MultiGraph(
@@ -231,15 +234,27 @@ def init_params(key: PRNGKeyArray, config: NetworkConfig) -> Params:
         np.zeros(0, int),
     )
     graph = batch_graphs([one_node], np.zeros((1, len(config.tasks)))).graph
-    shared_key, heads_key = jax.random.split(key)
-    u = jnp.zeros((1, config.width), jnp.float32)
-    return {
-        "shared": network.init(shared_key, graph)["params"],
+    shapes = {
+        "shared": jax.eval_shape(network.init, key, graph)["params"],
         "heads": {
-            task: head.init(jax.random.fold_in(heads_key, zlib.crc32(task.encode())), u)["params"]
+            task: jax.eval_shape(head.init, key, jnp.zeros((1, config.width)))["params"]
             for task in config.tasks
         },
     }
+    kernel_init = jax.jit(INITIALIZERS[config.initializer], static_argnums=(1, 2))
+
+    def initial(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
+        match path[-1].key:
+            case "kernel":
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+                return kernel_init(leaf_key, leaf.shape, jnp.float32)
+            case "scale":
+                return jnp.ones(leaf.shape, jnp.float32)
+            case _:
+                return jnp.zeros(leaf.shape, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(initial, shapes)
 
 
 def predict(
@@ -254,8 +269,8 @@ def predict(
     dtype = params["shared"]["embed_nodes"]["kernel"].dtype
     nodes, edges = jnp.asarray(batch.graph.nodes, dtype), jnp.asarray(batch.graph.edges, dtype)
     u = network.apply({"params": params["shared"]}, batch.graph._replace(nodes=nodes, edges=edges))
-    heads = [head.apply({"params": params["heads"][task]}, u) for task in config.tasks]
-    return jnp.stack(heads, axis=1)
+    columns: list[Any] = [head.apply({"params": params["heads"][task]}, u) for task in config.tasks]
+    return jnp.stack(columns, axis=1)
 
 
 def num_shared(params: Params) -> int:

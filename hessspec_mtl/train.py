@@ -317,7 +317,8 @@ def _programs(
     def step(params: Params, opt_state: Any, batch: GraphBatch) -> tuple[Params, Any, Array]:
         gradient, sums = jax.grad(objective, has_aux=True)(params, batch)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, sums
+        updated: Any = optax.apply_updates(params, updates)
+        return updated, opt_state, sums
 
     return optimizer, step, jax.jit(error_sums)
 
