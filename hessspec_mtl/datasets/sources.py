@@ -136,13 +136,24 @@ def search_path(directory: str | os.PathLike[str] | None) -> tuple[Path, ...]:
 
 
 def find(source: Source, directory: str | os.PathLike[str] | None = None) -> Path | None:
-    """The file of `source` if it is at hand, its hash checked if known; None if it is not."""
+    """The file of `source` if it is at hand, its hash checked if known; None if it is not.
+
+    A damaged file in the cache that can be downloaded again is named in a warning and removed.
+
+    Raises:
+        DataError: if any other file of that name has another hash.
+    """
     for folder in search_path(directory):
         path = folder / source.file_name
-        if path.is_file():
-            if source.sha256 is not None:
-                _check_hash(path, source.sha256)
+        if not path.is_file():
+            continue
+        if source.sha256 is None or (got := sha256_of(path)) == source.sha256:
             return path
+        damage = f"{path} is truncated or altered: its SHA-256 is {got}, expected {source.sha256}"
+        if folder != cache_directory() or source.url is None:
+            raise DataError(f"{damage}; replace the file by a fresh copy.")
+        logger.warning("%s; it is removed", damage)
+        path.unlink()
     return None
 
 
@@ -220,12 +231,3 @@ def sha256_of(path: Path) -> str:
     """Hash of a file, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    got = sha256_of(path)
-    if got != expected:
-        raise DataError(
-            f"{path} is truncated or altered: its SHA-256 is {got}, expected {expected}; replace "
-            "the file by a fresh copy."
-        )

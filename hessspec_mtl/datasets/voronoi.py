@@ -9,6 +9,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -184,6 +185,8 @@ def _read_cache(folder: Path) -> _Graphs:
 
 
 def _read_chunk(path: Path) -> _Graphs:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is truncated or no archive at all")
     arrays, meta = load_record(path, _KIND)
     known: _Graphs = {key: NoGraph(reason) for key, reason in meta["reasons"].items()}
     nodes = np.split(arrays["atomic_numbers"], np.cumsum(arrays["num_nodes"])[:-1])
