@@ -136,9 +136,16 @@ def canonical_smiles(skeleton: Skeleton) -> str:
     return Chem.MolToSmiles(molecule)
 
 
-def explicit_smiles(smiles: str) -> str:
-    """The same molecule with every hydrogen written as an atom, as QM8's file has it."""
-    return Chem.MolToSmiles(Chem.AddHs(Chem.MolFromSmiles(smiles)))
+def written_out(smiles: str) -> tuple[str, tuple[int, ...]]:
+    """The molecule with every hydrogen written as an atom, as QM8's file has it, and its order.
+
+    The second item lists, in the order in which the new string names them, the atoms of rdkit's
+    `AddHs(MolFromSmiles(smiles))`.
+    """
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    explicit = Chem.MolToSmiles(molecule)
+    order = molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)
+    return explicit, tuple(order["_smilesAtomOutputOrder"])
 
 
 def heavy_atoms(smiles: str) -> int:
