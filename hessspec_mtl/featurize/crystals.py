@@ -83,7 +83,7 @@ def crystal_of(structure: Structure | dict[str, Any]) -> Crystal:
     """Crystal of a pymatgen `Structure`, or of one written as a dictionary.
 
     Raises:
-        FeaturisationError: if a site is partly occupied, or an element has Z above 112.
+        FeaturisationError: if a site is partly occupied, or holds no element with Z up to 112.
     """
     if isinstance(structure, dict):
         structure = Structure.from_dict(structure)
@@ -94,9 +94,14 @@ def crystal_of(structure: Structure | dict[str, Any]) -> Crystal:
     atomic_numbers = np.array([site.specie.Z for site in structure], np.int64)
     if atomic_numbers.size == 0:
         raise FeaturisationError("the unit cell holds no atoms")
-    if atomic_numbers.max() > MAX_ATOMIC_NUMBER:
+    # pymatgen makes a "dummy species" of a symbol that it does not know, with any integer for Z.
+    unknown = (atomic_numbers < 1) | (atomic_numbers > MAX_ATOMIC_NUMBER)
+    if unknown.any():
+        symbols = sorted(
+            {str(site.specie) for site, bad in zip(structure, unknown, strict=True) if bad}
+        )
         raise FeaturisationError(
-            f"element Z = {atomic_numbers.max()} is beyond the {MAX_ATOMIC_NUMBER} node features"
+            f"{', '.join(symbols)} is none of the elements Z = 1 .. {MAX_ATOMIC_NUMBER}"
         )
     return Crystal(
         lattice=np.array(structure.lattice.matrix, np.float64),

@@ -219,9 +219,12 @@ def test_a_partly_occupied_site_is_refused():
         crystal_of(alloy)
 
 
-def test_an_element_beyond_copernicium_is_refused():
-    with pytest.raises(FeaturisationError, match="Z = 118 is beyond the 112 node features"):
-        crystal_of(Structure(Lattice.cubic(3.6), ["Og"], [CORNER]))
+@pytest.mark.parametrize("symbol", ["Og", "Xx"])
+def test_what_is_no_element_up_to_copernicium_is_refused(symbol):
+    with pytest.raises(
+        FeaturisationError, match=rf"{symbol}.* is none of the elements Z = 1 .. 112"
+    ):
+        crystal_of(Structure(Lattice.cubic(3.6), [symbol], [CORNER]))
 
 
 def test_the_key_depends_on_the_content_alone():
