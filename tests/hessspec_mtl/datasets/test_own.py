@@ -1,0 +1,238 @@
+"""A user's own files: every problem is named by file, line and column, and nothing vanishes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hessspec_mtl.datasets.base import count_reasons
+from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
+from hessspec_mtl.datasets.sources import DataError
+
+MOLECULES = """\
+name,smiles,a,b
+water,O,1.0,10
+ethanol,CCO,2.0,20
+the same,OCC,2.5,25
+hydrogen cyanide,C#N,3.0,30
+benzene,c1ccccc1,4.0,40
+"""
+
+
+def write(folder: Path, text: str, name: str = "my.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(path: Path, **options):
+    return load_own_molecules(path, targets=["a", "b"], **options)
+
+
+def test_molecules_are_read_with_their_targets_and_elements(tmp_path):
+    dataset = load(write(tmp_path, MOLECULES), units=["eV", "debye"])
+    assert (dataset.name, dataset.domain) == ("my", "molecules")
+    assert dataset.ids == ("line-2", "line-3", "line-4", "line-5", "line-6")
+    assert dataset.targets[:2].tolist() == [[1.0, 10.0], [2.0, 20.0]]
+    assert [(task.name, task.unit) for task in dataset.tasks] == [("a", "eV"), ("b", "debye")]
+    assert dataset.elements == (1, 6, 7, 8)
+    assert dataset.graphs[0].num_nodes == 3
+    assert dataset.left_out == ()
+
+
+def test_hydrogens_may_stay_implicit(tmp_path):
+    dataset = load(write(tmp_path, MOLECULES), add_hydrogens=False)
+    assert dataset.graphs[0].num_nodes == 1
+    assert dataset.elements == (6, 7, 8)
+
+
+def test_two_spellings_of_a_molecule_are_one_group(tmp_path):
+    groups = load(write(tmp_path, MOLECULES)).groups
+    assert groups[1] == groups[2]
+    assert len(set(groups.tolist())) == 4
+
+
+def test_the_data_set_can_be_encoded(tmp_path):
+    dataset = load(write(tmp_path, MOLECULES))
+    encoded = dataset.encode(dataset.split(seed=0))
+    assert (encoded.node_features, encoded.edge_features) == (4, 4)
+
+
+def test_a_part_can_be_chosen(tmp_path):
+    path = write(tmp_path, MOLECULES)
+    assert load(path, num_examples=4, seed=1).ids == load(path).subset(4, seed=1).ids
+
+
+def test_what_a_spreadsheet_writes_is_read(tmp_path):
+    path = tmp_path / "sheet.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + MOLECULES.replace("\n", "\r\n").encode())
+    assert len(load(path)) == 5
+
+
+BAD_ROWS = """\
+broken ring,C1CC,1.0,1
+no a,CC,,1
+not a number,CCC,many,1
+infinite,CCCC,1.0,inf
+too short,CCCCC,1.0
+no smiles,,1.0,1
+"""
+
+
+def test_rows_of_no_use_are_left_out_and_named_by_file_line_and_column(tmp_path, caplog):
+    path = write(tmp_path, MOLECULES + BAD_ROWS)
+    dataset = load(path)
+    assert len(dataset) == 5
+    assert [(record.id, record.reason) for record in dataset.left_out] == [
+        ("line-7", "no molecular graph"),
+        ("line-8", "missing target"),
+        ("line-9", "non-numeric target"),
+        ("line-10", "non-numeric target"),
+        ("line-11", "missing target"),
+        ("line-12", "missing structure"),
+    ]
+    details = [record.detail for record in dataset.left_out]
+    assert details[0].startswith(f"{path}, line 7, column 'smiles': rdkit cannot read")
+    assert details[1:] == [
+        f"{path}, line 8, column 'a': the field is empty",
+        f"{path}, line 9, column 'a': 'many' is not a number",
+        f"{path}, line 10, column 'b': 'inf' is not a finite number",
+        f"{path}, line 11, column 'b': the field is empty",
+        f"{path}, line 12, column 'smiles': the field is empty",
+    ]
+    assert "6 records are left out" in caplog.text
+    assert count_reasons(dataset.left_out)["missing target"] == 2
+
+
+def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
+    path = write(tmp_path, MOLECULES + BAD_ROWS)
+    with pytest.raises(
+        DataError, match=r"(?s)6 records cannot be used .*my.csv, line 8, column 'a'"
+    ):
+        load(path, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "smiles,a\nC,1\n",
+            r"my.csv has no column \['b'\], its first line names \['smiles', 'a'\]",
+        ),
+        ("smiles;a;b\nC;1;2\n", r"no column \['smiles', 'a', 'b'\].* separated by commas\?"),
+        ("smiles,a,b,a\nC,1,2,3\n", r"names the columns \['a'\] more than once"),
+        ("smiles,a,b\n", "has no rows below its first line"),
+        ("", r"has no column \['smiles', 'a', 'b'\]"),
+        ("smiles,a,b\nC,1,2\nCC,2,3\n", "leaves 2 usable examples, at least 4 are needed"),
+        ("smiles,a,b\nC,x,2\n", r"(?s)leaves 0 usable .*non-numeric target: 1.*line 2, column 'a'"),
+    ],
+)
+def test_a_file_of_no_use_is_refused_with_the_reason(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"there is no file '.*none.csv'"):
+        load(tmp_path / "none.csv")
+    path = tmp_path / "binary.csv"
+    path.write_bytes(b"smiles,a,b\n\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"binary.csv cannot be read as CSV in UTF-8"):
+        load(path)
+
+
+def test_units_must_match_the_targets(tmp_path):
+    with pytest.raises(
+        ValueError, match="`units` must have one entry for each of 2 targets, got 1"
+    ):
+        load(write(tmp_path, MOLECULES), units=["eV"])
+
+
+def cif(a: float, sites: str = "Po Po 0 0 0 1") -> str:
+    """A cubic cell without symmetry."""
+    return f"""\
+data_test
+_cell_length_a {a}
+_cell_length_b {a}
+_cell_length_c {a}
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+{sites}
+"""
+
+
+@pytest.fixture
+def crystals(cache, tmp_path) -> Path:
+    """A folder with a folder of five CIF files in it."""
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    for i in range(5):
+        write(folder, cif(3.0 + i / 10), f"po{i}.cif")
+    return folder
+
+
+TARGETS = "file,hardness,colour\n" + "".join(f"po{i},{i}.5,{i * i}\n" for i in range(5))
+
+
+def test_crystals_are_read_with_the_targets_of_their_file(crystals, tmp_path):
+    dataset = load_own_crystals(crystals, write(tmp_path, TARGETS), num_workers=1)
+    assert (dataset.name, dataset.domain) == ("cifs", "crystals")
+    assert dataset.ids == ("po0", "po1", "po2", "po3", "po4")
+    assert [task.name for task in dataset.tasks] == ["hardness", "colour"]
+    np.testing.assert_array_equal(dataset.targets[2], [2.5, 4.0])
+    assert [graph.num_edges for graph in dataset.graphs] == [6] * 5
+    encoded = dataset.encode(dataset.split(seed=0))
+    assert (encoded.node_features, encoded.edge_features) == (112, 40)
+
+
+def test_columns_may_be_chosen_and_names_may_end_in_cif(crystals, tmp_path):
+    text = "hardness,file\n" + "".join(f"{i},po{i}.cif\n" for i in range(5))
+    dataset = load_own_crystals(
+        crystals, write(tmp_path, text), targets=["hardness"], id_column="file", num_workers=1
+    )
+    assert dataset.ids[0] == "po0"
+    assert dataset.targets[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_files_and_rows_of_no_use_are_left_out_and_named(crystals, tmp_path):
+    write(crystals, cif(3.9), "forgotten.cif")
+    write(crystals, "this is no CIF", "broken.cif")
+    write(crystals, cif(3.9, "X1 Cu 0 0 0 0.5\nX2 Au 0 0 0 0.5"), "alloy.cif")
+    write(crystals, cif(4.0, "A Cu 0 0 0 1\nB Cu 0.5 0.5 0.5 1\nC Cu 0.5 0.5 0.5 1"), "twice.cif")
+    bad = "missing,1,1\nbroken,1,1\nalloy,1,1\npo0,1,1\ntwice,1,1\n"
+    path = write(tmp_path, TARGETS + bad)
+    dataset = load_own_crystals(crystals, path, num_workers=1)
+    assert len(dataset) == 5
+    reasons = {record.detail.split(":")[0]: record.reason for record in dataset.left_out}
+    assert [(record.id, record.reason) for record in dataset.left_out] == [
+        ("line-7", "no CIF file"),
+        ("broken", "unreadable structure"),
+        ("alloy", "unreadable structure"),
+        ("line-10", "duplicate id"),
+        ("twice", "unreadable structure"),
+        ("forgotten", "no targets"),
+    ], reasons
+    assert f"{path}, line 7, column 'file': there is no missing.cif" in dataset.left_out[0].detail
+    assert "a site is partly occupied" in dataset.left_out[2].detail
+
+
+def test_a_folder_of_no_use_is_refused_with_the_reason(crystals, tmp_path):
+    path = write(tmp_path, TARGETS)
+    with pytest.raises(DataError, match="`directory` must be a folder with CIF files"):
+        load_own_crystals(tmp_path / "nowhere", path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no files whose name ends in \.cif"):
+        load_own_crystals(tmp_path / "empty", path)
+    with pytest.raises(DataError, match=r"has no column \['name'\]"):
+        load_own_crystals(crystals, path, id_column="name")
+    with pytest.raises(DataError, match="has no column of targets beside 'file'"):
+        load_own_crystals(crystals, write(tmp_path, "file\npo1\n", "names.csv"))
