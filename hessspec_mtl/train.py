@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from hessspec._progress import progress_bar
 from hessspec_mtl.checkpoints import CheckpointError, Checkpoints
+from hessspec_mtl.files import write_whole
 from hessspec_mtl.graphs import (
     GraphBatch,
     MultiGraph,
@@ -390,7 +391,7 @@ def _write_history(folder: Path, history: np.ndarray, tasks: Sequence[str]) -> N
         if np.isfinite(history[epoch, i, :, t]).all()
     ]
     table = pd.DataFrame(rows, columns=["epoch", "split", "task", *METRICS])
-    _write_text(folder / "history.csv", table.to_csv(index=False))
+    write_whole(folder / "history.csv", table.to_csv(index=False))
 
 
 def _description(
@@ -429,7 +430,7 @@ def _claim(folder: Path, description: dict[str, Any]) -> None:
             )
         else:
             found = description
-        _write_text(path, json.dumps(found, indent=2) + "\n")
+        write_whole(path, json.dumps(found, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(
             f"`directory` must be a folder that can be written, got {folder} ({error}); "
@@ -443,10 +444,3 @@ def _claim(folder: Path, description: dict[str, Any]) -> None:
                     f"{found.get(part, {}).get(field)!r}; ask for the same or choose another "
                     "`directory`."
                 )
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    hidden = path.with_name(f".{path.name}.writing")
-    hidden.write_text(text)
-    os.replace(hidden, path)
