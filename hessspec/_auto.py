@@ -1,0 +1,287 @@
+"""The default trace estimator: deflate a Krylov space, as far as that pays, then sample."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from hessspec._blocks import (
+    combine,
+    gram,
+    orthonormal_rows,
+    rescaled,
+    spherical,
+    unit_scale,
+    without,
+)
+from hessspec._checks import check_finite, check_symmetric
+from hessspec._hutchinson import finite_forms, guarded_products
+from hessspec._hutchpp import SKETCH_STREAM
+from hessspec._operators import AbstractOperator
+from hessspec._progress import ProgressBar
+from hessspec._trace_estimate import TraceEstimate
+
+WIDTH = 2  # vectors a Krylov step: two, so that a double eigenvalue is found whole
+PILOT = 8  # probes that measure the variance, and the block in which forms are taken
+
+
+class KrylovBasis:
+    """An orthonormal basis Q of span{X, HX, H²X, ...}, grown block by block.
+
+    Two thirds of a budget spent here hold more of a spectrum's outliers than a sketch of one
+    application of H: the sketch loses an eigenvalue λ against the bulk's noise √P·|bulk|, powers
+    of H lift it out.
+    """
+
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
+        start = spherical(key, 0, WIDTH, operator.dim, operator.dtype)
+        self.operator = operator
+        self.rows = jnp.zeros((0, operator.dim), operator.dtype)
+        self.next, _ = orthonormal_rows(start)
+        self.scale = 0.0
+        self.size = 0.0  # norm of the largest block of T so far
+        self.exhausted = False
+        self.compressed = np.zeros((0, 0))  # Q (H/s) Qᵀ
+
+    @property
+    def rank(self) -> int:
+        """Number of rows of Q."""
+        return self.rows.shape[0]
+
+    def grow(self) -> int:
+        """One block more; returns the products that took."""
+        block = self.next
+        count = block.shape[0]
+        products = self.operator.rows(block)
+        if self.scale == 0.0:
+            self.scale = unit_scale(products)
+        products = products / jnp.asarray(self.scale, products.dtype)
+        self.rows = jnp.concatenate([self.rows, block])
+        column = gram(self.rows, products)
+        if not np.isfinite(column).all():
+            check_finite(products, self.operator.space, "the product H v")
+        self._enter(column, count)
+        outside = without(self.rows, products)
+        following, factor = orthonormal_rows(outside)
+        left, singular, _ = np.linalg.svd(factor)
+        # As in the Lanczos recurrence: a remainder of 64 eps of H is rounding.
+        self.size = max(self.size, float(np.linalg.norm(column, 2) + singular[0]))
+        keep = int(np.sum(singular > 64 * np.finfo(self.operator.dtype).eps * self.size))
+        self.exhausted = keep == 0 or self.rank + keep > self.operator.dim
+        if keep < count:
+            following = combine(jnp.asarray(left[:, :keep].T, following.dtype), following)
+        # Once more: cancellation has made what was rounding before a part of unit vectors.
+        self.next, _ = orthonormal_rows(without(self.rows, following)) if keep else (following, 0)
+        return count
+
+    def _enter(self, column: Float[np.ndarray, "r k"], count: int) -> None:
+        old = self.compressed.shape[0]
+        grown = np.zeros((old + count, old + count))
+        grown[:old, :old] = self.compressed
+        grown[:, old:] = column
+        corner = column[old:]
+        length = np.sqrt(np.sum(column**2, axis=0).max()) if column.size else 0.0
+        check_symmetric(corner, corner.T, max(length, self.size), self.operator.dtype)
+        grown[old:, :old] = column[:old].T
+        grown[old:, old:] = (corner + corner.T) / 2
+        self.compressed = grown
+
+
+class Deflated:
+    """tr H = tr QHQᵀ + E vᵀHv, with a Krylov basis Q and probes v orthogonal to it.
+
+    One scalar operator. Eight probes are multiplied first; with Q they then tell, without a
+    further product, what the variance is at every size of Q (their residual forms rᵢᵀHrⱼ,
+    i ≠ j, have mean square ‖H_rest‖²_F). The basis grows while that drop is worth more than the
+    samples it costs.
+    """
+
+    method = "auto"
+
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
+        self.operator, self.key = operator, key
+        self.krylov = KrylovBasis(operator, jax.random.fold_in(key, SKETCH_STREAM))
+        self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
+        self.spent = 0
+        self.drawn = PILOT
+        self.fixed = False
+        self.forms = np.zeros((0, 0))
+        self.samples: list[np.ndarray] = []
+        self.variances: list[tuple[int, float]] = []
+
+    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
+        """The estimate from at most `budget` products in all."""
+        if self.spent == 0:
+            self.products, self.product_scale, self.forms = guarded_products(
+                self.operator, self.pilot
+            )
+            self._spend(PILOT, bar)
+        while not self.fixed and self._worth_growing(budget):
+            self._spend(self.krylov.grow(), bar)
+        self.fixed = True
+        while budget - self.spent > 0:
+            self._sample(min(PILOT, budget - self.spent), bar)
+        return self._estimate()
+
+    def _spend(self, count: int, bar: ProgressBar) -> None:
+        self.spent += count
+        bar.update(count)
+
+    def _worth_growing(self, budget: int) -> bool:
+        left = budget - self.spent
+        rank = self.krylov.rank
+        if self.krylov.exhausted or left < WIDTH:
+            return False
+        _, variance = self._pilot_forms()
+        self.variances.append((rank, variance))
+        if rank < 2 * PILOT:
+            return left >= 2 * PILOT
+        # What the last half of the basis bought, and what as much again would then buy.
+        half, before = [entry for entry in self.variances if entry[0] <= rank // 2][-1]
+        step = min(rank - half, left)
+        decay = (variance / before) ** (step / (rank - half)) if before > 0 else 1.0
+        count = PILOT + left
+        return decay / max(count - step, 1) < 1.0 / count
+
+    def _pilot_forms(self) -> tuple[np.ndarray, float]:
+        """rᵢᵀHrᵢ of the pilot probes at this basis, and the variance of such samples."""
+        dim, rank = self.operator.dim, self.krylov.rank
+        forms = self.forms * self.product_scale
+        forms = (forms + forms.T) / 2
+        lengths = np.full(PILOT, float(dim))
+        if rank:
+            inside = gram(self.krylov.rows, self.pilot)
+            images = gram(self.krylov.rows, self.products) * self.product_scale
+            cross = inside.T @ images
+            compressed = inside.T @ self.krylov.compressed @ inside * self.krylov.scale
+            forms = forms - cross - cross.T + compressed
+            lengths = dim - np.sum(inside**2, axis=0)
+        factor = np.sqrt((dim - rank) / lengths)
+        forms = forms * factor[:, None] * factor[None, :]
+        off = forms[~np.eye(PILOT, dtype=bool)]
+        return np.diagonal(forms).copy(), 2.0 * float(np.mean(off**2))
+
+    def _sample(self, count: int, bar: ProgressBar) -> None:
+        dim = self.operator.dim
+        probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
+        self.drawn += count
+        inside = rescaled(without(self.krylov.rows, probes), (dim - self.krylov.rank) ** 0.5)
+        _, scale, forms = guarded_products(self.operator, inside)
+        self.samples.append(np.diagonal(forms) * scale)
+        self._spend(count, bar)
+
+    def _estimate(self) -> TraceEstimate:
+        first, _ = self._pilot_forms()
+        return TraceEstimate.from_samples(
+            np.concatenate([first, *self.samples]),
+            exact=np.trace(self.krylov.compressed) * self.krylov.scale,
+            method=self.method,
+            dim=self.operator.dim,
+            num_matvecs=self.spent,
+            matvecs_per_sample=1.0,
+        )
+
+
+class SharedDeflation:
+    """One basis Q for all T tasks: tr H_t = Σᵢ qᵢᵀH_t qᵢ + E vᵀH_t v, v orthogonal to Q.
+
+    Q is a Krylov basis of one weighted sum of the task Hessians, each divided by its own spread,
+    at one scalar product a direction; all the rest is quadratic forms, all tasks in each pass.
+    """
+
+    method = "auto"
+
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
+        self.operator, self.key = operator, key
+        self.tasks = operator.num_tasks or 1
+        self.krylov: KrylovBasis | None = None
+        self.basis = jnp.zeros((0, operator.dim), operator.dtype)
+        self.exact = np.zeros(self.tasks)
+        self.cost = 0.0
+        self.passes = 0
+        self.num_matvecs = 0
+        self.drawn = 0
+        self.fixed = False
+        self.samples: list[np.ndarray] = []
+        self.variances: list[tuple[int, np.ndarray]] = []
+
+    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
+        """The estimate at no more than the cost of `budget` forms of all tasks."""
+        allowed = budget * self.operator.form_cost
+        if self.krylov is None:
+            self._sample(PILOT, bar)
+            self._note_variance()
+            self.krylov = self._start()
+        while not self.fixed and self._worth_growing(allowed):
+            self._grow(bar)
+        self.fixed = True
+        while (more := int((allowed - self.cost) / self.operator.form_cost + 1e-9)) > 0:
+            self._sample(min(PILOT, more), bar)
+        return self._estimate()
+
+    def _start(self) -> KrylovBasis:
+        key = jax.random.fold_in(self.key, SKETCH_STREAM)
+        spread = np.sqrt(self.variances[0][1])
+        # Positive and unequal: tasks that share a direction add up, and no two cancel for sure.
+        weights = np.asarray(jax.random.uniform(key, (self.tasks,)), np.float64) + 0.5
+        weights = weights * np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+        largest = weights.max() if weights.max() > 0 else 1.0
+        return KrylovBasis(self.operator.weighted(jnp.asarray(weights / largest)), key)
+
+    def _worth_growing(self, allowed: float) -> bool:
+        form = self.operator.form_cost
+        step = PILOT * (1.0 + form)
+        left = allowed - self.cost
+        if self.krylov is None or self.krylov.exhausted or left < step + 2 * PILOT * form:
+            return False
+        if len(self.variances) < 2:
+            return True
+        (_, before), (_, now) = self.variances[-2:]
+        held = now > 0
+        decay = np.exp(np.mean(np.log(now[held] / np.maximum(before[held], now[held] * 1e-12))))
+        return decay / (left - step) < 1.0 / left
+
+    def _grow(self, bar: ProgressBar) -> None:
+        assert self.krylov is not None
+        old = self.krylov.rank
+        while self.krylov.rank < old + PILOT and not self.krylov.exhausted:
+            products = self.krylov.grow()
+            self.cost += products
+            self.num_matvecs += products
+        new = self.krylov.rows[old:]
+        for start in range(0, new.shape[0], PILOT):
+            self.exact = self.exact + self._forms(new[start : start + PILOT], bar).sum(axis=-1)
+        self.basis = self.krylov.rows
+        self.samples = []
+        self._sample(PILOT, bar)
+        self._note_variance()
+
+    def _note_variance(self) -> None:
+        spread = np.concatenate(self.samples, axis=-1).var(axis=-1, ddof=1)
+        self.variances.append((self.basis.shape[0], spread))
+
+    def _sample(self, count: int, bar: ProgressBar) -> None:
+        dim = self.operator.dim
+        probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
+        self.drawn += count
+        rank = self.basis.shape[0]
+        if rank:
+            probes = rescaled(without(self.basis, probes), (dim - rank) ** 0.5)
+        self.samples.append(self._forms(probes, bar))
+
+    def _forms(self, rows: Float[Array, "k dim"], bar: ProgressBar) -> np.ndarray:
+        forms = finite_forms(self.operator, rows)
+        self.cost += rows.shape[0] * self.operator.form_cost
+        self.num_matvecs += rows.shape[0] * self.tasks
+        bar.update(rows.shape[0])
+        return forms
+
+    def _estimate(self) -> TraceEstimate:
+        return TraceEstimate.from_samples(
+            np.concatenate(self.samples, axis=-1),
+            exact=self.exact,
+            method=self.method,
+            dim=self.operator.dim,
+            num_matvecs=self.num_matvecs,
+            matvecs_per_sample=float(self.tasks),
+        )
