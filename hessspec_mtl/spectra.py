@@ -1,26 +1,24 @@
 """Numbers read off estimated spectra, each with its probe error.
 
-A density of T tasks holds, for every probe, a discrete probability measure (nodes and weights).
-Every number here is the mean over probes of the same functional of each probe's measure, and its
-standard error is their spread: probe error, given the graphs that the Hessian was averaged over.
+Errors come in two ways. Numbers about sizes and counts use the intervals of the density itself,
+which hold both what Lanczos left open between its nodes and the randomness of the starts. Other
+functionals are taken of each probe's measure, and their spread over probes is the error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import eigh_tridiagonal
+from scipy import stats
 
-if TYPE_CHECKING:
-    from hessspec import SpectralDensity
+from hessspec import SpectralDensity
 
-
-# No eigenvalue is resolved with a multiplicity above the number of probes, which are few.
-MAX_MULTIPLICITY = 64
+BULK = 0.99  # share of eigenvalues, nearest 0 first, that make up the bulk
+_NORMAL_95 = float(stats.norm.isf(0.025))
 
 
 @dataclass(frozen=True)
@@ -35,41 +33,68 @@ class Measured:
     dof: float = float("inf")
 
 
-@dataclass(frozen=True)
+def measured_within(value: float, low: float, high: float) -> Measured:
+    """A number known to 95 % within [low, high], as if normal about `value` with that reach."""
+    return Measured(value, max(high - value, value - low, 0.0) / _NORMAL_95)
+
+
+def measured_by_probes(values: Float[np.ndarray, " probes"]) -> Measured:
+    """Mean over probes and its standard error; one probe alone gives no error."""
+    if values.size == 1:
+        return Measured(float(values[0]))
+    error = float(values.std(ddof=1) / values.size**0.5)
+    return Measured(float(values.mean()), error, values.size - 1)
+
+
+@dataclass(frozen=True, eq=False)
 class TaskSpectrum:
-    """The spectrum of one task: one discrete measure for each probe.
+    """The spectrum of one task; eigenvalues in units of loss / parameter².
 
     Attributes:
-        nodes: eigenvalues where the mass sits, in units of loss / parameter².
+        density: of this task alone, without task axis.
+        nodes: eigenvalues where each probe's mass sits.
         weights: mass of each node; every row sums to 1.
-        dim: P, the number of eigenvalues, so that `dim * weights` counts eigenvalues.
-        resolution: below this magnitude an eigenvalue cannot be told from 0.
     """
 
+    density: SpectralDensity
     nodes: Float[np.ndarray, "probes steps"]
     weights: Float[np.ndarray, "probes steps"]
-    dim: int
-    resolution: float
 
-    def measure(self, functional: Callable[[np.ndarray, np.ndarray], float]) -> Measured:
-        """Mean over probes of `functional(nodes, weights)` and its standard error.
+    @property
+    def dim(self) -> int:
+        """P, the number of eigenvalues."""
+        return self.density.dim
 
-        One probe alone gives a value and no error.
-        """
-        values = np.array([functional(n, w) for n, w in zip(self.nodes, self.weights, strict=True)])
-        if values.size == 1:
-            return Measured(float(values[0]))
-        error = float(values.std(ddof=1) / values.size**0.5)
-        return Measured(float(values.mean()), error, values.size - 1)
+    @property
+    def resolution(self) -> float:
+        """Below this magnitude an eigenvalue cannot be told from 0."""
+        return float(self.density.resolution)
 
-    def expectation(self, function: Callable[[np.ndarray], np.ndarray]) -> Measured:
-        """E[f(λ)] over all P eigenvalues."""
-        return self.measure(lambda nodes, weights: float(weights @ function(nodes)))
+    @property
+    def radii(self) -> Float[np.ndarray, " probes"]:
+        """Largest |λ| as each probe saw it."""
+        return np.where(self.weights > 0, np.abs(self.nodes), 0.0).max(axis=1)
 
     @property
     def radius(self) -> float:
         """Largest |λ| that any probe saw."""
-        return float(np.abs(self.nodes[self.weights > 0]).max(initial=0.0))
+        return float(self.radii.max())
+
+    def measure(self, functional: Callable[[np.ndarray, np.ndarray], float]) -> Measured:
+        """Mean over probes of `functional(nodes, weights)`, with the spread as its error."""
+        values = [functional(n, w) for n, w in self._probes()]
+        return measured_by_probes(np.array(values, np.float64))
+
+    def mass_within(self, radius: float) -> Measured:
+        """Share of the eigenvalues with |λ| ≤ radius."""
+        share = self.density.mass(-radius, radius)
+        return measured_within(float(share.value), float(share.lower), float(share.upper))
+
+    def mass_beyond(self, radius: float) -> Measured:
+        """Share of the eigenvalues with |λ| > radius; kept exact where it is a few in a million."""
+        share = self.density.mass(-radius, radius)
+        far = np.where(np.abs(self.nodes) > radius, self.weights, 0.0).sum(axis=1).mean()
+        return measured_within(float(far), 1.0 - float(share.upper), 1.0 - float(share.lower))
 
     def magnitude_quantile(self, level: float) -> float:
         """The smallest r for which a share `level` of all eigenvalues has |λ| ≤ r."""
@@ -77,6 +102,34 @@ class TaskSpectrum:
         order = np.argsort(magnitudes)
         mass = np.cumsum(self.weights.ravel()[order]) / self.nodes.shape[0]
         return float(magnitudes[order][min(np.searchsorted(mass, level), mass.size - 1)])
+
+    @functools.cached_property
+    def log_bulk_edge(self) -> Measured:
+        """log₁₀ of the magnitude below which the share `BULK` of all eigenvalues lies.
+
+        The interval runs from the first radius that may hold the share to the first that must.
+        Between ±r, each probe's measure holds at least the weights of the nodes inside but for
+        the outermost on either side, and at most those and the next ones outside (Chebyshev,
+        Markov, Stieltjes); the share itself is randomised by the starts, with variance
+        2 p (1 - p) / P for one of them. No error is given where the edge is below the
+        resolution: sizes are unknown there.
+        """
+        edge = self.magnitude_quantile(BULK)
+        centre = float(np.log10(max(edge, np.finfo(np.float64).tiny)))
+        if edge <= self.resolution:
+            return Measured(centre)
+        slack = _NORMAL_95 * (2 * BULK * (1 - BULK) / (self.dim * self.nodes.shape[0])) ** 0.5
+        radii = np.unique(np.abs(self.nodes[self.weights > 0]))
+        bounds = [_mass_bounds(n[w > 0], w[w > 0], radii) for n, w in self._probes()]
+        least = np.min([low for low, _ in bounds], axis=0)
+        most = np.max([high for _, high in bounds], axis=0)
+        may = radii[min(np.searchsorted(most, BULK - slack), radii.size - 1)]
+        must = radii[min(np.searchsorted(least, BULK + slack), radii.size - 1)]
+        low = max(float(may), self.resolution)
+        return measured_within(centre, float(np.log10(low)), float(np.log10(must)))
+
+    def _probes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return zip(self.nodes, self.weights, strict=True)
 
     def smoothed(
         self, grid: Float[np.ndarray, " grid"], bandwidth: float
@@ -86,63 +139,66 @@ class TaskSpectrum:
         kernel = np.exp(-0.5 * scaled**2) / (bandwidth * (2 * np.pi) ** 0.5)
         return (kernel * self.weights[:, None, :]).sum(axis=-1)
 
-    def counts(self, edges: Float[np.ndarray, " bins_1"]) -> Float[np.ndarray, "probes bins"]:
+    def counts(self, edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, "probes bins"]:
         """Number of eigenvalues between consecutive `edges`, as each probe estimates it."""
         return self.dim * np.array(
             [
                 np.histogram(nodes, bins=edges, weights=weights)[0]
-                for nodes, weights in zip(self.nodes, self.weights, strict=True)
+                for nodes, weights in self._probes()
             ]
         )
 
     def atoms(self) -> tuple[Float[np.ndarray, " atoms"], Float[np.ndarray, " atoms"]]:
-        """Eigenvalues that were resolved one by one, and how often each occurs.
+        """Eigenvalues that were resolved one by one, and their multiplicities.
 
-        These are nodes whose weight is a small whole number of eigenvalues, which random weights
-        never are; they stand in every probe, and are read off the first.
+        A settled eigenvalue stands in the rule of every probe; here it is listed once.
         """
-        counts = self.dim * self.weights[0]
-        whole = np.round(counts)
-        exact = (whole >= 1) & (whole <= MAX_MULTIPLICITY) & (np.abs(counts - whole) <= 1e-5)
-        return self.nodes[0][exact], whole[exact]
+        multiplicities = np.asarray(self.density.multiplicities)
+        probe = int((multiplicities > 0).sum(axis=1).argmax())
+        settled = multiplicities[probe] > 0
+        return self.nodes[probe][settled], multiplicities[probe][settled].astype(np.float64)
+
+    def extreme_residual(self) -> float:
+        """The larger residual of the two extremes, relative to the largest |λ|."""
+        ends = self.density.extremes()
+        worst = max(float(ends.smallest_residual), float(ends.largest_residual))
+        return worst / max(abs(float(ends.smallest)), abs(float(ends.largest)), 1e-300)
 
 
-def task_spectrum(density: SpectralDensity, task: int) -> TaskSpectrum:
-    """The spectrum of task number `task`, in float64 on the host."""
-    nodes = np.asarray(density.nodes, dtype=np.float64)
-    weights = np.asarray(density.weights, dtype=np.float64)
-    if nodes.ndim != 3:
-        raise ValueError(
-            f"`density` must hold one density a task, nodes of shape (T, probes, steps), "
-            f"got {nodes.shape}; estimate it from a loss that returns shape (T,)."
-        )
-    resolution = np.broadcast_to(np.asarray(density.resolution, np.float64), nodes.shape[:1])
-    return TaskSpectrum(nodes[task], weights[task], int(density.dim), float(resolution[task]))
+def _mass_bounds(
+    nodes: Float[np.ndarray, " m"], weights: Float[np.ndarray, " m"], radii: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Bounds on one probe's mass within each of ascending `radii`, both ascending too."""
+    order = np.argsort(nodes)
+    nodes, cumulative = nodes[order], np.concatenate([[0.0], np.cumsum(weights[order])])
+    first = np.searchsorted(nodes, -radii, side="left")
+    last = np.searchsorted(nodes, radii, side="right")  # nodes[first:last] are inside
+    inner = np.where(last - first > 1, cumulative[np.maximum(last - 1, 0)], 0.0)
+    lower = np.maximum(inner - np.where(last - first > 1, cumulative[first + (first < last)], 0), 0)
+    # An end beyond all nodes leaves nothing outside on that side.
+    lower = np.where((first == 0) & (last == nodes.size), 1.0, lower)
+    upper = cumulative[np.minimum(last + 1, nodes.size)] - cumulative[np.maximum(first - 1, 0)]
+    return np.maximum.accumulate(lower), np.maximum.accumulate(upper)
 
 
-def extreme_residual(density: SpectralDensity) -> Float[np.ndarray, " T"] | None:
-    """Residual of each task's two extreme Ritz values, relative to its largest |λ|; the worse one.
+def task_spectra(density: SpectralDensity) -> list[TaskSpectrum]:
+    """One spectrum a task.
 
-    A Ritz value θ of m Lanczos steps with eigenvector s of T has an eigenvalue of H within
-    β_m |s_m| of it (Golub and Van Loan's bound follows from H Q s = θ Q s + β_m s_m q_{m+1}).
-    Of several probes the best counts, since they name the same extremes. None where the density
-    does not hold its coefficients.
+    Raises:
+        ValueError: if the density has no task axis.
     """
-    alpha, beta = getattr(density, "alpha", None), getattr(density, "beta", None)
-    valid = getattr(density, "num_valid_steps", None)
-    if alpha is None or beta is None or valid is None:
-        return None
-    alpha, beta = np.asarray(alpha, np.float64), np.asarray(beta, np.float64)
-    counts = np.asarray(valid)
-    worst = np.zeros(alpha.shape[0])
-    for task in range(alpha.shape[0]):
-        bounds = []
-        for probe in range(alpha.shape[1]):
-            m = int(counts[task, probe])
-            values, vectors = eigh_tridiagonal(alpha[task, probe, :m], beta[task, probe, : m - 1])
-            last = beta[task, probe, m - 1] if beta.shape[-1] >= m else 0.0
-            residuals = np.abs(last * vectors[-1])
-            scale = max(float(np.abs(values).max()), np.finfo(float).tiny)
-            bounds.append(residuals[[0, -1]] / scale)
-        worst[task] = np.min(bounds, axis=0).max()
-    return worst
+    if density.num_tasks is None:
+        raise ValueError(
+            "`density` must hold one spectrum a task, got the density of a scalar loss; estimate "
+            "it from a loss that returns shape (T,)."
+        )
+    singles = [density.task(t) for t in range(density.num_tasks)]
+    return [
+        TaskSpectrum(d, np.asarray(d.nodes, np.float64), np.asarray(d.weights, np.float64))
+        for d in singles
+    ]
+
+
+def widest(spectra: Sequence[TaskSpectrum]) -> float:
+    """Largest |λ| over several spectra."""
+    return max(spectrum.radius for spectrum in spectra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-if TYPE_CHECKING:
-    from hessspec_mtl.curvature import EpochCurvature
+from hessspec_mtl.spectra import TaskSpectrum, task_spectra
 
+if TYPE_CHECKING:
     from hessspec import TraceEstimate
+    from hessspec_mtl.curvature import EpochCurvature
     from hessspec_mtl.datasets.base import MultitaskDataset, Split, Task
 
 
@@ -41,6 +43,11 @@ class SeedRun:
     hutchinson: Mapping[int, TraceEstimate] = field(default_factory=dict)
     single_task: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @functools.cached_property
+    def spectra(self) -> list[list[TaskSpectrum]]:
+        """All spectra, by analysed epoch and then by task."""
+        return [task_spectra(point.density) for point in self.curvature]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hessspec_mtl.claims.statistics import Judgement, Statistic, average
-from hessspec_mtl.spectra import Measured, TaskSpectrum, extreme_residual, task_spectrum
+from hessspec_mtl.spectra import BULK, Measured, TaskSpectrum, measured_by_probes
 from hessspec_mtl.study import SeedRun, Study
 
 NEAR_ZERO = 0.01  # of the largest |eigenvalue|: what is smaller is "near 0", the rest outliers
-BULK = 0.99  # share of eigenvalues, smallest first, that make up the bulk
 COMES_AND_GOES = 3.0  # factor by which an outlier must rise and fall again
 DIFFERS = 2.0  # factor between tasks
 ENOUGH_SAMPLES = 0.1  # relative error of a trace that we call sufficient
@@ -39,14 +38,6 @@ _MEASURE = "python -m hessspec_mtl.reproduce --preset small"
 Spectra = list[list[TaskSpectrum]]  # by epoch, then by task
 
 
-def spectra_of(run: SeedRun) -> Spectra:
-    """All spectra of a run, in the order of its analysed epochs."""
-    return [
-        [task_spectrum(point.density, t) for t in range(np.shape(point.density.nodes)[0])]
-        for point in run.curvature
-    ]
-
-
 def traces_of(run: SeedRun) -> tuple[np.ndarray, np.ndarray]:
     """Values and standard errors of the traces, one row an epoch, one column a task."""
     return (
@@ -60,7 +51,7 @@ def _measured(study: Study, minimum: int) -> bool:
 
 
 def _per_seed(study: Study, functional: Callable[[Spectra], Measured]) -> tuple[Measured, ...]:
-    return tuple(functional(spectra_of(run)) for run in study.runs)
+    return tuple(functional(run.spectra) for run in study.runs)
 
 
 def widest_ratio(values: np.ndarray, errors: np.ndarray) -> Measured:
@@ -138,7 +129,7 @@ def traces_differ(study: Study) -> Judgement:
 def near_zero(spectrum: TaskSpectrum) -> Measured:
     """Share of eigenvalues of magnitude at most `NEAR_ZERO` of the largest."""
     limit = NEAR_ZERO * spectrum.radius
-    share = spectrum.expectation(lambda x: (np.abs(x) <= limit).astype(float))
+    share = spectrum.mass_within(limit)
     # Inside the resolution neither size nor sign is known: such a limit would count noise.
     return share if limit > spectrum.resolution else Measured(share.value)
 
@@ -207,7 +198,7 @@ def outliers(study: Study) -> Judgement:
         return max((prominence(list(path)) for path in tasks), key=lambda m: m.value)
 
     def between_tasks(spectra: Spectra) -> Measured:
-        ratios = [_log_ratio([_radii(s) for s in row]) for row in spectra]
+        ratios = [_log_ratio([s.radii for s in row]) for row in spectra]
         return max(ratios, key=lambda m: m.value)
 
     def share_of_trace(spectra: Spectra) -> Measured:
@@ -264,46 +255,24 @@ def outliers(study: Study) -> Judgement:
 
 
 def _log_reach(spectrum: TaskSpectrum, sign: float) -> Measured:
-    def functional(nodes: np.ndarray, weights: np.ndarray) -> float:
-        edge = max(bulk_edge(nodes, weights), spectrum.resolution, 1e-300)
-        farthest = float((sign * nodes[weights > 0]).max())
-        return float(np.log10(max(farthest, 1e-3 * edge) / edge))
-
-    return spectrum.measure(functional)
-
-
-def bulk_edge(nodes: np.ndarray, weights: np.ndarray, level: float = BULK) -> float:
-    """The magnitude below which a share `level` of one probe's mass lies."""
-    magnitudes = np.abs(nodes)
-    order = np.argsort(magnitudes)
-    mass = np.cumsum(weights[order])
-    return float(magnitudes[order][min(np.searchsorted(mass, level), mass.size - 1)])
-
-
-def _radii(spectrum: TaskSpectrum) -> np.ndarray:
-    """Largest |λ| as each probe saw it."""
-    return np.where(spectrum.weights > 0, np.abs(spectrum.nodes), 0.0).max(axis=1)
-
-
-def _from_probes(values: np.ndarray) -> Measured:
-    if values.size == 1:
-        return Measured(float(values[0]))
-    return Measured(
-        float(values.mean()), float(values.std(ddof=1) / values.size**0.5), values.size - 1
-    )
+    """log10 of the farthest eigenvalue of one sign over the edge of the bulk."""
+    edge = spectrum.log_bulk_edge
+    farthest = float((sign * spectrum.nodes[spectrum.weights > 0]).max())
+    floor = 10.0 ** (edge.value - 3.0)
+    return Measured(float(np.log10(max(farthest, floor))) - edge.value, edge.error, edge.dof)
 
 
 def _log_ratio(columns: Sequence[np.ndarray]) -> Measured:
     """log10 of the largest over the smallest, probe by probe."""
     table = np.maximum(np.stack(columns), 1e-300)
-    return _from_probes(np.log10(table.max(axis=0) / table.min(axis=0)))
+    return measured_by_probes(np.log10(table.max(axis=0) / table.min(axis=0)))
 
 
 def prominence(path: Sequence[TaskSpectrum]) -> Measured:
     """log10 of the factor by which the largest |λ| rises to some epoch and falls again after it."""
-    logs = np.log10(np.maximum(np.stack([_radii(s) for s in path]), 1e-300))
+    logs = np.log10(np.maximum(np.stack([s.radii for s in path]), 1e-300))
     before, after = np.minimum.accumulate(logs), np.minimum.accumulate(logs[::-1])[::-1]
-    return _from_probes(np.minimum(logs - before, logs - after).max(axis=0))
+    return measured_by_probes(np.minimum(logs - before, logs - after).max(axis=0))
 
 
 def outlier_share(spectrum: TaskSpectrum) -> Measured:
@@ -321,27 +290,19 @@ def outlier_share(spectrum: TaskSpectrum) -> Measured:
 def spreading(study: Study) -> Judgement:
     """Claim 7: from first to last epoch the bulk of each task widens, and their widths part."""
 
-    def edges(row: Sequence[TaskSpectrum]) -> np.ndarray:
-        return np.stack(
-            [[bulk_edge(n, w) for n, w in zip(s.nodes, s.weights, strict=True)] for s in row]
-        )
-
-    def resolved(spectra: Spectra, measured: Measured) -> Measured:
-        ends = [*spectra[0], *spectra[-1]]
-        seen = all(s.magnitude_quantile(BULK) > s.resolution for s in ends)
-        return measured if seen else Measured(measured.value)
+    def widths(row: Sequence[TaskSpectrum]) -> list[Measured]:
+        return [spectrum.log_bulk_edge for spectrum in row]
 
     def widening(spectra: Spectra) -> Measured:
-        first, last = edges(spectra[0]), edges(spectra[-1])
-        ratio = np.log10(np.maximum(last, 1e-300) / np.maximum(first, 1e-300))
-        return resolved(spectra, min(map(_from_probes, ratio), key=lambda m: m.value))
+        pairs = zip(widths(spectra[0]), widths(spectra[-1]), strict=True)
+        return min((_difference(last, first) for first, last in pairs), key=lambda m: m.value)
 
     def parting(spectra: Spectra) -> Measured:
-        def spread(row: Sequence[TaskSpectrum]) -> np.ndarray:
-            table = np.maximum(edges(row), 1e-300)
-            return np.log10(table.max(axis=0) / table.min(axis=0))
+        def spread(row: Sequence[TaskSpectrum]) -> Measured:
+            ordered = sorted(widths(row), key=lambda m: m.value)
+            return _difference(ordered[-1], ordered[0])
 
-        return resolved(spectra, _from_probes(spread(spectra[-1]) - spread(spectra[0])))
+        return _difference(spread(spectra[-1]), spread(spectra[0]))
 
     statistics = (
         (
@@ -374,6 +335,11 @@ def spreading(study: Study) -> Judgement:
     )
 
 
+def _difference(a: Measured, b: Measured) -> Measured:
+    """a - b; their errors are taken as independent."""
+    return Measured(a.value - b.value, float(np.hypot(a.error, b.error)), min(a.dof, b.dof))
+
+
 def samples_for_trace(study: Study) -> Judgement:
     """Claim 9: the relative error that 500 Rademacher samples leave on a trace.
 
@@ -401,9 +367,9 @@ def samples_for_trace(study: Study) -> Judgement:
     def from_norm(run: SeedRun) -> Measured:
         values, errors = traces_of(run)
         ratios = []
-        for e, row in enumerate(spectra_of(run)):
+        for e, row in enumerate(run.spectra):
             for t, spectrum in enumerate(row):
-                square = spectrum.dim * spectrum.expectation(np.square).value
+                square = spectrum.dim * float(spectrum.density.moment(2))
                 bound = (2.0 * square / PAPER_SAMPLES) ** 0.5 / max(abs(values[e, t]), 1e-300)
                 relative = errors[e, t] / max(abs(values[e, t]), 1e-300)
                 ratios.append(Measured(float(bound), float(bound * relative)))
@@ -444,12 +410,11 @@ def median_item(items: Sequence[Measured]) -> Measured:
 def lanczos_steps(study: Study) -> Judgement:
     """Claim 10: residuals of the extreme Ritz values, relative to the largest |λ|."""
     steps = [np.shape(p.density.nodes)[-1] for run in study.runs for p in run.curvature]
-    residuals = [[extreme_residual(point.density) for point in run.curvature] for run in study.runs]
-    known = bool(steps) and all(r is not None for row in residuals for r in row)
     statistics: tuple[Statistic, ...] = ()
-    if known:
+    if _measured(study, 1):
         worst = tuple(
-            Measured(float(max(np.max(r) for r in row if r is not None)), 0.0) for row in residuals
+            Measured(max(s.extreme_residual() for row in run.spectra for s in row), 0.0)
+            for run in study.runs
         )
         statistic = Statistic(
             "largest residual of an extreme eigenvalue, relative to the largest |λ|",

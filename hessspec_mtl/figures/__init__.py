@@ -1,4 +1,4 @@
-"""Figures 1 to 7 of the paper and two more: each function draws one and returns a `Plot`; `write_plot` makes its files.
+"""Figures 1 to 7 of the paper and two more: functions that return a `Plot`, and its writer.
 
 - `structures`: Figure 1 (crystal and multigraph), Figure 2 (molecule and graph)
 - `training`: Figure 3 (errors over training)

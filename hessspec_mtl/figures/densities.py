@@ -14,7 +14,7 @@ from hessspec_mtl.figures.style import (
     new_figure,
     task_style,
 )
-from hessspec_mtl.spectra import TaskSpectrum, task_spectrum
+from hessspec_mtl.spectra import TaskSpectrum, widest
 from hessspec_mtl.study import Study
 
 EIGENVALUE = "eigenvalue λ (loss / parameter²)"
@@ -28,14 +28,8 @@ def snapshots(num_epochs: int, wanted: int) -> list[int]:
 
 
 def _spectra(study: Study, wanted: int) -> list[tuple[int, list[TaskSpectrum]]]:
-    curvature = study.runs[0].curvature
-    return [
-        (
-            curvature[i].epoch,
-            [task_spectrum(curvature[i].density, t) for t in range(len(study.tasks))],
-        )
-        for i in snapshots(len(curvature), wanted)
-    ]
+    run = study.runs[0]
+    return [(run.curvature[i].epoch, run.spectra[i]) for i in snapshots(len(run.curvature), wanted)]
 
 
 def round_up(value: float) -> float:
@@ -83,7 +77,7 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
                     markersize=3.2,
                     label=task.label,
                 )
-                outside = spectrum.expectation(lambda x: (np.abs(x) > reach).astype(float))
+                outside = spectrum.mass_beyond(reach)
                 notes.append(f"{task.label} {_percent(outside.value)}")
                 rows.append(
                     pd.DataFrame(
@@ -152,7 +146,7 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
     """
     shots = _spectra(study, 5)
     everything = [s for _, row in shots for s in row]
-    reach = max(s.radius for s in everything)
+    reach = widest(everything)
     floor = max(s.resolution for s in everything)
     nodes = np.concatenate([s.nodes[s.weights > 0] for s in everything])
     threshold = max(linear_threshold(nodes), 10.0 ** np.ceil(np.log10(max(floor, 1e-300))))
