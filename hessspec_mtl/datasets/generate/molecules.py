@@ -17,7 +17,7 @@ PACKAGES = ("rdkit", "ase", "tblite", "pyscf", "numpy", "scipy")
 MIN_ENERGY = 0.05
 """Hartree. Below it the closed-shell reference is a poor one and the result is not kept."""
 
-MIN_GAP = 5e-4
+MIN_GAP = 2e-4
 """Hartree. States that are closer are degenerate by symmetry, broken by the coarse grid and the
 finite relaxation alone: f1 and f2 then depend on an arbitrary rotation."""
 
