@@ -19,9 +19,9 @@ from hessspec._operators import (
 )
 from hessspec._products import hvp
 
-X = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+X = jnp.asarray(np.random.default_rng(0).normal(size=(11, 3)))
 RANDOM = np.random.default_rng(9)
-Y = np.random.default_rng(1).normal(size=(11, 2)).astype(np.float32)
+Y = jnp.asarray(np.random.default_rng(1).normal(size=(11, 2)))
 
 
 def scalar_loss(params, batch):
@@ -37,9 +37,9 @@ def vector_loss(params, batch):
 def network_params():
     rng = np.random.default_rng(2)
     return {
-        "w1": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
-        "b1": jnp.asarray(rng.normal(size=4), jnp.float32),
-        "w2": jnp.asarray(rng.normal(size=(4, 2)), jnp.float32),
+        "w1": jnp.asarray(rng.normal(size=(3, 4))),
+        "b1": jnp.asarray(rng.normal(size=4)),
+        "w2": jnp.asarray(rng.normal(size=(4, 2))),
     }
 
 
@@ -67,7 +67,7 @@ def test_dense_is_the_hessian_of_jax(loss):
 
 
 def test_a_flax_model_is_a_loss_like_any_other():
-    model = nn.Dense(2)
+    model = nn.Dense(2, param_dtype=X.dtype)
     params = model.init(jax.random.key(0), X)
 
     def loss(params, batch):
@@ -122,7 +122,7 @@ def test_where_restricts_the_hessian_to_its_block():
         scalar_loss, params, data=(X, Y), where=lambda path, leaf: path != "b1" and leaf.ndim == 2
     )
     assert part.space.paths == ("w1", "w2")
-    assert "w1: float32[3, 4]" in repr(part)
+    assert f"w1: {X.dtype}[3, 4]" in repr(part)
     assert "b1" not in repr(part)
     close(part.dense(), np.asarray(whole.dense())[4:, 4:])  # b1 comes first in the tree's order
     assert part.matvec(part.chosen)["b1"] is None
@@ -149,7 +149,7 @@ def test_ragged_batches_give_the_mean_of_one_big_batch(memory_budget):
     )
     assert (parts.streamed is not None) == (memory_budget is not None)
     close(parts.dense(), whole.dense())
-    block = np.random.default_rng(3).normal(size=(5, whole.dim)).astype(np.float32)
+    block = np.random.default_rng(3).normal(size=(5, whole.dim))
     close(parts.forms(block), whole.forms(block))
     close(parts.losses(), whole.losses())
 
@@ -158,10 +158,8 @@ def test_sums_over_batches_are_sums():
     def total(params, batch):
         return ((batch @ params) ** 2).sum()
 
-    whole = HessianOperator(total, jnp.ones(3, jnp.float32), data=X)
-    parts = HessianOperator(
-        total, jnp.ones(3, jnp.float32), data=Batches([X[:6], X[6:]], reduction="sum")
-    )
+    whole = HessianOperator(total, jnp.ones(3), data=X)
+    parts = HessianOperator(total, jnp.ones(3), data=Batches([X[:6], X[6:]], reduction="sum"))
     close(parts.dense(), whole.dense())
 
 
@@ -222,7 +220,7 @@ def test_a_loss_defined_anew_reuses_the_compiled_program_but_not_its_old_arrays(
     from hessspec._operators import _rows
 
     def operator_for(data):
-        return HessianOperator(lambda p: ((data @ p) ** 4).sum(), jnp.ones(3, jnp.float32))
+        return HessianOperator(lambda p: ((data @ p) ** 4).sum(), jnp.ones(3))
 
     first = operator_for(X)
     first.rows(jnp.ones((2, 3)))
@@ -271,12 +269,12 @@ def test_gauss_newton_is_jacobian_curvature_jacobian():
         dense[task] = jacobian[:, task].T @ (second[:, None] * jacobian[:, task])
     close(operator.dense(), dense)
     close(operator.task(1).dense(), dense[1])
-    block = np.random.default_rng(3).normal(size=(3, operator.dim)).astype(np.float32)
+    block = np.random.default_rng(3).normal(size=(3, operator.dim))
     close(operator.forms(block), np.einsum("kp,tpq,kq->tk", block, dense, block))
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model():
-    params = {"w": jnp.ones((3, 2), jnp.float32)}
+    params = {"w": jnp.ones((3, 2))}
 
     def outer(outputs, batch):
         return ((outputs - batch[1]) ** 2).mean()
@@ -292,7 +290,7 @@ def test_gauss_newton_is_the_hessian_of_a_linear_model():
 
 
 def symmetric(seed, size):
-    square = np.random.default_rng(seed).normal(size=(size, size)).astype(np.float32)
+    square = np.random.default_rng(seed).normal(size=(size, size))
     return jnp.asarray(square + square.T)
 
 
@@ -303,11 +301,11 @@ def symmetric(seed, size):
 )
 def test_operators_form_a_vector_space(seed, scale, weights):
     a, b = symmetric(seed, 6), symmetric(seed + 1, 6)
-    like = jnp.zeros(6, jnp.float32)
+    like = jnp.zeros(6)
     first = FunctionOperator(jax.tree_util.Partial(jnp.matmul, a), like)
     second = FunctionOperator(jax.tree_util.Partial(jnp.matmul, b), like)
     both = FunctionOperator(jax.tree_util.Partial(jnp.matmul, jnp.stack([a, b])), like, num_tasks=2)
-    block = jnp.asarray(np.random.default_rng(seed).normal(size=(3, 6)), jnp.float32)
+    block = jnp.asarray(np.random.default_rng(seed).normal(size=(3, 6)))
     np.testing.assert_allclose(
         (scale * first - second).rows(block),
         np.asarray(block) @ (scale * np.asarray(a) - np.asarray(b)),
@@ -333,7 +331,7 @@ def test_scipy_sees_the_same_operator():
     from scipy.sparse.linalg import eigsh
 
     matrix = symmetric(0, 12)
-    operator = FunctionOperator(lambda v: matrix @ v, jnp.zeros(12, jnp.float32)).as_scipy()
+    operator = FunctionOperator(lambda v: matrix @ v, jnp.zeros(12)).as_scipy()
     largest = eigsh(operator, k=1, which="LA", return_eigenvectors=False)[0]
     np.testing.assert_allclose(largest, np.linalg.eigvalsh(matrix)[-1], rtol=1e-5)
 
@@ -390,7 +388,7 @@ def test_hvp_equals_the_dense_product():
             r"one float scalar, or shape \(T,\)",
         ),
         (
-            lambda: HessianOperator(jnp.sum, jnp.ones(4)).dense(memory_budget=100),
+            lambda: HessianOperator(jnp.sum, jnp.ones(4, jnp.float32)).dense(memory_budget=100),
             MemoryError,
             "dense matrix of 4 parameters needs 128 bytes, `memory_budget` allows 100 bytes",
         ),
@@ -419,8 +417,8 @@ def test_a_loss_that_answers_differently_each_time_is_refused():
 
 def test_the_hessian_is_taken_at_the_parameters_given():
     """A closed form: logistic regression has H = X' diag(s(1 - s)) X / n at these weights."""
-    weights = jnp.asarray([0.3, -1.0, 2.0], jnp.float32)
-    labels = jnp.asarray(Y[:, 0] > 0, jnp.float32)
+    weights = jnp.asarray([0.3, -1.0, 2.0])
+    labels = jnp.asarray(Y[:, 0] > 0, X.dtype)
 
     def loss(w):
         logits = X @ w
