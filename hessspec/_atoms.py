@@ -192,7 +192,8 @@ def _assumed(converged: list[Cluster], pairs: RitzPairs, dim: int) -> list[tuple
     kept = []
     for cluster in ranked:
         copies = len(cluster.members)
-        if not contradicted(float(weights[list(cluster.members)].sum()), copies):
+        # Copies show that the eigenvalue is multiple, not how often.
+        if copies == 1 and not contradicted(float(weights[cluster.members[0]]), 1):
             kept.append((cluster, copies))
     mass, count = 0.0, 0
     for cluster, copies in kept:

@@ -1,91 +1,13 @@
-"""Intervals for eigenvalue counts: what T leaves open, and what the random start leaves open.
+"""Intervals for eigenvalue counts: what the randomness of the starts leaves open.
 
-Two facts, both exact. (1) Of the measure μ that a start sees, T fixes the first 2m moments, and
-all measures with these moments have μ(-∞, x] between two values given by the quadrature rule
-with a node at x (Chebyshev, Markov, Stieltjes). (2) If k of P eigenvalues lie at or below x, a
-Gaussian start gives them a share μ(-∞, x] that is Beta(k/2, (P - k)/2). Inverting the second on
-the ends of the first gives an interval for k, even from a single probe.
+If k of P eigenvalues lie at or below x, a Gaussian start gives them a share of its measure that
+is Beta(k/2, (P - k)/2), exactly. Inverting this law on the bounds that T puts on the share
+(`mass_bounds`) gives an interval for k, even from a single probe.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import special
-
-from hessspec._quadrature import RitzPairs, ritz_pairs
-
-# Distance from a node, relative to the operator, at which the rule with a node at x is no longer
-# evaluated: its entry 1 / (θ - x) would cost the digits of the rest.
-_NODE_GUARD = 1e-7
-_GRID_BLOCK = 256
-
-
-def mass_bounds(
-    alpha: Float[np.ndarray, " m"],
-    beta: Float[np.ndarray, " m"],
-    x: Float[np.ndarray, " g"],
-    blur: float = 0.0,
-) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
-    """Bounds on μ(-∞, x] of every measure with these Lanczos coefficients.
-
-    Extend T by the row (β_m, α̂) with α̂ = x + β_m² Σ sᵢₘ² / (θᵢ - x), so that x becomes an
-    eigenvalue; the rule of the extended T matches the moments up to degree 2m, and the mass that
-    it puts below x, and up to x, are the bounds.
-
-    Args:
-        alpha, beta: valid Lanczos coefficients, beta[-1] the norm of the remainder.
-        x: points at which to bound, any order.
-        blur: positions are uncertain by this much, in the units of H: the lower bound is taken
-            at x - blur and the upper at x + blur.
-    """
-    pairs = ritz_pairs(alpha, beta)
-    norm = float(np.max(np.abs(pairs.values)))
-    guard = max(_NODE_GUARD * norm, np.finfo(float).tiny)
-    low_x = _clear_of(pairs.values, x - blur, -guard)
-    high_x = _clear_of(pairs.values, x + blur, guard)
-    ends = np.isinf(x)
-    if beta[-1] <= np.finfo(float).eps * norm:
-        cumulative = np.concatenate([[0.0], np.cumsum(pairs.weights)])
-        low = cumulative[np.searchsorted(pairs.values, x - blur, side="right")]
-        high = cumulative[np.searchsorted(pairs.values, x + blur, side="right")]
-    else:
-        low = _extended_mass(alpha, beta, pairs, np.where(ends, 0.0, low_x), below=True)
-        high = _extended_mass(alpha, beta, pairs, np.where(ends, 0.0, high_x), below=False)
-    low, high = (np.where(ends, np.where(x > 0, 1.0, 0.0), side) for side in (low, high))
-    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
-
-
-def _clear_of(nodes: np.ndarray, x: np.ndarray, step: float) -> np.ndarray:
-    """x, moved to `step` beyond any node closer than that, in the direction of `step`."""
-    x = np.where(np.isinf(x), 0.0, x)
-    for _ in range(nodes.size):
-        nearest = nodes[np.argmin(np.abs(nodes[None] - x[:, None]), axis=1)]
-        close = np.abs(nearest - x) < abs(step) * (1 - 1e-9)
-        if not close.any():
-            break
-        x = np.where(close, nearest + step, x)
-    return x
-
-
-def _extended_mass(
-    alpha: np.ndarray, beta: np.ndarray, pairs: RitzPairs, x: np.ndarray, *, below: bool
-) -> np.ndarray:
-    """Mass below x (or up to x) of the rule with a node at x."""
-    m = alpha.size
-    last = pairs.vectors[-1] ** 2
-    corner = x + beta[-1] ** 2 * (last[None] / (pairs.values[None] - x[:, None])).sum(axis=1)
-    # The nodes of the extended rule interlace those of T: as many of them lie below x as of T.
-    index = np.searchsorted(pairs.values, x, side="left")
-    mass = np.empty(x.size)
-    tridiagonal = np.diag(np.append(alpha, 0.0)) + np.diag(beta, 1) + np.diag(beta, -1)
-    for begin in range(0, x.size, _GRID_BLOCK):
-        part = slice(begin, begin + _GRID_BLOCK)
-        matrices = np.repeat(tridiagonal[None], corner[part].size, axis=0)
-        matrices[:, m, m] = corner[part]
-        _, vectors = np.linalg.eigh(matrices)
-        cumulative = np.cumsum(vectors[:, 0, :] ** 2, axis=1)
-        cumulative = np.concatenate([np.zeros((len(matrices), 1)), cumulative], axis=1)
-        mass[part] = cumulative[np.arange(len(matrices)), index[part] + (0 if below else 1)]
-    return mass
 
 
 def count_interval(

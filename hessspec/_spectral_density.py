@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from hessspec._bands import atoms_at_most, count_interval, mass_bounds, uniform_half_width
+from hessspec._bands import atoms_at_most, count_interval, uniform_half_width
+from hessspec._mass_bounds import mass_bounds
 from hessspec._quadrature import gauss_quadrature
 from hessspec._records import load_record, save_record
 from hessspec._spectral_trace import SpectralTrace
