@@ -44,7 +44,7 @@ def crystal_record(name: str, settings: ElasticitySettings) -> Record:
         return {"failed": str(failure)}
     moduli = voigt_reuss_hill(crystal.stiffness)
     return {
-        "lattice": crystal.atoms.cell[:].round(6).tolist(),
+        "lattice": crystal.atoms.cell.array.round(6).tolist(),
         "atomic_numbers": crystal.atoms.numbers.tolist(),
         "fractional": (crystal.atoms.get_scaled_positions().round(8) % 1.0).tolist(),
         "stiffness": (crystal.stiffness[np.triu_indices(6)].round(3) + 0.0).tolist(),

@@ -11,6 +11,7 @@ of the cell are at a minimum.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -105,7 +106,9 @@ def relaxed(ordering: Ordering, settings: ElasticitySettings) -> Atoms:
         calculator=EMT(),
     )
     try:
-        converged = BFGS(FrechetCellFilter(atoms), logfile=None).run(
+        # ASE's optimisers take a filter in place of atoms, though their annotation does not say so.
+        cell_and_atoms: Any = FrechetCellFilter(atoms)
+        converged = BFGS(cell_and_atoms, logfile=None).run(
             fmax=settings.max_force, steps=settings.max_steps
         )
     except Exception as error:  # ASE raises several kinds when a cell runs away
@@ -156,7 +159,7 @@ def strained(atoms: Atoms, component: int, amount: float) -> Atoms:
     deformation[column, row] += amount / 2
     copy = atoms.copy()
     copy.calc = EMT()
-    copy.set_cell(atoms.cell[:] @ deformation, scale_atoms=True)
+    copy.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
     return copy
 
 

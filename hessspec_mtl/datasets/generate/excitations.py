@@ -7,6 +7,7 @@ basis with density fitting. QM8 gives the same four targets (E1, E2, f1, f2) at 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from ase import Atoms
@@ -14,8 +15,12 @@ from ase.optimize import BFGS
 from jaxtyping import Float, Int
 from pyscf import dft, gto, lib
 from rdkit import Chem
-from rdkit.Chem import AllChem
+from rdkit.Chem.rdDistGeom import EmbedMultipleConfs, ETKDGv3
+from rdkit.Chem.rdForceFieldHelpers import MMFFHasAllMoleculeParams, MMFFOptimizeMoleculeConfs
 from tblite.ase import TBLite
+
+GroundState: TypeAlias = Any
+"""PySCF's `dft.rks.RKS` with density fitting; its classes are made at run time."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +98,14 @@ def relaxed_geometry(smiles: str, settings: ExcitationSettings) -> Geometry:
             relaxation.
     """
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    parameters = AllChem.ETKDGv3()
+    parameters = ETKDGv3()
     parameters.randomSeed = seed_of(smiles)
-    conformers = list(AllChem.EmbedMultipleConfs(molecule, settings.num_conformers, parameters))
+    conformers = list(EmbedMultipleConfs(molecule, settings.num_conformers, parameters))
     if not conformers:
         raise MoleculeFailed("no conformer")
     best = conformers[0]
-    if AllChem.MMFFHasAllMoleculeParams(molecule):
-        outcomes = AllChem.MMFFOptimizeMoleculeConfs(molecule, numThreads=1, maxIters=2000)
+    if MMFFHasAllMoleculeParams(molecule):
+        outcomes = MMFFOptimizeMoleculeConfs(molecule, numThreads=1, maxIters=2000)
         # Conformers often meet in one minimum: a rounded energy leaves the choice to the order.
         best = conformers[int(np.argmin([round(energy, 3) for _, energy in outcomes]))]
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
@@ -171,7 +176,7 @@ def singlet_excitations(geometry: Geometry, settings: ExcitationSettings) -> Exc
     return Excitations(energies, 2 / 3 * energies * (moments**2).sum(axis=1))
 
 
-def ground_state(geometry: Geometry, settings: ExcitationSettings) -> dft.rks.RKS:
+def ground_state(geometry: Geometry, settings: ExcitationSettings) -> GroundState:
     """PySCF's restricted Kohn-Sham ground state with density fitting, run to convergence."""
     molecule = gto.M(
         atom=list(zip(geometry.atomic_numbers.tolist(), geometry.positions.tolist(), strict=True)),
@@ -179,7 +184,7 @@ def ground_state(geometry: Geometry, settings: ExcitationSettings) -> dft.rks.RK
         unit="Angstrom",
         verbose=0,
     )
-    field = dft.RKS(molecule, xc=settings.xc).density_fit()
+    field: GroundState = dft.RKS(molecule, xc=settings.xc).density_fit()
     field.grids.level = settings.grid_level
     field.conv_tol = settings.scf_tolerance
     field.max_cycle = 100
@@ -196,14 +201,14 @@ class Frontier:
     gaps: Float[np.ndarray, "occupied virtual"]
 
 
-def frontier(field: dft.rks.RKS) -> Frontier:
+def frontier(field: GroundState) -> Frontier:
     """The orbitals of a converged closed-shell ground state."""
     filled = field.mo_occ > 0
     gaps = field.mo_energy[~filled] - field.mo_energy[filled][:, None]
     return Frontier(field.mo_coeff[:, filled], field.mo_coeff[:, ~filled], gaps)
 
 
-def fitted_coupling(field: dft.rks.RKS, orbitals: Frontier) -> Float[np.ndarray, "pairs pairs"]:
+def fitted_coupling(field: GroundState, orbitals: Frontier) -> Float[np.ndarray, "pairs pairs"]:
     """2 (ia|jb) - c (ij|ab) over pairs ia, jb, from density-fitted three-index integrals."""
     share = field._numint.hybrid_coeff(field.xc)
     three_index = np.concatenate([lib.unpack_tril(block) for block in field.with_df.loop()])
@@ -220,7 +225,7 @@ def fitted_coupling(field: dft.rks.RKS, orbitals: Frontier) -> Float[np.ndarray,
 
 
 def exchange_correlation_product(
-    field: dft.rks.RKS, orbitals: Frontier
+    field: GroundState, orbitals: Frontier
 ) -> Callable[[np.ndarray], np.ndarray]:
     """X -> 2 sum_jb (ia|f_xc|jb) X_jb on the grid of the ground state, for a GGA.
 

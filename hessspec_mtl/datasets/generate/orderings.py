@@ -96,7 +96,7 @@ def stacking(name: str, positions: str, word: str) -> Prototype:
 
 
 # Planes of the face-centred cubic lattice: two vectors in the plane and a step to the next one.
-FCC_PLANES = {
+FCC_PLANES: Mapping[str, tuple[Vector, Vector, Vector]] = {
     "001": ([0.5, 0.5, 0], [-0.5, 0.5, 0], [0.5, 0, 0.5]),
     "110": ([0.5, -0.5, 0], [0, 0, 1], [0.5, 0, 0.5]),
     "111": ([0.5, -0.5, 0], [0, 0.5, -0.5], [0.5, 0.5, 0]),
