@@ -256,7 +256,10 @@ def subset_indices(num_examples: int, n: int, seed: int) -> Int[np.ndarray, " n"
     smaller one.
     """
     if not 1 <= n <= num_examples:
-        raise ValueError(f"`n` must lie in [1, {num_examples}], the size of the data set, got {n}.")
+        raise ValueError(
+            f"`n`, the size of a subset, must lie in [1, {num_examples}], that of the data set, "
+            f"got {n}."
+        )
     generator = np.random.default_rng([_SUBSET_STREAM, seed])
     return np.sort(generator.permutation(num_examples)[:n])
 

@@ -137,7 +137,9 @@ def _power_of_ten(exponent: object) -> object:
 def _crystal_of_row(row: dict[str, Any]) -> Crystal:
     if "structure" in row:
         return crystal_of(row["structure"])
-    return crystal_from_cell(row["cell"], row["species"], row["frac"])
+    a, b, c, alpha, beta, gamma = (float(number) for number in row["cell"])
+    fractional = [[float(number) for number in site] for site in row["frac"]]
+    return crystal_from_cell((a, b, c, alpha, beta, gamma), row["species"], fractional)
 
 
 def _sorted_out(rows: list[ElasticRecord | LeftOut]) -> Records:

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Task, subset_indices
+from hessspec_mtl.datasets.base import (
+    LeftOut,
+    MultitaskDataset,
+    Task,
+    count_reasons,
+    subset_indices,
+)
 from hessspec_mtl.datasets.elastic_records import (
     ElasticRecord,
     Records,
@@ -93,7 +99,8 @@ def load_materials_project(
     (records, left_out), sources = _read_source(directory, download, api_key, progress)
     kept, outside = _in_range(records)
     if not kept:
-        raise DataError(f"none of {len(records)} crystals lies in the ranges of the paper.")
+        reasons = count_reasons((*left_out, *outside))
+        raise DataError(f"no crystal of {sources[0].file_name} can be used: {reasons}.")
     dataset = MultitaskDataset(
         name="MP",
         domain="crystals",

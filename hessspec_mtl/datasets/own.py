@@ -151,31 +151,7 @@ def load_own_crystals(
     files = {path.stem: path for path in sorted(folder.glob("*.cif"))}
     if not files:
         raise DataError(f"{folder} holds no files whose name ends in .cif; check `directory`.")
-    left_out: list[LeftOut] = []
-    rows: dict[str, tuple[Crystal, list[float]]] = {}
-    named: set[str] = set()
-    with progress_bar(len(table.rows), "CIF files", enabled=progress, unit="crystal") as bar:
-        for line, row in table.rows:
-            bar.update(1)
-            try:
-                name = _filled(table, line, row, name_column).removesuffix(".cif")
-                if name in named:
-                    raise table.unusable(
-                        line, name_column, "duplicate id", f"{name!r} stands in an earlier line"
-                    )
-                named.add(name)
-                numbers = _numbers(table, line, row, tasks)
-                if name not in files:
-                    problem = f"there is no {name}.cif in {folder}"
-                    raise table.unusable(line, name_column, "no CIF file", problem)
-                rows[name] = (_crystal(files[name]), numbers)
-            except _UnusableError as error:
-                left_out.append(error.left_out)
-    left_out += [
-        LeftOut(name, "no targets", f"{path} is named in no line of {table.path}")
-        for name, path in files.items()
-        if name not in named
-    ]
+    rows, left_out = _crystals_with_targets(table, name_column, tasks, files, progress)
     _report(left_out, len(rows), table.path, strict)
     names = list(rows)
     if num_examples is not None:
@@ -199,6 +175,41 @@ def load_own_crystals(
     )
     _report(list(dataset.left_out[len(left_out) :]), len(dataset), table.path, strict)
     return dataset
+
+
+def _crystals_with_targets(
+    table: "_Table",
+    name_column: str,
+    tasks: Sequence[str],
+    files: dict[str, Path],
+    progress: bool | None,
+) -> tuple[dict[str, tuple[Crystal, list[float]]], list[LeftOut]]:
+    """Crystal and targets of each usable row by name, and the rows and files of no use."""
+    rows: dict[str, tuple[Crystal, list[float]]] = {}
+    left_out: list[LeftOut] = []
+    named: set[str] = set()
+    with progress_bar(len(table.rows), "CIF files", enabled=progress, unit="crystal") as bar:
+        for line, row in table.rows:
+            bar.update(1)
+            try:
+                name = _filled(table, line, row, name_column).removesuffix(".cif")
+                if name in named:
+                    problem = f"{name!r} stands in an earlier line"
+                    raise table.unusable(line, name_column, "duplicate id", problem)
+                named.add(name)
+                numbers = _numbers(table, line, row, tasks)
+                if name not in files:
+                    problem = f"there is no file {name}.cif in the folder"
+                    raise table.unusable(line, name_column, "no CIF file", problem)
+                rows[name] = (_crystal(files[name]), numbers)
+            except _UnusableError as error:
+                left_out.append(error.left_out)
+    left_out += [
+        LeftOut(name, "no targets", f"{path} is named in no line of {table.path}")
+        for name, path in files.items()
+        if name not in named
+    ]
+    return rows, left_out
 
 
 class _UnusableError(Exception):

@@ -212,7 +212,7 @@ def _voronoi_faces(structure: Structure, cutoff: float) -> _Faces:
     for site, found in enumerate(neighbours):
         for other in found:
             a, b, c = (int(shift) for shift in other["image"])
-            faces[site, other["site_index"], a, b, c] = np.array(
+            faces[site, int(other["site_index"]), a, b, c] = np.array(
                 [other["poly_info"][name] for name in FACE_ATTRIBUTES], np.float64
             )
     return faces

@@ -143,6 +143,12 @@ def test_records_of_no_use_are_left_out_each_with_its_reason(tmp_path, monkeypat
     assert "G_VRH is 'forty'" in dataset.left_out[1].detail
 
 
+def test_a_file_without_any_crystal_of_use_says_why(tmp_path, monkeypatch):
+    write_lines(tmp_path, [row(1, K_VRH=None), row(2, species=["Xx"])], monkeypatch)
+    with pytest.raises(DataError, match=r"no crystal of mp_.*'missing target': 1, 'unreadable str"):
+        load_materials_project(tmp_path)
+
+
 def test_a_part_is_the_subset_of_the_whole_and_only_its_graphs_are_made(tmp_path, monkeypatch):
     write_lines(tmp_path, [row(i) for i in range(1, 9)], monkeypatch)
     part = load_materials_project(tmp_path, num_examples=3, seed=2, num_workers=1)
