@@ -78,7 +78,7 @@ def known_spectrum(appendix: AppendixE) -> Judgement:
     """Claim 10 where the truth is known: extremes and distribution function of appendix E."""
     radius = float(np.abs(appendix.eigenvalues).max())
     extremes = max(abs(error) for error in appendix.extreme_errors) / radius
-    between = appendix.cdf_errors().largest_error
+    between = appendix.cdf_agreement.largest_error
     return Judgement(
         10,
         "100 Lanczos steps give the extreme eigenvalues, and an approximate density between them.",

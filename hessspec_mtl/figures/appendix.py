@@ -29,7 +29,7 @@ def appendix_e_figure(record: AppendixE, *, name: str = "figure7") -> Plot:
     histogram = np.histogram(truth, bins=bins, density=True)[0]
     grid = np.linspace(-reach, reach, 401)
     estimate = np.asarray(record.density.pdf(grid, bandwidth=width), np.float64)
-    cdf = record.cdf_errors()
+    cdf = record.cdf_agreement
     low, high = (float(end) for end in record.trace.confidence_interval(0.95))
     blue, orange = COLOURS[0], COLOURS[4]
     with house_style():

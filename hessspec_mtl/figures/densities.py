@@ -77,8 +77,7 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
                     markersize=3.2,
                     label=task.label,
                 )
-                outside = spectrum.mass_beyond(reach)
-                notes.append(f"{task.label} {_percent(outside.value)}")
+                notes.append(f"{task.label} {_percent(spectrum.mass_beyond(reach))}")
                 rows.append(
                     pd.DataFrame(
                         {
