@@ -8,15 +8,21 @@ Operators say what is multiplied, verbs what is asked of it, records what came o
 
 # What is multiplied
 from hessspec._batches import Batches
+
+# What is asked
+from hessspec._density import density
 from hessspec._operators import (
     AbstractOperator,
     FunctionOperator,
     GaussNewtonOperator,
     HessianOperator,
 )
-
-# What is asked
 from hessspec._products import hvp
+
+# What comes out
+from hessspec._spectral_density import SpectralDensity
+from hessspec._trace import trace
+from hessspec._trace_estimate import TraceEstimate
 
 __version__ = "0.1.0"
 
@@ -26,5 +32,9 @@ __all__ = [
     "FunctionOperator",
     "GaussNewtonOperator",
     "HessianOperator",
+    "SpectralDensity",
+    "TraceEstimate",
+    "density",
     "hvp",
+    "trace",
 ]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +28,6 @@ from hessspec_mtl.datasets.sources import DataError
 from hessspec_mtl.files import write_whole
 from hessspec_mtl.pipeline import DATA_SEED, run_study
 from hessspec_mtl.presets import PRESETS, DatasetName, StudyConfig
-from hessspec_mtl.study import Study
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 
@@ -127,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind,
         args=arguments[1:] if own else arguments,
         prog="python -m hessspec_mtl.reproduce" + (f" {arguments[0]}" if own else ""),
-        description=kind.__doc__,
+        description=(kind.__doc__ or "").split("Attributes:")[0],
     )
     try:
         reproduce(options)
@@ -142,84 +145,122 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def reproduce(options: Options) -> Path:
     """Run the studies that `options` ask for and write their report; returns its path."""
-    # Imported late: plotting and chemistry need seconds to load, and `--help` neither.
-    from hessspec_mtl.appendix_e import run_appendix_e
-    from hessspec_mtl.report import write_report
+    # Imported late: plotting needs seconds to load, and `--help` does not need it.
+    from hessspec_mtl.appendix_e import appendix_e
+    from hessspec_mtl.report import FullDataset, Results, write_results
 
+    start = time.perf_counter()
     folder = options.out / (options.name or options.preset)
     folder.mkdir(parents=True, exist_ok=True)
-    studies: list[Study] = []
+    studies, full = [], []
     for name, load in _sources(options):
         config = _configured(options, name)
-        print(f"Reading {name}", flush=True)
-        dataset = load(config.num_examples)
-        studies.append(
-            run_study(config, dataset, folder / name, progress=options.progress, say=_say)
-        )
+        _say(f"Reading {name}")
+        whole, dataset = load(config.num_examples)
+        study = run_study(config, dataset, folder / name, progress=options.progress, say=_say)
+        encoded = dataset.encode(study.runs[0].split)
+        studies.append(study)
+        full.append(FullDataset(whole, encoded.node_features, encoded.edge_features))
+    _say("Appendix E: a Hessian whose spectrum is known")
+    appendix = appendix_e()
     _say("Tables, figures and report")
-    _write_settings(folder, options, studies)
-    appendix = run_appendix_e(seed=0, progress=options.progress)
-    report = write_report(studies, appendix, folder, versions=_versions())
-    print(f"Report: {report}")
+    settings = {study.name: dict(study.settings) for study in studies}
+    results = Results(
+        title="Curvature of multi-task graph networks",
+        studies=studies,
+        full=full,
+        appendix=appendix,
+        preset=options.preset,
+        command=_command(options),
+        settings=settings,
+        versions=_versions(),
+        device=_device(),
+        seconds=time.perf_counter() - start,
+        finished=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        other_files={
+            f"{name}/examples.csv": f"which examples of {name} were trained on, held out, and "
+            "used for the Hessian"
+            for name, _ in _sources(options)
+        },
+    )
+    effective = {"preset": options.preset, "studies": settings, "versions": _versions()}
+    write_whole(folder / "config.json", json.dumps(effective, indent=2, default=str) + "\n")
+    report = write_results(results, folder).html
+    _say(f"Report: {report}")
     return report
 
 
-Load = Callable[[int | None], MultitaskDataset]
+# Takes the number of examples to keep; gives the whole data set (perhaps without its graphs), for
+# the tables, and the part to be studied.
+Load = Callable[[int | None], tuple[MultitaskDataset, MultitaskDataset]]
 
 
 def _sources(options: Options) -> Iterator[tuple[str, Load]]:
-    """Name and loader of each data set; a loader takes the number of examples to keep."""
+    """Name and loader of each data set."""
     if isinstance(options, OwnMolecules):
-        yield (
-            options.file.stem,
-            lambda n: load_own_molecules(
-                options.file,
-                targets=options.targets,
-                smiles=options.smiles,
-                units=options.units,
-                add_hydrogens=options.add_hydrogens,
-                num_examples=n,
-                seed=DATA_SEED,
-                progress=options.progress,
-            ),
-        )
+        yield options.file.stem, partial(_own_molecules, options)
     elif isinstance(options, OwnCrystals):
-        yield (
-            options.folder.name,
-            lambda n: load_own_crystals(
-                options.folder,
-                options.targets,
-                targets=options.columns,
-                units=options.units,
-                num_examples=n,
-                seed=DATA_SEED,
-                progress=options.progress,
-            ),
-        )
+        yield options.folder.name, partial(_own_crystals, options)
     elif isinstance(options, Reproduce):
         for name in options.sets or tuple(PRESETS[options.preset].studies):
-            yield name, _published(name, options)
+            yield name, partial(_published, options, name)
 
 
-def _published(name: DatasetName, options: Reproduce) -> Load:
-    def subset(dataset: MultitaskDataset, n: int | None) -> MultitaskDataset:
-        return dataset if n is None or n >= len(dataset) else dataset.subset(n, DATA_SEED)
+def _own_molecules(
+    options: OwnMolecules, num_examples: int | None
+) -> tuple[MultitaskDataset, MultitaskDataset]:
+    whole = load_own_molecules(
+        options.file,
+        targets=options.targets,
+        smiles=options.smiles,
+        units=options.units,
+        add_hydrogens=options.add_hydrogens,
+        progress=options.progress,
+    )
+    return whole, _subset(whole, num_examples)
 
+
+def _own_crystals(
+    options: OwnCrystals, num_examples: int | None
+) -> tuple[MultitaskDataset, MultitaskDataset]:
+    whole = load_own_crystals(
+        options.folder,
+        options.targets,
+        targets=options.columns,
+        units=options.units,
+        progress=options.progress,
+    )
+    return whole, _subset(whole, num_examples)
+
+
+def _published(
+    options: Reproduce, name: DatasetName, num_examples: int | None
+) -> tuple[MultitaskDataset, MultitaskDataset]:
     match name:
         case "molecules":
-            return lambda n: subset(load_molecules(), n)
+            whole = load_molecules(progress=options.progress)
         case "crystals":
-            return lambda n: subset(load_crystals(progress=options.progress), n)
+            whole = load_crystals(progress=options.progress)
         case "qm8":
-            return lambda n: subset(load_qm8(options.data_dir), n)
+            whole = load_qm8(options.data_dir)
         case "mp":
-            return lambda n: load_materials_project(
+            # Making graphs takes 0.1 s a crystal: only those of the subset are made.
+            load = partial(
+                load_materials_project,
                 options.data_dir,
                 api_key=options.api_key,
-                num_examples=n,
-                seed=DATA_SEED,
                 progress=options.progress,
             )
+            whole = load(graphs=False)
+            few = num_examples is not None and num_examples < len(whole)
+            return whole, load(num_examples=num_examples if few else None, seed=DATA_SEED)
+    return whole, _subset(whole, num_examples)
+
+
+def _subset(whole: MultitaskDataset, num_examples: int | None) -> MultitaskDataset:
+    if num_examples is None or num_examples >= len(whole):
+        return whole
+    return whole.subset(num_examples, DATA_SEED)
 
 
 def _configured(options: Options, name: str) -> StudyConfig:
@@ -246,25 +287,32 @@ def _configured(options: Options, name: str) -> StudyConfig:
     )
 
 
-def _write_settings(folder: Path, options: Options, studies: Sequence[Study]) -> None:
-    """The effective configuration, seeds and versions beside the results."""
-    settings = {
-        "preset": options.preset,
-        "studies": {study.name: dict(study.settings) for study in studies},
-        "versions": _versions(),
-    }
-    write_whole(folder / "config.json", json.dumps(settings, indent=2, default=str) + "\n")
+def _command(options: Options) -> str:
+    """What a reader types to run this again."""
+    form = {OwnMolecules: " molecules", OwnCrystals: " crystals"}.get(type(options), "")
+    words = []
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if value == item.default or item.name in ("api_key", "progress"):
+            continue
+        if item.name in ("file", "folder"):
+            words.insert(0, str(value))
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        values = value if isinstance(value, tuple) else () if value is True else (value,)
+        words += [flag, *map(str, values)]
+    return " ".join(["python -m hessspec_mtl.reproduce" + form, *words])
 
 
 def _versions() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **versions}
+
+
+def _device() -> str:
     device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "device": f"{device.platform} {device.device_kind}",
-        "float": "float64" if jax.config.read("jax_enable_x64") else "float32",
-    }
+    kind = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
+    return f"{kind}, {'float64' if jax.config.read('jax_enable_x64') else 'float32'}"
 
 
 def _say(message: str) -> None:
