@@ -39,6 +39,7 @@ class Server:
     address: str
     answers: dict[str, Answer] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str) -> str:
         return f"{self.address}{path}"
@@ -67,6 +68,23 @@ class Server:
 
         self.answers[path] = answer
 
+    def stall(self, path: str, body: bytes, after: int) -> threading.Event:
+        """Send the first `after` bytes and then no more; returns what is set when that is so."""
+        stalled = threading.Event()
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body[:after])
+            handler.wfile.flush()
+            stalled.set()
+            self.over.wait(timeout=30)
+            handler.close_connection = True
+
+        self.answers[path] = answer
+        return stalled
+
 
 @pytest.fixture
 def server() -> Iterator[Server]:
@@ -87,6 +105,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield running
+    running.over.set()
     http.shutdown()
     http.server_close()
     thread.join()

@@ -13,7 +13,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from hessspec_mtl.datasets import materials_project, sources
-from hessspec_mtl.datasets.base import count_reasons
+from hessspec_mtl.datasets.base import MultitaskDataset, count_reasons
 from hessspec_mtl.datasets.elastic_records import poisson_ratio_of, read_matbench
 from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.sources import MATBENCH_G, MATBENCH_K, MP_ELASTIC, DataError
@@ -245,11 +245,15 @@ def test_the_poisson_ratio_of_an_incompressible_solid_is_a_half():
     assert poisson_ratio_of(1.0, 1.5) == 0.0
 
 
-def test_table_2_reads_as_its_source_says(real_data):
+@pytest.fixture(scope="module")
+def whole(real_data) -> MultitaskDataset:
+    return load_materials_project(real_data, graphs=False)
+
+
+def test_table_2_reads_as_its_source_says(whole):
     """Not the paper's crystals, but its ranges: minima and maxima are those that it prints."""
-    dataset = load_materials_project(real_data, graphs=False)
-    targets = dataset.targets
-    assert len(dataset) == 9_983
+    targets = whole.targets
+    assert len(whole) == 9_983
     np.testing.assert_array_equal(targets.mean(axis=0).round(4), [3.5396, 4.3748, 0.3009])
     np.testing.assert_array_equal(targets.std(axis=0, ddof=1).round(4), [0.7314, 0.6743, 0.0591])
     np.testing.assert_allclose(targets.min(axis=0), [0.0, 2.63905733, 0.18], atol=1e-8)
@@ -263,10 +267,9 @@ def test_real_crystals_have_the_feature_counts_of_table_1(real_data):
     assert len(encoded.train) + len(encoded.test) == 8
 
 
-def test_poisson_ratios_of_the_database_follow_from_its_moduli(real_data):
+def test_poisson_ratios_of_the_database_follow_from_its_moduli(whole):
     """The two-decimal value is that of the unrounded moduli, so integers reproduce it roughly."""
-    dataset = load_materials_project(real_data, graphs=False)
-    log_shear, log_bulk, poisson = dataset.targets.T
+    log_shear, log_bulk, poisson = whole.targets.T
     computed = poisson_ratio_of(np.exp(log_bulk), np.exp(log_shear))  # type: ignore[arg-type]
     stiff = np.exp(log_shear) >= 20
     assert np.mean(np.abs(computed - poisson)[stiff] < 0.02) > 0.99

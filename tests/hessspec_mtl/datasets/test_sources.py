@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +88,23 @@ def test_a_connection_that_breaks_off_is_tried_again(server, cache, monkeypatch)
     server.break_off("/file.csv", BODY, after=5000)
     assert fetch(replace(FILE, url=server.url("/file.csv"))).read_bytes() == BODY
     assert len(server.requests) == 2
+
+
+def test_a_download_killed_half_way_is_not_found_and_starts_afresh(server, cache):
+    """Killed by the operating system, a process cleans nothing up."""
+    source = replace(FILE, url=server.url("/file.csv"))
+    half_way = server.stall("/file.csv", BODY, after=5000)
+    code = f"from hessspec_mtl.datasets.sources import *; fetch({source!r})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        assert half_way.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (cache / "file.csv").exists()
+    assert find(source) is None
+    server.send("/file.csv", BODY)
+    assert fetch(source).read_bytes() == BODY
 
 
 def test_what_a_killed_download_left_behind_is_never_taken_for_the_file(server, cache):
