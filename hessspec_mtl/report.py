@@ -20,6 +20,7 @@ from hessspec_mtl.claims import (
     ledger_markdown,
     write_ledger,
 )
+from hessspec_mtl.claims.ledger import number
 from hessspec_mtl.figures import (
     Plot,
     PlotFiles,
@@ -266,7 +267,7 @@ def _error_paragraph(studies: Sequence[Study]) -> str:
     if worse.empty:
         return (
             "The test error of every property is below that of always predicting the training "
-            "median, so the network has learnt something about each."
+            "median, so the network has learnt something about each of them."
         )
     names = [f"{row.label} ({row.dataset})" for row in worse.itertuples()]
     verb = "is" if len(names) == 1 else "are"
@@ -307,7 +308,7 @@ def appendix_paragraph(appendix: AppendixE) -> str:
         f"{inside} the reported 95 % interval from {low:.2f} to {high:.2f} "
         f"({abs(appendix.trace_z):.2f} standard errors from the estimate); the true distribution "
         f"function is {band} the reported 95 % band, and at most {cdf.largest_error:.3f} from the "
-        f"estimate; the extreme eigenvalues are off by {ends[0]:.1e} and {ends[1]:.1e}."
+        f"estimate; the extreme eigenvalues are off by {number(ends[0])} and {number(ends[1])}."
     ).replace("-", "−")
 
 
@@ -379,7 +380,7 @@ def _test_errors_html(errors: pd.DataFrame) -> str:
 
 def _figure_html(files: PlotFiles, directory_name: str = "figures") -> str:
     image = base64.b64encode(files.png.read_bytes()).decode("ascii")
-    number = html.escape(_number(files.name))
+    heading = html.escape(_number(files.name))
     links = " · ".join(
         f'<a href="{directory_name}/{html.escape(path.name)}">{kind}</a>'
         for kind, path in (("PDF", files.pdf), ("data (CSV)", files.csv))
@@ -389,7 +390,7 @@ def _figure_html(files: PlotFiles, directory_name: str = "figures") -> str:
     return (
         f'{extra}<figure id="{html.escape(files.name)}">'
         f'<img alt="{html.escape(files.title)}" src="data:image/png;base64,{image}">'
-        f"<figcaption><b>{number}. {html.escape(files.title)}.</b> {html.escape(files.caption)} "
+        f"<figcaption><b>{heading}. {html.escape(files.title)}.</b> {html.escape(files.caption)} "
         f'<span class="links">{links}</span></figcaption></figure>'
     )
 
@@ -437,11 +438,14 @@ def _left_out(full: Sequence[FullDataset]) -> list[tuple[str, str]]:
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
+    # A run that was resumed remembers the time of the stages that it did not do again.
+    stages = sum(sum(run.seconds.values()) for study in results.studies for run in study.runs)
+    seconds = max(results.seconds, stages)
     facts = [
         ("Preset", results.preset),
         ("Command", results.command),
         ("Ran on", results.device),
-        ("Took", duration(results.seconds) if results.seconds else ""),
+        ("Took", duration(seconds) if seconds else ""),
         ("Finished", results.finished),
     ]
     seeds = sorted({run.seed for study in results.studies for run in study.runs})

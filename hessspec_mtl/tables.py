@@ -30,7 +30,6 @@ class PaperNumbers:
         sizes: data points, targets, node features, edge features (its Table 1).
         targets: the digits of each target as printed, by statistic, in the order of its columns.
         labels: what its columns are called.
-        note: why our numbers may differ, in words for a reader of the table.
     """
 
     name: str
@@ -38,7 +37,6 @@ class PaperNumbers:
     sizes: tuple[int, int, int, int]
     targets: Mapping[str, tuple[str, ...]]
     labels: tuple[str, ...]
-    note: str = ""
 
 
 PAPER: Mapping[str, PaperNumbers] = MappingProxyType(
@@ -55,15 +53,6 @@ PAPER: Mapping[str, PaperNumbers] = MappingProxyType(
                     "min": ("0.0", "2.63905733", "0.18"),
                     "max": ("4.82028157", "5.45103845", "0.5"),
                 }
-            ),
-            note=(
-                "The paper took 10,500 crystals from the Materials Project of October 2020. That "
-                "state of the database can no longer be asked for. Our source holds the elastic "
-                "constants of July 2020 for which a crystal structure is at hand and both moduli "
-                "are not negative; of these we keep the range that the paper's own extremes print "
-                "(K from 14 to 233 GPa, G from 1 to 124 GPa, Poisson ratio from 0.18 to 0.50), "
-                "which leaves 9,983. The extremes agree by construction; means and deviations "
-                "differ in the second or third digit because some 500 crystals are missing."
             ),
         ),
         "molecules": PaperNumbers(
@@ -184,8 +173,8 @@ def dataset_table(
     notes = []
     for dataset in datasets:
         if is_papers_dataset(dataset):
-            if len(dataset) != PAPER[dataset.domain].sizes[0] and PAPER[dataset.domain].note:
-                notes.append(PAPER[dataset.domain].note)
+            if len(dataset) != PAPER[dataset.domain].sizes[0]:
+                notes.append(why_fewer(dataset))
         else:
             notes.append(
                 f"{dataset.name} is not a data set of the paper and has no numbers to compare with."
@@ -226,7 +215,10 @@ def target_table(dataset: MultitaskDataset) -> Table:
     for statistic in STATISTICS:
         printed = paper.targets[statistic]
         values = [float(value) for value in ours.loc[statistic]]
-        shown = [f"{v:.{max(decimals(p), 4)}f}" for v, p in zip(values, printed, strict=True)]
+        shown = [
+            f"{v:.{max(decimals(p), 4)}f}".replace("-", "−")
+            for v, p in zip(values, printed, strict=True)
+        ]
         gaps = [_gap(v, p) for v, p in zip(values, printed, strict=True)]
         misses += sum(not agrees(v, p) for v, p in zip(values, printed, strict=True))
         rows += [
@@ -252,7 +244,8 @@ def target_table(dataset: MultitaskDataset) -> Table:
         else f"{total - misses} of {total} numbers agree with the paper to every printed digit."
     )
     size = f"{len(dataset):,} data points here, {paper.sizes[0]:,} in the paper"
-    notes = (verdict, paper.note) if misses and paper.note else (verdict,)
+    fewer = misses and len(dataset) != paper.sizes[0]
+    notes = (verdict, "The note below Table 1 says why.") if fewer else (verdict,)
     return Table(
         name=f"table{number}",
         title=f"Table {number}. Targets of {dataset.name} ({size})",
@@ -266,6 +259,24 @@ def target_table(dataset: MultitaskDataset) -> Table:
 def is_papers_dataset(dataset: MultitaskDataset) -> bool:
     """Whether this is one of the paper's two data sets, not the project's own or a user's."""
     return dataset.name in {"QM8", "MP", "Materials Project"}
+
+
+def why_fewer(dataset: MultitaskDataset) -> str:
+    """Why the number of data points is not the paper's."""
+    count, printed = f"{len(dataset):,}", f"{PAPER[dataset.domain].sizes[0]:,}"
+    sources = " and ".join(source.name for source in dataset.sources)
+    if dataset.domain == "molecules":
+        return (
+            f"{dataset.name} has {count} data points here and {printed} in the paper ({sources})."
+        )
+    return (
+        f"The paper took {printed} crystals from the Materials Project of October 2020, a state of "
+        f"the database that can no longer be asked for. Read here: {sources}. Of its crystals "
+        "those are kept whose elastic constants lie in the ranges that the paper prints (bulk "
+        "modulus 14 to 233 GPa, shear modulus 1 to 124 GPa, Poisson ratio 0.18 to 0.50, all "
+        f"inclusive), which leaves {count}. So the extremes agree by construction, and means and "
+        "deviations differ because the two sets of crystals do."
+    )
 
 
 def axis_label(label: str, unit: str) -> str:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 DENSITY_ERROR = 0.05  # largest error of a distribution function that we call approximate
 
 _LACKING = {
-    2: "python -m hessspec_mtl.reproduce --preset small (on the Materials Project set)",
-    3: "python -m hessspec_mtl.reproduce --preset small (on QM8)",
+    2: "python -m hessspec_mtl.reproduce --preset small --sets mp",
+    3: "python -m hessspec_mtl.reproduce --preset small --sets qm8",
 }
 
 

@@ -80,12 +80,13 @@ class Statistic:
         """
         tail = 0.5 * (1.0 - LEVEL) / self.comparisons
         within = self.within_error
+        dof = float(sum(measured.dof for measured in self.values))
+        error = within
         if len(self.values) > 1:
+            spread = self._spread_squared() ** 0.5
             # The spread may be small by luck: never below what the runs know of themselves.
-            error = np.sqrt(max(self._spread_squared(), 0.0 if np.isnan(within) else within**2))
-            dof = float(len(self.values) - 1)
-        else:
-            error, dof = within, self.values[0].dof
+            if np.isnan(within) or spread > within:
+                error, dof = spread, float(len(self.values) - 1)
         if np.isnan(error):
             return -np.inf, np.inf
         if error == 0.0:

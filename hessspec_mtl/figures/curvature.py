@@ -1,6 +1,6 @@
 """Figure 4: the trace of every task's Hessian along training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -65,7 +65,7 @@ def trace_figure(studies: Sequence[Study], *, name: str = "figure4") -> Plot:
             _draw_traces(panel, study, data[data["dataset"] == study.name])
             panel_title(panel, letter, study.name)
             panel.set_ylabel("trace of the Hessian\n(loss / parameter²)")
-        axes[-1].set_xlabel("epoch")
+        axes[-1].set_xlabel("epoch (those analysed)")
         figure.align_ylabels()
     return Plot(
         name=name,
@@ -83,9 +83,10 @@ def trace_figure(studies: Sequence[Study], *, name: str = "figure4") -> Plot:
 
 
 def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
-    epochs = np.sort(rows["epoch"].unique())
+    epochs = np.sort(rows["epoch"].unique()).astype(float)
+    place = _epoch_axis(epochs)
     # Enough to keep the bars of neighbouring tasks apart, too little to be read as another epoch.
-    shift = 0.006 * max(1.0, float(np.ptp(epochs)) if epochs.size else 1.0)
+    shift = 0.007 * max(float(np.ptp(place(epochs))), 1.0)
     for index, task in enumerate(study.tasks):
         style = task_style(index)
         offset = shift * (index - (len(study.tasks) - 1) / 2)
@@ -95,7 +96,7 @@ def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
             value = mine["trace"].to_numpy()
             bars = np.abs(np.stack([value - mine["low_95"], mine["high_95"] - value]))
             panel.errorbar(
-                mine["epoch"] + offset,
+                place(mine["epoch"].to_numpy(dtype=float)) + offset,
                 value,
                 yerr=np.where(np.isfinite(bars), bars, 0.0),
                 color=style.color,
@@ -107,6 +108,7 @@ def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
                 linewidth=1.2 if rank == 0 else 0.8,
                 label=task.label if rank == 0 else None,
             )
+    panel.set_xticks(*_epoch_ticks(epochs, place))
     panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     threshold = linear_threshold(rows["trace"].to_numpy(), rows["probe_standard_error"].to_numpy())
     ends = np.concatenate([rows["low_95"], rows["high_95"], rows["trace"]])
@@ -119,6 +121,27 @@ def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
     for sign in (-1, 1):
         panel.axhline(sign * threshold, color="#c4c4c4", linewidth=0.7, linestyle="--", zorder=1)
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _epoch_axis(epochs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Where an epoch stands on the axis: log₂(1 + epoch) if most of them are early, else epoch."""
+    early = epochs.size > 2 and float(np.median(epochs)) < 0.3 * float(epochs.max())
+    return (lambda epoch: np.log2(1.0 + epoch)) if early else (lambda epoch: epoch)
+
+
+def _epoch_ticks(
+    epochs: np.ndarray, place: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[float], list[str]]:
+    """The analysed epochs, less those whose labels would touch the one before."""
+    places = place(epochs)
+    apart = 0.045 * max(float(np.ptp(places)), 1e-9) if epochs.size > 1 else 0.0
+    ticks, labels = [], []
+    for epoch, where in zip(epochs, places, strict=True):
+        if ticks and where - ticks[-1] < apart:
+            continue
+        ticks.append(float(where))
+        labels.append(f"{epoch:.0f}")
+    return ticks, labels
 
 
 def _margin(end: float, reach: float) -> float:

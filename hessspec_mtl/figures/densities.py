@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from hessspec_mtl.figures.axes import linear_threshold, symlog
+from hessspec_mtl.figures.axes import symlog
 from hessspec_mtl.figures.style import (
     BAND,
     MUTED,
@@ -146,10 +146,9 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
     shots = _spectra(study, 5)
     everything = [s for _, row in shots for s in row]
     reach = widest(everything)
-    floor = max(s.resolution for s in everything)
-    nodes = np.concatenate([s.nodes[s.weights > 0] for s in everything])
-    threshold = max(linear_threshold(nodes), 10.0 ** np.ceil(np.log10(max(floor, 1e-300))))
-    threshold = min(threshold, 10.0 ** np.floor(np.log10(max(reach, 1e-300))))
+    # Logarithmic as far down as any panel resolves, over seven decades at most.
+    floor = max(min(s.resolution for s in everything), 1e-7 * reach, 1e-300)
+    threshold = 10.0 ** min(np.floor(np.log10(floor)), np.floor(np.log10(reach or 1.0)))
     edges = symlog_edges(threshold, reach * 1.5)
     dim = everything[0].dim
     rows = []
@@ -184,11 +183,11 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
         name=name,
         title=f"{study.name}: full spectra",
         caption=(
-            f"All P = {dim:,} eigenvalues of each task's Hessian on a symmetric logarithmic axis "
-            f"(linear inside ±{threshold:g}, which holds everything that single precision cannot "
-            "tell from 0). Filled steps: number of eigenvalues in each bin, the mean over probes; "
-            "whiskers: the range over probes. Stems with heads: eigenvalues that were resolved one "
-            "by one, at the height of their multiplicity."
+            f"All P = {dim:,} eigenvalues of each task's Hessian on a symmetric logarithmic axis, "
+            f"linear inside ±{threshold:g}. Filled steps: number of eigenvalues in each bin, the "
+            "mean over probes; whiskers: the range over probes. Stems with heads: eigenvalues that "
+            "were resolved one by one, at the height of their multiplicity. In the grey strip "
+            "rounding of the products leaves size and sign of an eigenvalue unknown."
         ),
         figure=figure,
         data=pd.concat(rows, ignore_index=True)[
@@ -209,6 +208,7 @@ def _draw_counts(
 ) -> pd.DataFrame:
     style = task_style(index)
     atoms, multiplicities = spectrum.atoms()
+    panel.axvspan(-spectrum.resolution, spectrum.resolution, color="#d0d0d0", linewidth=0, zorder=0)
     counts = spectrum.counts(edges)
     mean, low, high = counts.mean(axis=0), counts.min(axis=0), counts.max(axis=0)
     panel.stairs(
