@@ -156,7 +156,7 @@ def singlet_excitations(geometry: Geometry, settings: ExcitationSettings) -> Exc
     field = ground_state(geometry, settings)
     if not field.converged:
         raise MoleculeFailed("ground state not converged")
-    orbitals = frontier(field)
+    orbitals = orbitals_of(field)
     dense = np.diag(orbitals.gaps.ravel()) + fitted_coupling(field, orbitals)
     kernel = exchange_correlation_product(field, orbitals)
     shape = orbitals.gaps.shape
@@ -193,22 +193,22 @@ def ground_state(geometry: Geometry, settings: ExcitationSettings) -> GroundStat
 
 
 @dataclass(frozen=True, eq=False)
-class Frontier:
-    """Occupied and virtual molecular orbitals, and their differences of energy in hartree."""
+class Orbitals:
+    """Occupied and virtual molecular orbitals as columns, and differences of energy in hartree."""
 
     occupied: Float[np.ndarray, "basis occupied"]
     virtual: Float[np.ndarray, "basis virtual"]
     gaps: Float[np.ndarray, "occupied virtual"]
 
 
-def frontier(field: GroundState) -> Frontier:
+def orbitals_of(field: GroundState) -> Orbitals:
     """The orbitals of a converged closed-shell ground state."""
     filled = field.mo_occ > 0
     gaps = field.mo_energy[~filled] - field.mo_energy[filled][:, None]
-    return Frontier(field.mo_coeff[:, filled], field.mo_coeff[:, ~filled], gaps)
+    return Orbitals(field.mo_coeff[:, filled], field.mo_coeff[:, ~filled], gaps)
 
 
-def fitted_coupling(field: GroundState, orbitals: Frontier) -> Float[np.ndarray, "pairs pairs"]:
+def fitted_coupling(field: GroundState, orbitals: Orbitals) -> Float[np.ndarray, "pairs pairs"]:
     """2 (ia|jb) - c (ij|ab) over pairs ia, jb, from density-fitted three-index integrals."""
     share = field._numint.hybrid_coeff(field.xc)
     three_index = np.concatenate([lib.unpack_tril(block) for block in field.with_df.loop()])
@@ -225,7 +225,7 @@ def fitted_coupling(field: GroundState, orbitals: Frontier) -> Float[np.ndarray,
 
 
 def exchange_correlation_product(
-    field: GroundState, orbitals: Frontier
+    field: GroundState, orbitals: Orbitals
 ) -> Callable[[np.ndarray], np.ndarray]:
     """X -> 2 sum_jb (ia|f_xc|jb) X_jb on the grid of the ground state, for a GGA.
 
@@ -283,9 +283,8 @@ def lowest_eigenpairs(
 
     def solved(residuals: np.ndarray, shifts: np.ndarray) -> np.ndarray:
         out = residuals / away_from_zero(diagonal - shifts[:, None])
-        out[:, low] = (
-            residuals[:, low] @ vectors / away_from_zero(values - shifts[:, None]) @ (vectors.T)
-        )
+        components = residuals[:, low] @ vectors / away_from_zero(values - shifts[:, None])
+        out[:, low] = components @ vectors.T
         return out
 
     basis = np.zeros((min(num_roots + 2, len(low)), len(model)))

@@ -17,9 +17,9 @@ from hessspec_mtl.datasets.generate.excitations import (
     bonds_from_distances,
     exchange_correlation_product,
     fitted_coupling,
-    frontier,
     ground_state,
     lowest_eigenpairs,
+    orbitals_of,
     relaxed_geometry,
     seed_of,
     singlet_excitations,
@@ -51,7 +51,7 @@ def pyscf_tda():
 
 def test_our_product_is_that_of_pyscf(pyscf_tda):
     product, diagonal = pyscf_tda.gen_vind()
-    orbitals = frontier(pyscf_tda._scf)
+    orbitals = orbitals_of(pyscf_tda._scf)
     rows = np.random.default_rng(0).normal(size=(3, diagonal.size))
     dense = np.diag(orbitals.gaps.ravel()) + fitted_coupling(pyscf_tda._scf, orbitals)
     kernel = exchange_correlation_product(pyscf_tda._scf, orbitals)
@@ -63,7 +63,7 @@ def test_energies_and_strengths_are_those_of_pyscf(pyscf_tda):
     """All eigenpairs of PySCF's matrix, and its own formula for the strengths."""
     product, diagonal = pyscf_tda.gen_vind()
     energies, columns = np.linalg.eigh(product(np.eye(diagonal.size)))
-    shape = frontier(pyscf_tda._scf).gaps.shape
+    shape = orbitals_of(pyscf_tda._scf).gaps.shape
     pyscf_tda.e = energies[:2]
     # PySCF normalises the amplitudes of a closed shell to 1/2.
     pyscf_tda.xy = [(column.reshape(shape) / np.sqrt(2), 0) for column in columns.T[:2]]
