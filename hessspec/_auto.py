@@ -6,13 +6,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._blocks import (
+    GrowingBasis,
     combine,
-    gram,
     orthonormal_rows,
     rescaled,
     spherical,
     unit_scale,
-    without,
 )
 from hessspec._checks import check_finite, check_symmetric
 from hessspec._hutchinson import finite_forms, guarded_products
@@ -36,7 +35,7 @@ class KrylovBasis:
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
         start = spherical(key, 0, WIDTH, operator.dim, operator.dtype)
         self.operator = operator
-        self.rows = jnp.zeros((0, operator.dim), operator.dtype)
+        self.basis = GrowingBasis(operator.dim, operator.dtype)
         self.next, _ = orthonormal_rows(start)
         self.scale = 0.0
         self.size = 0.0  # norm of the largest block of T so far
@@ -46,7 +45,7 @@ class KrylovBasis:
     @property
     def rank(self) -> int:
         """Number of rows of Q."""
-        return self.rows.shape[0]
+        return self.basis.rank
 
     def grow(self) -> int:
         """One block more; returns the products that took."""
@@ -56,12 +55,12 @@ class KrylovBasis:
         if self.scale == 0.0:
             self.scale = unit_scale(products)
         products = products / jnp.asarray(self.scale, products.dtype)
-        self.rows = jnp.concatenate([self.rows, block])
-        column = gram(self.rows, products)
+        self.basis.append(block)
+        column = self.basis.components(products)
         if not np.isfinite(column).all():
             check_finite(products, self.operator.space, "the product H v")
         self._enter(column, count)
-        outside = without(self.rows, products)
+        outside = self.basis.without(products)
         following, factor = orthonormal_rows(outside)
         left, singular, _ = np.linalg.svd(factor)
         # As in the Lanczos recurrence: a remainder of 64 eps of H is rounding.
@@ -71,7 +70,9 @@ class KrylovBasis:
         if keep < count:
             following = combine(jnp.asarray(left[:, :keep].T, following.dtype), following)
         # Once more: cancellation has made what was rounding before a part of unit vectors.
-        self.next, _ = orthonormal_rows(without(self.rows, following)) if keep else (following, 0)
+        self.next, _ = (
+            orthonormal_rows(self.basis.without(following)) if keep else (following, None)
+        )
         return count
 
     def _enter(self, column: Float[np.ndarray, "r k"], count: int) -> None:
@@ -150,8 +151,8 @@ class Deflated:
         forms = (forms + forms.T) / 2
         lengths = np.full(PILOT, float(dim))
         if rank:
-            inside = gram(self.krylov.rows, self.pilot)
-            images = gram(self.krylov.rows, self.products) * self.product_scale
+            inside = self.krylov.basis.components(self.pilot)
+            images = self.krylov.basis.components(self.products) * self.product_scale
             cross = inside.T @ images
             compressed = inside.T @ self.krylov.compressed @ inside * self.krylov.scale
             forms = forms - cross - cross.T + compressed
@@ -165,7 +166,7 @@ class Deflated:
         dim = self.operator.dim
         probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
         self.drawn += count
-        inside = rescaled(without(self.krylov.rows, probes), (dim - self.krylov.rank) ** 0.5)
+        inside = rescaled(self.krylov.basis.without(probes), (dim - self.krylov.rank) ** 0.5)
         _, scale, forms = guarded_products(self.operator, inside)
         self.samples.append(np.diagonal(forms) * scale)
         self._spend(count, bar)
@@ -195,7 +196,6 @@ class SharedDeflation:
         self.operator, self.key = operator, key
         self.tasks = operator.num_tasks or 1
         self.krylov: KrylovBasis | None = None
-        self.basis = jnp.zeros((0, operator.dim), operator.dtype)
         self.exact = np.zeros(self.tasks)
         self.cost = 0.0
         self.passes = 0
@@ -248,33 +248,36 @@ class SharedDeflation:
             products = self.krylov.grow()
             self.cost += products
             self.num_matvecs += products
-        new = self.krylov.rows[old:]
-        for start in range(0, new.shape[0], PILOT):
-            self.exact = self.exact + self._forms(new[start : start + PILOT], bar).sum(axis=-1)
-        self.basis = self.krylov.rows
+        count = self.krylov.rank - old
+        new = self.krylov.basis.rows(old, PILOT)
+        self.exact = self.exact + self._forms(new, bar, count).sum(axis=-1)
         self.samples = []
         self._sample(PILOT, bar)
         self._note_variance()
 
     def _note_variance(self) -> None:
         spread = np.concatenate(self.samples, axis=-1).var(axis=-1, ddof=1)
-        self.variances.append((self.basis.shape[0], spread))
+        self.variances.append((self._rank(), spread))
 
     def _sample(self, count: int, bar: ProgressBar) -> None:
         dim = self.operator.dim
         probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
         self.drawn += count
-        rank = self.basis.shape[0]
-        if rank:
-            probes = rescaled(without(self.basis, probes), (dim - rank) ** 0.5)
-        self.samples.append(self._forms(probes, bar))
+        if self.krylov is not None:
+            inside = self.krylov.basis.without(probes)
+            probes = rescaled(inside, (dim - self.krylov.rank) ** 0.5)
+        self.samples.append(self._forms(probes, bar, count))
 
-    def _forms(self, rows: Float[Array, "k dim"], bar: ProgressBar) -> np.ndarray:
+    def _rank(self) -> int:
+        return 0 if self.krylov is None else self.krylov.rank
+
+    def _forms(self, rows: Float[Array, "k dim"], bar: ProgressBar, count: int) -> np.ndarray:
+        """Forms of the first `count` rows; the others are zero and cost no further program."""
         forms = finite_forms(self.operator, rows)
         self.cost += rows.shape[0] * self.operator.form_cost
         self.num_matvecs += rows.shape[0] * self.tasks
         bar.update(rows.shape[0])
-        return forms
+        return forms[..., :count]
 
     def _estimate(self) -> TraceEstimate:
         return TraceEstimate.from_samples(

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, overload
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from hessspec._auto import PILOT, Deflated, SharedDeflation
+from hessspec._auto import Deflated, SharedDeflation
 from hessspec._calls import resolve_call
 from hessspec._hutchinson import Hutchinson, exact_trace
 from hessspec._hutchpp import HutchPlusPlus
@@ -20,7 +20,8 @@ Method = Literal["auto", "xtrace", "hutch++", "hutchinson"]
 METHODS = ("auto", "xtrace", "hutch++", "hutchinson")
 DEFAULT_MATVECS = 64
 DEFAULT_CAP = 4096  # with a tolerance and no `num_matvecs`
-FIRST_LOOK = 32
+FIRST_LOOK = 48
+MIN_AUTO = 48  # below, the pilot probes of the adaptive method take too large a share
 
 
 class Estimator(Protocol):
@@ -102,7 +103,7 @@ def _estimator(
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
-    if method == "auto" and budget >= (2 if scalar else 6) * PILOT:
+    if method == "auto" and budget >= MIN_AUTO:
         return Deflated(operator, key) if scalar else SharedDeflation(operator, key)
     if method in ("auto", "xtrace") and budget >= 4:
         return XTrace(operator, key)
@@ -123,15 +124,21 @@ def _until(
     budgets = [min(cap, FIRST_LOOK)]
     while budgets[-1] < cap:
         budgets.append(min(2 * budgets[-1], cap))
-    estimator = _estimator(operator, key, method, budgets[0])
-    for budget in budgets[:-1]:
-        estimate = replace(estimator.advance(budget, bar), looks=len(budgets))
+    if budgets[-1] >= operator.dim:
+        budgets.pop()
+    estimator = _estimator(operator, key, method, min(cap, FIRST_LOOK))
+    estimate = None
+    for look, budget in enumerate(budgets, start=1):
+        # Σ 6/(π look)² = 1 over all looks there could ever be.
+        share = 6.0 / (np.pi * look) ** 2
+        estimate = replace(estimator.advance(budget, bar), error_share=share)
         if _meets(estimate, rtol, atol):
             return replace(estimate, converged=True)
-    if cap >= operator.dim:
-        return replace(exact_trace(operator, method, bar), converged=True)
-    estimate = replace(estimator.advance(cap, bar), looks=len(budgets))
-    return replace(estimate, converged=_meets(estimate, rtol, atol))
+    if estimate is None or cap >= operator.dim:
+        exact = exact_trace(operator, method, bar)
+        used = 0 if estimate is None else estimate.num_matvecs
+        return replace(exact, converged=True, num_matvecs=exact.num_matvecs + used)
+    return replace(estimate, converged=False)
 
 
 def _meets(estimate: TraceEstimate, rtol: float, atol: float) -> bool:

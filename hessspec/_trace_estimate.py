@@ -35,7 +35,8 @@ class TraceEstimate:
         num_matvecs: products executed, guards included; one unit is one H_t v or vᵀH_t v.
         matvecs_per_sample: what one more sample costs, in the same unit.
         converged: whether `rtol` or `atol` was met; None if neither was asked for.
-        looks: how often the stopping rule may look at the samples; see `confidence_interval`.
+        error_share: the share of 1 - level that this look at the samples may spend, below 1
+            after adaptive stopping; see `confidence_interval`.
     """
 
     samples: Float[Array | np.ndarray, "*tasks n"]
@@ -47,7 +48,7 @@ class TraceEstimate:
     num_matvecs: int = field(default=0, metadata={"static": True})
     matvecs_per_sample: float = field(default=1.0, metadata={"static": True})
     converged: bool | None = field(default=None, metadata={"static": True})
-    looks: int = field(default=1, metadata={"static": True})
+    error_share: float = field(default=1.0, metadata={"static": True})
 
     @classmethod
     def from_samples(cls, samples: Any, *, exact: Any = None, **rest: Any) -> "TraceEstimate":
@@ -115,9 +116,10 @@ class TraceEstimate:
         """Ends of an interval that covers tr H with probability `level`, for each task.
 
         The samples are quadratic forms of the part of H that was not deflated: skewed if a few
-        eigenvalues dominate it, near normal if many share it; `mean_interval` covers both. After
-        adaptive stopping each of the `looks` is given its share of 1 - level, and Boole's
-        inequality makes the interval hold at whichever look the run stopped.
+        eigenvalues dominate it, near normal if many share it; the interval covers both cases. It
+        may be one-sided wider, and is not reliable below 8 samples. After adaptive stopping each
+        look at the samples spends its `error_share` of 1 - level; the shares sum to at most 1,
+        so by Boole's inequality the interval holds at whichever look the run stopped.
 
         Raises:
             ValueError: unless 0 < level < 1.
@@ -128,7 +130,7 @@ class TraceEstimate:
         if self.num_samples == 0:
             return exact, exact
         samples = np.asarray(self.samples, np.float64)
-        share = 1.0 - (1.0 - level) / self.looks
+        share = 1.0 - (1.0 - level) * self.error_share
         inflation = 1.0
         if self.num_samples > 1 and self.pair_covariance is not None:
             plain = samples.std(axis=-1, ddof=1) / self.num_samples**0.5
@@ -208,7 +210,7 @@ class TraceEstimate:
 
 
 _LEAVES = ("samples", "exact", "pair_covariance")
-_STATIC = ("method", "dim", "num_matvecs", "matvecs_per_sample", "converged", "looks")
+_STATIC = ("method", "dim", "num_matvecs", "matvecs_per_sample", "converged", "error_share")
 
 
 def _arrays(estimate: TraceEstimate, prefix: str) -> dict[str, np.ndarray]:
