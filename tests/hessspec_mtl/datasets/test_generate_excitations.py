@@ -73,6 +73,21 @@ def test_energies_and_strengths_are_those_of_pyscf(pyscf_tda):
     assert ours.strengths[0] > 0.01  # the comparison is not of zeros
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("smiles", ["N#N", "C#C", "C=C", "N=N", "NN", "C1CC1", "FC(F)F"])
+def test_no_state_of_a_symmetric_molecule_is_overlooked(smiles):
+    """An iteration never leaves the symmetry species of its first vectors; all eigenvalues show."""
+    geometry = relaxed_geometry(smiles, SETTINGS)
+    field = ground_state(geometry, SETTINGS)
+    orbitals = orbitals_of(field)
+    kernel = exchange_correlation_product(field, orbitals)
+    units = np.eye(orbitals.gaps.size)
+    matrix = np.diag(orbitals.gaps.ravel()) + fitted_coupling(field, orbitals)
+    matrix += [kernel(row.reshape(orbitals.gaps.shape)).ravel() for row in units]
+    energies = singlet_excitations(geometry, SETTINGS).energies
+    np.testing.assert_allclose(energies, np.linalg.eigvalsh(matrix)[:2], atol=1e-8)
+
+
 def test_davidson_finds_the_lowest_eigenpairs_of_a_matrix_near_its_model():
     generator = np.random.default_rng(1)
     noise = generator.normal(size=(400, 400)) * 2e-3
