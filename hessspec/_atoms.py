@@ -29,7 +29,7 @@ ROUNDING_UNITS = 8.0
 # eigenvectors is at most τ² = 0.16 % of theirs.
 MAX_ANGLE = 0.04
 # One probe proves nothing; its weights can only contradict multiplicity 1, at this level.
-CONTRADICTION_LEVEL = 1e-3
+CONTRADICTION_LEVEL = 1e-5
 
 
 @dataclass(frozen=True)

@@ -53,28 +53,28 @@ def plot_density(
     Raises:
         ImportError: without matplotlib.
     """
-    ax = ax or _pyplot().subplots()[1]
+    axes: Any = _pyplot().subplots()[1] if ax is None else ax
     threshold = _linthresh(density, scale, linthresh)
     for task, one in enumerate(_tasks(density)):
         name = label if density.num_tasks is None else f"{label or 'task'} {task}"
         grid = _grid(density, scale, threshold)
         curve = density.dim * one.pdf(grid, bandwidth, scale=scale, linthresh=threshold)
-        (line,) = ax.plot(grid, curve, label=name, linewidth=1.2)
+        (line,) = axes.plot(grid, curve, label=name, linewidth=1.2)
         nodes, counts = _atoms(one)
         if scale == "log":
             nodes, counts = nodes[nodes > 0], counts[nodes > 0]
         if nodes.size:
-            ax.vlines(nodes, 0, counts, color=line.get_color(), linewidth=0.8)
-            ax.plot(nodes, counts, "o", color=line.get_color(), markersize=2.5)
-    _set_scale(ax, scale, threshold)
-    ax.set_yscale("symlog", linthresh=1.0)
-    ax.set_ylim(bottom=0)
+            axes.vlines(nodes, 0, counts, color=line.get_color(), linewidth=0.8)
+            axes.plot(nodes, counts, "o", color=line.get_color(), markersize=2.5)
+    _set_scale(axes, scale, threshold)
+    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_ylim(bottom=0)
     unit = "unit" if scale == "linear" else "decade"
-    ax.set_xlabel("eigenvalue of the Hessian")
-    ax.set_ylabel(f"eigenvalues per {unit}; stems: multiplicity")
+    axes.set_xlabel("eigenvalue of the Hessian")
+    axes.set_ylabel(f"eigenvalues per {unit}; stems: multiplicity")
     if label or density.num_tasks:
-        ax.legend()
-    return ax
+        axes.legend()
+    return axes
 
 
 def plot_cdf(
@@ -102,21 +102,21 @@ def plot_cdf(
     Raises:
         ImportError: without matplotlib.
     """
-    ax = ax or _pyplot().subplots()[1]
+    axes: Any = _pyplot().subplots()[1] if ax is None else ax
     threshold = _linthresh(density, scale, linthresh)
     for task, one in enumerate(_tasks(density)):
         name = label if density.num_tasks is None else f"{label or 'task'} {task}"
         grid = _grid(density, scale, threshold)
         low, high = one.cdf_band(grid, level, uniform)
-        (line,) = ax.step(grid, one.cdf(grid), where="post", label=name, linewidth=1.2)
-        ax.fill_between(grid, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    _set_scale(ax, scale, threshold)
-    ax.set_ylim(0, 1)
-    ax.set_xlabel("eigenvalue of the Hessian")
-    ax.set_ylabel(f"share of eigenvalues below ({level:.0%} band)")
+        (line,) = axes.step(grid, one.cdf(grid), where="post", label=name, linewidth=1.2)
+        axes.fill_between(grid, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    _set_scale(axes, scale, threshold)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("eigenvalue of the Hessian")
+    axes.set_ylabel(f"share of eigenvalues below ({level:.0%} band)")
     if label or density.num_tasks:
-        ax.legend()
-    return ax
+        axes.legend()
+    return axes
 
 
 def _tasks(density: SpectralDensity) -> list[SpectralDensity]:
@@ -154,7 +154,7 @@ def _grid(density: SpectralDensity, scale: Scale, linthresh: float | None) -> np
     return 2 * threshold * np.sinh(np.linspace(ends[0] - 0.7, ends[1] + 0.7, _GRID))
 
 
-def _set_scale(ax: Axes, scale: Scale, linthresh: float | None) -> None:
+def _set_scale(ax: Any, scale: Scale, linthresh: float | None) -> None:
     if scale == "symlog":
         ax.set_xscale("symlog", linthresh=linthresh or 1.0)
     else:
