@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hessspec_mtl.curvature import CurvatureConfig
@@ -62,9 +62,16 @@ _QUICK = StudyConfig(
     train=TrainConfig(num_epochs=60, batch_size=16, learning_rate=2e-3),
     curvature=CurvatureConfig(num_epochs=6, num_graphs=128, num_steps=50, hutchinson_samples=500),
 )
-_SMALL = StudyConfig(
+_SMALL_QM8 = StudyConfig(
+    num_examples=2400,
     train=TrainConfig(num_epochs=100, batch_size=32),
-    curvature=CurvatureConfig(num_epochs=7, num_graphs=128, num_steps=40),
+    curvature=CurvatureConfig(num_epochs=7, num_graphs=128, trace_matvecs=64, num_steps=36),
+)
+# A crystal has three times the edges of a molecule, so fewer of them and fewer steps.
+_SMALL_MP = StudyConfig(
+    num_examples=1000,
+    train=TrainConfig(num_epochs=100, batch_size=16),
+    curvature=CurvatureConfig(num_epochs=6, num_graphs=128, trace_matvecs=48, num_steps=30),
 )
 _PAPER = StudyConfig(
     train=TrainConfig(num_epochs=512, batch_size=128),
@@ -85,10 +92,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "small": Preset(
         "under an hour a data set on 2 cores: the paper's network on subsets of its data sets",
-        {
-            "qm8": replace(_SMALL, num_examples=2400),
-            "mp": replace(_SMALL, num_examples=1400),
-        },
+        {"qm8": _SMALL_QM8, "mp": _SMALL_MP},
     ),
     "paper": Preset(
         "for a GPU: the paper's network, data sets and 512 epochs",

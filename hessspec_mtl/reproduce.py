@@ -242,7 +242,7 @@ def _published(
         case "crystals":
             whole = load_crystals(progress=options.progress)
         case "qm8":
-            whole = load_qm8(options.data_dir)
+            whole = load_qm8(options.data_dir, progress=options.progress)
         case "mp":
             # Making graphs takes 0.1 s a crystal: only those of the subset are made.
             load = partial(

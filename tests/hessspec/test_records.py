@@ -1,0 +1,55 @@
+"""Records on disk: what was saved comes back, and what is not a record is named."""
+
+import numpy as np
+import pytest
+
+from hessspec._records import load_record, save_record
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    path = tmp_path / "record.npz"
+    arrays = {"a": np.arange(3.0), "flag": np.array(True)}
+    save_record(path, "Thing", arrays, {"method": "xtrace", "count": 3})
+    found, meta = load_record(path, "Thing")
+    np.testing.assert_array_equal(found["a"], arrays["a"])
+    assert found["flag"]
+    assert meta == {"method": "xtrace", "count": 3}
+    assert [file.name for file in tmp_path.iterdir()] == ["record.npz"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200, -20])
+def test_a_truncated_file_is_named(tmp_path, keep):
+    path = tmp_path / "record.npz"
+    save_record(path, "Thing", {"a": np.random.default_rng(0).normal(size=500)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"record.npz cannot be read as a saved Thing"):
+        load_record(path, "Thing")
+
+
+def test_altered_numbers_are_noticed(tmp_path):
+    path = tmp_path / "record.npz"
+    save_record(path, "Thing", {"a": np.random.default_rng(0).normal(size=500)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="damaged"):
+        load_record(path, "Thing")
+
+
+def test_another_kind_and_another_format_are_refused(tmp_path):
+    path = save_record(tmp_path / "record.npz", "Thing", {})
+    with pytest.raises(ValueError, match=r"holds a Thing, expected a Other"):
+        load_record(path, "Other")
+    np.savez(tmp_path / "plain.npz", a=np.ones(2))
+    with pytest.raises(ValueError, match="was not written by `save`"):
+        load_record(tmp_path / "plain.npz", "Thing")
+    with pytest.raises(FileNotFoundError):
+        load_record(tmp_path / "absent.npz", "Thing")
+
+
+def test_objects_are_refused_and_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError, match="`a` must be an array of numbers"):
+        save_record(tmp_path / "record.npz", "Thing", {"a": np.array([object()])})
+    with pytest.raises(TypeError):
+        save_record(tmp_path / "record.npz", "Thing", {"a": np.ones(2)}, {"bad": object()})
+    assert list(tmp_path.iterdir()) == []
