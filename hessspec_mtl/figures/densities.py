@@ -186,8 +186,8 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
             f"All P = {dim:,} eigenvalues of each task's Hessian on a symmetric logarithmic axis, "
             f"linear inside ±{threshold:g}. Filled steps: number of eigenvalues in each bin, the "
             "mean over probes; whiskers: the range over probes. Stems with heads: eigenvalues that "
-            "were resolved one by one, at the height of their multiplicity. In the grey strip "
-            "rounding of the products leaves size and sign of an eigenvalue unknown."
+            "were resolved one by one, at the height of their multiplicity. In the grey strip, one "
+            "bin, rounding of the products leaves size and sign of an eigenvalue unknown."
         ),
         figure=figure,
         data=pd.concat(rows, ignore_index=True)[
@@ -209,6 +209,11 @@ def _draw_counts(
     style = task_style(index)
     atoms, multiplicities = spectrum.atoms()
     panel.axvspan(-spectrum.resolution, spectrum.resolution, color="#d0d0d0", linewidth=0, zorder=0)
+    # Below the resolution there is one bin: where in it an eigenvalue lies is not known.
+    known = edges[np.abs(edges) > spectrum.resolution]
+    limit = spectrum.resolution if known.size < edges.size else 0.0
+    middle = [-limit, limit] if limit > 0 else []
+    edges = np.sort(np.concatenate([known, middle]))
     counts = spectrum.counts(edges)
     mean, low, high = counts.mean(axis=0), counts.min(axis=0), counts.max(axis=0)
     panel.stairs(

@@ -1,0 +1,171 @@
+"""Records of a finished study, small and made up, for tests of what is read off them.
+
+Histories are exact curves, spectra are those of diagonal Hessians through the public verbs.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from jaxtyping import Array, Float
+
+import hessspec
+from hessspec import SpectralDensity, TraceEstimate
+from hessspec_mtl.curvature import EpochCurvature
+from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Split, Task
+from hessspec_mtl.datasets.sources import Source
+from hessspec_mtl.study import SeedRun, Study
+
+DIM = 4000
+TASKS = {
+    "QM8": (
+        Task("E1", "E₁", "hartree"),
+        Task("E2", "E₂", "hartree"),
+        Task("f1", "f₁", "1"),
+        Task("f2", "f₂", "1"),
+    ),
+    "MP": (
+        Task("log_G", "log G_VRH", "log GPa"),
+        Task("log_K", "log K_VRH", "log GPa"),
+        Task("poisson", "Poisson ratio", "1"),
+    ),
+}
+
+
+def dataset(name: str, size: int = 60) -> MultitaskDataset:
+    """Standard normal targets; the name decides the tasks."""
+    tasks = TASKS[name]
+    generator = np.random.default_rng(0)
+    return MultitaskDataset(
+        name=name,
+        domain="molecules" if name == "QM8" else "crystals",
+        ids=tuple(f"{name}-{i}" for i in range(size)),
+        structures=("C",) * size,
+        graphs=(),
+        targets=generator.normal(size=(size, len(tasks))),
+        tasks=tasks,
+        groups=np.arange(size),
+        elements=tuple(range(1, 10)),
+        left_out=(LeftOut("x1", "negative & <odd>"), LeftOut("x2", "negative & <odd>")),
+        sources=(
+            Source(f"{name} file", "f.csv", "https://example.org/a?b&c", None, "MIT", "A, B"),
+        ),
+    )
+
+
+def history(
+    tasks: Sequence[str],
+    train: Callable[[int, np.ndarray], np.ndarray],
+    test: Callable[[int, np.ndarray], np.ndarray],
+    num_epochs: int = 40,
+) -> pd.DataFrame:
+    """Errors of task number i at the epochs e: `train(i, e)` and `test(i, e)`."""
+    epochs = np.arange(num_epochs + 1)
+    frames = [
+        pd.DataFrame({"epoch": epochs, "split": split, "task": task, "mse": mae**2, "mae": mae})
+        for i, task in enumerate(tasks)
+        for split, mae in (("train", train(i, epochs)), ("test", test(i, epochs)))
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def decay(start: float, end: float) -> Callable[[np.ndarray], np.ndarray]:
+    """An error that falls from `start` to `end`, with a ripple of one per mille."""
+    return lambda e: (end + (start - end) * np.exp(-e / 5)) * (1 + 1e-3 * np.cos(3 * e))
+
+
+def diagonal_losses(x: Float[Array, " n"], diagonals: Float[Array, "T n"]) -> Float[Array, " T"]:
+    """Losses whose Hessians are diagonal, one row of `diagonals` each."""
+    return 0.5 * jnp.sum(diagonals * (x * x)[None, :], axis=-1)
+
+
+def density(diagonals: Float[np.ndarray, "T n"], seed: int = 0) -> SpectralDensity:
+    return hessspec.density(
+        diagonal_losses,
+        jnp.zeros(diagonals.shape[1]),
+        jax.random.key(seed),
+        data=jnp.asarray(diagonals, jnp.zeros(0).dtype),
+        num_probes=3,
+        num_steps=24,
+        progress=False,
+    )
+
+
+def trace(values: Float[np.ndarray, " T"], error: float, seed: int = 0) -> TraceEstimate:
+    """An estimate of exactly `values` whose standard error is exactly `error`."""
+    noise = np.random.default_rng(seed).normal(size=(len(values), 32))
+    noise -= noise.mean(axis=1, keepdims=True)
+    noise *= error * 32**0.5 / noise.std(axis=1, ddof=1, keepdims=True)
+    return TraceEstimate.from_samples(np.asarray(values)[:, None] + noise, dim=DIM)
+
+
+def outlier_spectrum(seed: int, scale: float, bulk: float = 1e-3) -> Float[np.ndarray, " n"]:
+    """Eight outliers of either sign, up to `scale`, and a bulk of width about `bulk`."""
+    generator = np.random.default_rng(seed)
+    far = scale * np.array([1.0, -0.8, 0.6, -0.5, 0.3, 0.2, -0.15, 0.1])
+    near = bulk * generator.uniform(-1, 1, DIM - far.size)
+    return np.concatenate([far, near])
+
+
+@cache
+def study(name: str = "QM8", num_seeds: int = 1, single_task: bool = False) -> Study:
+    """A study with four analysed epochs; outliers rise and fall, traces change sign."""
+    data = dataset(name)
+    names = [task.name for task in data.tasks]
+    runs = []
+    for seed in range(num_seeds):
+        points = []
+        for epoch, scale, size in (
+            (0, 1.0, 1.0),
+            (4, 30.0, -40.0),
+            (12, 2.0, 1.0),
+            (40, 5.0, -3.0),
+        ):
+            diagonals = np.stack(
+                [
+                    outlier_spectrum(10 * seed + t, scale * 3.0**t, 1e-3 * (1 + epoch) ** 0.5)
+                    for t in range(len(names))
+                ]
+            )
+            values = size * np.array([200.0, -20.0, 3000.0, 10.0])[: len(names)]
+            points.append(EpochCurvature(epoch, trace(values, 1.0, seed), density(diagonals, seed)))
+        alone = {
+            task: history([task], lambda i, e: decay(0.8, 0.1)(e), lambda i, e: decay(0.8, 0.2)(e))
+            for task in names
+        }
+        runs.append(
+            SeedRun(
+                seed=seed,
+                split=Split(np.arange(0, 40), np.arange(40, 60)),
+                history=history(
+                    names,
+                    lambda i, e: decay(0.8, 0.1)(e),
+                    lambda i, e: decay(0.8, 0.25 + 0.1 * i)(e),
+                ),
+                curvature=tuple(points),
+                hessian_ids=tuple(f"{name}-{i}" for i in range(10)),
+                single_task=alone if single_task else {},
+                seconds={"training": 100.0, "curvature": 200.0},
+            )
+        )
+    return Study(data, tuple(runs), DIM, {"preset": "made up", "train": {"num_epochs": 40}})
+
+
+@pytest.fixture(scope="session")
+def records() -> SimpleNamespace:
+    """The makers above, for tests (which cannot import from one another)."""
+    return SimpleNamespace(
+        dataset=dataset,
+        history=history,
+        decay=decay,
+        density=density,
+        trace=trace,
+        outlier_spectrum=outlier_spectrum,
+        study=study,
+        DIM=DIM,
+    )

@@ -1,0 +1,293 @@
+"""Verdicts follow from numbers, their errors and one rule."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hessspec_mtl.claims import Statistic, Verdict, judge, ledger_html, ledger_markdown
+from hessspec_mtl.claims.curvature import (
+    concentrated,
+    effective_rank,
+    lanczos_steps,
+    outliers,
+    prominence,
+    samples_for_trace,
+    sign_flip,
+    spreading,
+    traces_differ,
+    widest_ratio,
+)
+from hessspec_mtl.claims.ledger import number
+from hessspec_mtl.claims.statistics import verdict_of
+from hessspec_mtl.claims.training import (
+    multi_against_single,
+    oscillator_strengths,
+    poisson_ratio,
+    rough_equality,
+    smooth_training,
+)
+from hessspec_mtl.curvature import EpochCurvature
+from hessspec_mtl.spectra import Measured, task_spectra
+
+
+def statistic(*values: Measured, threshold: float = 0.0, above: bool = True) -> Statistic:
+    return Statistic("a number", values, threshold, above)
+
+
+def test_a_whole_interval_on_the_claimed_side_reproduces_the_claim():
+    assert verdict_of([statistic(Measured(3.0, 1.0))]) is Verdict.REPRODUCED
+    assert verdict_of([statistic(Measured(-3.0, 1.0), above=False)]) is Verdict.REPRODUCED
+
+
+def test_a_whole_interval_on_the_other_side_refutes_it():
+    assert verdict_of([statistic(Measured(-3.0, 1.0))]) is Verdict.NOT_REPRODUCED
+
+
+def test_an_interval_that_straddles_the_threshold_decides_nothing():
+    assert verdict_of([statistic(Measured(1.0, 1.0))]) is Verdict.UNDECIDED
+
+
+def test_a_number_without_an_error_decides_nothing():
+    assert verdict_of([statistic(Measured(1e9))]) is Verdict.UNDECIDED
+
+
+def test_one_failing_number_is_enough_against_a_claim_and_none_is_not_a_verdict():
+    good, bad, open_ = Measured(9.0, 1.0), Measured(-9.0, 1.0), Measured(0.0, 1.0)
+    assert verdict_of([statistic(good), statistic(bad)]) is Verdict.NOT_REPRODUCED
+    assert verdict_of([statistic(open_), statistic(bad)]) is Verdict.NOT_REPRODUCED
+    assert verdict_of([statistic(good), statistic(open_)]) is Verdict.UNDECIDED
+    assert verdict_of([]) is Verdict.NOT_MEASURED
+
+
+@given(
+    st.floats(-5, 5), st.floats(0.01, 3), st.floats(-5, 5), st.integers(1, 50), st.floats(1, 100)
+)
+def test_mirroring_number_and_threshold_keeps_the_answer(value, error, threshold, many, dof):
+    one = Statistic("", (Measured(value, error, dof),), threshold, True, comparisons=many)
+    other = Statistic("", (Measured(-value, error, dof),), -threshold, False, comparisons=many)
+    assert one.holds is other.holds
+
+
+def test_more_comparisons_widen_the_interval():
+    measured = (Measured(0.0, 1.0),)
+    alone = Statistic("", measured, 0.0, True).interval
+    many = Statistic("", measured, 0.0, True, comparisons=24).interval
+    assert many[1] > alone[1] == pytest.approx(1.959964, rel=1e-6)
+
+
+def test_seed_error_is_the_spread_beyond_what_runs_know_of_themselves():
+    """±5 give the mean a variance of 25, of which 3²/2 is known within the runs."""
+    result = statistic(Measured(-5.0, 3.0), Measured(5.0, 3.0))
+    assert result.within_error == pytest.approx(4.5**0.5)
+    assert result.seed_error == pytest.approx(20.5**0.5)
+    assert statistic(Measured(1.0, 3.0), Measured(1.1, 3.0)).seed_error == 0.0
+    assert statistic(Measured(1.0, 3.0)).seed_error is None
+
+
+def test_seeds_that_agree_by_luck_do_not_shrink_the_interval_below_the_runs_own_error():
+    result = statistic(Measured(1.0, 2.0), Measured(1.0, 2.0))
+    assert result.interval[1] - 1.0 == pytest.approx(1.959964 * 2.0 / 2**0.5, rel=1e-6)
+
+
+def test_the_claims_about_training_are_read_off_the_curves(records):
+    study = records.study("QM8")
+    assert rough_equality(study).verdict is Verdict.REPRODUCED  # 0.1 each; 0.25 to 0.55
+    strengths = oscillator_strengths(study)
+    assert strengths is not None
+    assert [s.holds for s in strengths.statistics] == [False, True]
+    assert strengths.verdict is Verdict.NOT_REPRODUCED
+    assert smooth_training(study).verdict is Verdict.REPRODUCED
+    assert poisson_ratio(study) is None
+
+
+def test_poisson_ratio_is_compared_with_the_larger_modulus(records):
+    judgement = poisson_ratio(records.study("MP"))
+    assert judgement is not None
+    assert judgement.verdict is Verdict.REPRODUCED
+    assert judgement.statistics[0].value == pytest.approx(0.1, rel=0.02)  # 0.45 - 0.35
+
+
+def test_occasional_regressions_are_asked_of_crystals_only(records):
+    study = records.study("MP")
+    assert smooth_training(study).verdict is Verdict.NOT_REPRODUCED  # none at all
+    run = study.runs[0]
+    bumped = run.history.copy()
+    bumped.loc[(bumped["epoch"] == 30) & (bumped["split"] == "train"), "mae"] *= 1.5
+    bumpy = replace(study, runs=(replace(run, history=bumped),))
+    assert smooth_training(bumpy).verdict is Verdict.REPRODUCED
+
+
+def test_multi_task_is_compared_with_single_task_run_by_run(records):
+    judgement = multi_against_single(records.study("QM8", 2, single_task=True))
+    expected = np.exp(np.mean(np.log([0.25, 0.35, 0.45, 0.55]))) / 0.2
+    assert judgement.statistics[0].value == pytest.approx(expected, rel=0.02)
+    assert judgement.verdict is Verdict.REPRODUCED
+    missing = multi_against_single(records.study("QM8"))
+    assert missing.verdict is Verdict.NOT_MEASURED
+    assert "--single-task" in missing.how_to_measure
+
+
+def test_a_ratio_to_a_trace_within_its_error_is_a_lower_bound():
+    values, errors = np.array([[100.0, 0.5]]), np.array([[1.0, 1.0]])
+    assert widest_ratio(values, errors).value == pytest.approx(math.log10(100 / 2))
+    assert widest_ratio(np.array([[100.0, -10.0]]), errors).value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("column", "margin"),
+    [([5.0, -3.0], 3.0), ([5.0, 3.0], -3.0), ([-4.0, -2.0], -2.0), ([0.1, -0.2], 0.1)],
+)
+def test_sign_flip_is_the_nearer_of_the_two_signs(column, margin):
+    values = np.array(column)[:, None]
+    assert sign_flip(values, np.ones_like(values)).value == pytest.approx(margin)
+
+
+def test_traces_that_flip_and_differ_are_found(records):
+    assert traces_differ(records.study("QM8")).verdict is Verdict.REPRODUCED
+
+
+def test_traces_all_alike_refute_the_claim(records):
+    study = records.study("QM8")
+    alike = records.trace(np.array([10.0, 11.0, 12.0, 13.0]), 0.1)
+    run = study.runs[0]
+    points = tuple(EpochCurvature(p.epoch, alike, p.density) for p in run.curvature)
+    judgement = traces_differ(replace(study, runs=(replace(run, curvature=points),)))
+    assert [s.holds for s in judgement.statistics] == [False, False, False]
+
+
+def test_outliers_that_rise_and_fall_are_found(records):
+    judgement = outliers(records.study("QM8"))
+    assert judgement.verdict is Verdict.REPRODUCED
+    rise = judgement.statistics[2]
+    assert rise.value == pytest.approx(math.log10(30 / 2), abs=1e-3)  # 1, 30, 2, 5
+    between = judgement.statistics[3]
+    assert between.value == pytest.approx(3 * math.log10(3), abs=1e-3)
+
+
+def test_an_outlier_that_only_grows_does_not_come_and_go(records):
+    paths = [
+        task_spectra(records.density(np.stack([records.outlier_spectrum(0, scale)])))[0]
+        for scale in (1.0, 2.0, 4.0)
+    ]
+    assert prominence(paths).value == pytest.approx(0.0, abs=1e-6)
+
+
+def test_one_sided_spectra_are_not_symmetric(records):
+    study = records.study("QM8")
+    run = study.runs[0]
+    flat = records.density(np.abs(np.stack([records.outlier_spectrum(t, 1.0) for t in range(4)])))
+    points = tuple(EpochCurvature(p.epoch, p.trace, flat) for p in run.curvature)
+    one_sided = concentrated(replace(study, runs=(replace(run, curvature=points),)))
+    assert [s.holds for s in one_sided.statistics] == [True, False]
+    assert one_sided.statistics[1].value == pytest.approx(1.0, abs=1e-6)
+    assert [s.holds for s in concentrated(study).statistics] == [True, True]
+
+
+def typical(eigenvalues: np.ndarray) -> float:
+    return 2 * math.log10(np.sqrt(np.abs(eigenvalues)).mean())
+
+
+def test_spectra_that_widen_are_seen_within_their_interval(records):
+    judgement = spreading(records.study("QM8"))
+    widening = judgement.statistics[0]
+    truth = typical(records.outlier_spectrum(0, 5.0, 1e-3 * 41**0.5)) - typical(
+        records.outlier_spectrum(0, 1.0)
+    )
+    low, high = widening.interval
+    assert low < truth < high
+    assert widening.holds
+
+
+def test_the_typical_magnitude_is_that_of_the_many(records):
+    eigenvalues = records.outlier_spectrum(0, 3.0)
+    measured = task_spectra(records.density(eigenvalues[None]))[0].log_typical
+    assert measured.value == pytest.approx(typical(eigenvalues), abs=0.05)
+    assert measured.value == pytest.approx(typical(eigenvalues[8:]), abs=0.1)
+
+
+def test_sizes_below_the_resolution_are_left_open(records):
+    spectrum = task_spectra(records.density(records.outlier_spectrum(0, 1.0)[None]))[0]
+    coarse = replace(spectrum, density=replace(spectrum.density, resolution=np.asarray(0.01)))
+    assert spectrum.log_typical.error < 0.1
+    assert coarse.log_typical.error > 0.3
+
+
+def test_plain_samples_are_preferred_to_the_bound_for_claim_nine(records):
+    study = records.study("QM8")
+    bound = samples_for_trace(study)
+    assert "bound" in bound.statistics[0].name
+    estimate = records.trace(np.array([100.0, 100.0, 100.0, 100.0]), 1.0)
+    run = replace(study.runs[0], hutchinson={40: estimate})
+    direct = samples_for_trace(replace(study, runs=(run,)))
+    # 32 samples with a standard error of 1: 500 of them leave (32/500)^(1/2) on 100.
+    assert direct.statistics[0].value == pytest.approx((32 / 500) ** 0.5 / 100, rel=1e-6)
+    assert direct.verdict is Verdict.REPRODUCED
+
+
+def test_extremes_that_converged_reproduce_claim_ten_with_fewer_steps(records):
+    judgement = lanczos_steps(records.study("QM8"))
+    assert judgement.verdict is Verdict.REPRODUCED
+    assert "24 steps" in judgement.remark
+
+
+def test_effective_rank_is_that_of_the_spectrum(records):
+    study = records.study("QM8")
+    judgement = effective_rank(study)
+    diagonal = records.outlier_spectrum(0, 5.0, 1e-3 * 41**0.5)
+    truth = np.abs(diagonal).sum() ** 2 / (diagonal**2).sum() / diagonal.size
+    assert judgement.verdict is Verdict.REPRODUCED
+    assert judgement.statistics[0].value == pytest.approx(truth, rel=0.1)
+
+
+def test_the_ledger_has_all_twelve_claims_and_is_valid_json(records):
+    from hessspec_mtl.claims import ledger_records
+
+    judgements = judge([records.study("QM8", 2)])
+    assert sorted({judgement.number for judgement in judgements}) == list(range(1, 13))
+    text = json.dumps(ledger_records(judgements), allow_nan=False)
+    entry = next(r for r in json.loads(text) if r["claim"] == 2)
+    assert entry["verdict"] == "not measured in this run"
+    assert "--sets mp" in entry["how_to_measure"]
+
+
+def test_without_curvature_the_ledger_says_what_to_run(records):
+    study = records.study("QM8")
+    bare = replace(study, runs=(replace(study.runs[0], curvature=()),))
+    judgements = {j.number: j for j in judge([bare])}
+    for claim in (4, 5, 6, 7, 9, 10, 11):
+        assert judgements[claim].verdict is Verdict.NOT_MEASURED
+        assert judgements[claim].how_to_measure.startswith("python -m hessspec_mtl.reproduce")
+
+
+def test_seeds_and_probes_are_told_apart_in_the_ledger(records):
+    text = ledger_markdown(judge([records.study("QM8", 2)]))
+    assert "(probes)" in text
+    assert "(2 seeds)" in text
+    single = ledger_markdown(judge([records.study("QM8")]))
+    assert "not measured (one seed)" in single
+
+
+def test_the_ledger_escapes_what_it_shows(records):
+    study = records.study("QM8")
+    odd = replace(study, dataset=replace(study.dataset, name="<b>&"))
+    assert "<b>&" not in ledger_html(judge([odd]))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.12345, "−0.123"),
+        (1234.5, "1,234"),
+        (2.5e-7, "2.50·10⁻⁷"),
+        (math.inf, "∞"),
+        (math.nan, "–"),
+    ],
+)
+def test_numbers_are_written_to_three_digits(value, text):
+    assert number(value) == text
