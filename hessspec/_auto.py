@@ -5,87 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._blocks import (
-    GrowingBasis,
-    combine,
-    orthonormal_rows,
-    rescaled,
-    spherical,
-    unit_scale,
-)
-from hessspec._checks import check_finite, check_symmetric
+from hessspec._block_krylov import WIDTH, KrylovBasis
+from hessspec._blocks import rescaled, spherical
 from hessspec._hutchinson import finite_forms, guarded_products
 from hessspec._hutchpp import SKETCH_STREAM
 from hessspec._operators import AbstractOperator
 from hessspec._progress import ProgressBar
 from hessspec._trace_estimate import TraceEstimate
 
-WIDTH = 2  # vectors a Krylov step: two, so that a double eigenvalue is found whole
 PILOT = 8  # probes that measure the variance, and the block in which forms are taken
-
-
-class KrylovBasis:
-    """An orthonormal basis Q of span{X, HX, H²X, ...}, grown block by block.
-
-    Two thirds of a budget spent here hold more of a spectrum's outliers than a sketch of one
-    application of H: the sketch loses an eigenvalue λ against the bulk's noise √P·|bulk|, powers
-    of H lift it out.
-    """
-
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
-        start = spherical(key, 0, WIDTH, operator.dim, operator.dtype)
-        self.operator = operator
-        self.basis = GrowingBasis(operator.dim, operator.dtype)
-        self.next, _ = orthonormal_rows(start)
-        self.scale = 0.0
-        self.size = 0.0  # norm of the largest block of T so far
-        self.exhausted = False
-        self.compressed = np.zeros((0, 0))  # Q (H/s) Qᵀ
-
-    @property
-    def rank(self) -> int:
-        """Number of rows of Q."""
-        return self.basis.rank
-
-    def grow(self) -> int:
-        """One block more; returns the products that took."""
-        block = self.next
-        count = block.shape[0]
-        products = self.operator.rows(block)
-        if self.scale == 0.0:
-            self.scale = unit_scale(products)
-        products = products / jnp.asarray(self.scale, products.dtype)
-        self.basis.append(block)
-        column = self.basis.components(products)
-        if not np.isfinite(column).all():
-            check_finite(products, self.operator.space, "the product H v")
-        self._enter(column, count)
-        outside = self.basis.without(products)
-        following, factor = orthonormal_rows(outside)
-        left, singular, _ = np.linalg.svd(factor)
-        # As in the Lanczos recurrence: a remainder of 64 eps of H is rounding.
-        self.size = max(self.size, float(np.linalg.norm(column, 2) + singular[0]))
-        keep = int(np.sum(singular > 64 * np.finfo(self.operator.dtype).eps * self.size))
-        self.exhausted = keep == 0 or self.rank + keep > self.operator.dim
-        if keep < count:
-            following = combine(jnp.asarray(left[:, :keep].T, following.dtype), following)
-        # Once more: cancellation has made what was rounding before a part of unit vectors.
-        self.next, _ = (
-            orthonormal_rows(self.basis.without(following)) if keep else (following, None)
-        )
-        return count
-
-    def _enter(self, column: Float[np.ndarray, "r k"], count: int) -> None:
-        old = self.compressed.shape[0]
-        grown = np.zeros((old + count, old + count))
-        grown[:old, :old] = self.compressed
-        grown[:, old:] = column
-        corner = column[old:]
-        length = np.sqrt(np.sum(column**2, axis=0).max()) if column.size else 0.0
-        check_symmetric(corner, corner.T, max(length, self.size), self.operator.dtype)
-        grown[old:, :old] = column[:old].T
-        grown[old:, old:] = (corner + corner.T) / 2
-        self.compressed = grown
 
 
 class Deflated:
@@ -131,10 +59,14 @@ class Deflated:
     def _worth_growing(self, budget: int) -> bool:
         left = budget - self.spent
         rank = self.krylov.rank
-        if self.krylov.exhausted or left < WIDTH:
+        if self.krylov.full or left < WIDTH:
             return False
         _, variance = self._pilot_forms()
         self.variances.append((rank, variance))
+        # Forms that are nothing but the rounding of what was subtracted from them.
+        rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(self.forms).max()
+        if variance <= (rounding * self.product_scale) ** 2:
+            return False
         if rank < 2 * PILOT:
             return left >= 2 * PILOT
         # What the last half of the basis bought, and what as much again would then buy.
@@ -167,7 +99,8 @@ class Deflated:
         probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
         self.drawn += count
         inside = rescaled(self.krylov.basis.without(probes), (dim - self.krylov.rank) ** 0.5)
-        _, scale, forms = guarded_products(self.operator, inside)
+        norm = self.krylov.size * self.krylov.scale
+        _, scale, forms = guarded_products(self.operator, inside, norm)
         self.samples.append(np.diagonal(forms) * scale)
         self._spend(count, bar)
 
@@ -232,7 +165,7 @@ class SharedDeflation:
         form = self.operator.form_cost
         step = PILOT * (1.0 + form)
         left = allowed - self.cost
-        if self.krylov is None or self.krylov.exhausted or left < step + 2 * PILOT * form:
+        if self.krylov is None or self.krylov.full or left < step + 2 * PILOT * form:
             return False
         if len(self.variances) < 2:
             return True
@@ -244,7 +177,7 @@ class SharedDeflation:
     def _grow(self, bar: ProgressBar) -> None:
         assert self.krylov is not None
         old = self.krylov.rank
-        while self.krylov.rank < old + PILOT and not self.krylov.exhausted:
+        while self.krylov.rank < old + PILOT and not self.krylov.full:
             products = self.krylov.grow()
             self.cost += products
             self.num_matvecs += products

@@ -20,9 +20,12 @@ def block_sizes(count: int, rows: int = BLOCK_ROWS) -> list[int]:
 
 
 def guarded_products(
-    operator: AbstractOperator, probes: Float[Array, "k dim"]
+    operator: AbstractOperator, probes: Float[Array, "k dim"], norm: float = 0.0
 ) -> tuple[Float[Array, "k dim"], float, Float[np.ndarray, "k k"]]:
     """H v for each row of a scalar operator, divided by a power of two; that power; vᵢᵀHvⱼ.
+
+    The last is in the same units. `norm` is a lower bound of ‖H‖, for probes that were made
+    orthogonal to the dominant space: what is left of H v may be nothing but rounding of H.
 
     Raises:
         ValueError: if a product is not finite, or vᵢᵀHvⱼ and vⱼᵀHvᵢ differ by more than rounding.
@@ -31,25 +34,17 @@ def guarded_products(
     scale = unit_scale(rows)
     rows = rows / jnp.asarray(scale, rows.dtype)
     forms = gram(probes, rows)
-    check_products(operator, forms, rows, probes)
+    if not np.isfinite(forms).all():
+        check_finite(rows, operator.space, "the product H v")
+    images, lengths = row_lengths(rows), row_lengths(probes)
+    size = max(float(np.max(images / np.maximum(lengths, 1e-30))), norm / scale)
+    check_symmetric(forms, forms.T, size * lengths[:, None] * lengths, operator.dtype)
     return rows, scale, forms
 
 
-def check_products(
-    operator: AbstractOperator,
-    forms: Float[np.ndarray, "k k"],
-    rows: Float[Array, "k dim"],
-    probes: Float[Array, "k dim"],
-) -> None:
-    """Stop on products that are not finite or not symmetric; costs no product."""
-    if not np.isfinite(forms).all():
-        check_finite(rows, operator.space, "the product H v")
-    lengths = np.sqrt(
-        np.asarray(row_forms(rows, rows), np.float64)
-        * np.asarray(row_forms(probes, probes), np.float64)
-    )
-    scale = np.maximum(lengths[:, None], lengths[None, :])
-    check_symmetric(forms, forms.T, scale, operator.dtype)
+def row_lengths(rows: Float[Array, "k dim"]) -> Float[np.ndarray, " k"]:
+    """Euclidean length of each row, on the host."""
+    return np.sqrt(np.asarray(row_forms(rows, rows), np.float64))
 
 
 class Hutchinson:

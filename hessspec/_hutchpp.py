@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._blocks import orthonormal_rows, rescaled, row_forms, spherical, without
-from hessspec._hutchinson import block_sizes, guarded_products
+from hessspec._hutchinson import block_sizes, guarded_products, row_lengths
 from hessspec._operators import AbstractOperator
 from hessspec._progress import ProgressBar
 from hessspec._trace_estimate import TraceEstimate
@@ -31,6 +31,7 @@ class HutchPlusPlus:
         count = operator.num_tasks
         self.tasks = [operator] if count is None else [operator.task(t) for t in range(count)]
         self.bases: list[Float[Array, "r dim"]] = []
+        self.norms: list[float] = []
         self.exact = np.zeros(len(self.tasks))
         self.exact_square = np.zeros(len(self.tasks))
         self.samples: list[list[np.ndarray]] = [[] for _ in self.tasks]
@@ -57,10 +58,12 @@ class HutchPlusPlus:
         dim, dtype = self.operator.dim, self.operator.dtype
         tests = spherical(jax.random.fold_in(self.key, SKETCH_STREAM), 0, size, dim, dtype)
         for t, task in enumerate(self.tasks):
-            rows, _, _ = guarded_products(task, tests)
+            rows, scale, _ = guarded_products(task, tests)
+            norm = scale * float(row_lengths(rows).max()) / dim**0.5
             basis, _ = orthonormal_rows(rows)
-            images, scale, forms = guarded_products(task, basis)
+            images, scale, forms = guarded_products(task, basis, norm)
             self.bases.append(basis)
+            self.norms.append(max(norm, scale * float(row_lengths(images).max())))
             self.exact[t] = np.trace(forms) * scale
             squares = np.asarray(row_forms(images, images), np.float64)
             self.exact_square[t] = squares.sum() * scale**2
@@ -71,7 +74,7 @@ class HutchPlusPlus:
     def _sample(self, t: int, probes: Float[Array, "k dim"]) -> None:
         basis, dim = self.bases[t], self.operator.dim
         inside = rescaled(without(basis, probes), (dim - basis.shape[0]) ** 0.5)
-        rows, scale, forms = guarded_products(self.tasks[t], inside)
+        rows, scale, forms = guarded_products(self.tasks[t], inside, self.norms[t])
         self.samples[t].append(np.diagonal(forms) * scale)
         self.squares[t].append(np.asarray(row_forms(rows, rows), np.float64) * scale**2)
         self.num_matvecs += probes.shape[0]

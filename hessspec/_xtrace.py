@@ -29,6 +29,10 @@ class LeaveOneOut:
     samples: Float[np.ndarray, " k"]
     influence: Float[np.ndarray, "k k"]
 
+    def times(self, scale: float) -> "LeaveOneOut":
+        """The same for an operator that is `scale` times as large."""
+        return LeaveOneOut(self.samples * scale, self.influence * scale)
+
 
 def leave_one_out(
     dim: int,
@@ -162,10 +166,9 @@ class XTrace:
         return rows[None] if self.operator.num_tasks is None else rows
 
     def _estimate(self) -> TraceEstimate:
-        first = [sketch.leave_one_out() for sketch in self.sketches]
-        second = [sketch.leave_one_out(squared=True) for sketch in self.sketches]
-        square = self._record(second, None)
-        return self._record(first, square)
+        both = [sketch.leave_one_out() for sketch in self.sketches]
+        square = self._record([second for _, second in both], None)
+        return self._record([first for first, _ in both], square)
 
     def _record(self, parts: list[LeaveOneOut], square: TraceEstimate | None) -> TraceEstimate:
         samples = np.stack([part.samples for part in parts])
@@ -221,32 +224,35 @@ class _Sketch:
             self.images = jnp.concatenate([self.images, images])
         return basis.shape[0]
 
-    def leave_one_out(self, squared: bool = False) -> LeaveOneOut:
-        """The samples of tr A, or of tr A² from the same products."""
+    def leave_one_out(self) -> tuple[LeaveOneOut, LeaveOneOut]:
+        """The samples of tr A, and those of tr A² from the same products."""
         k = self.factor.shape[1]
         dim = self.operator.dim
         if self.factor.shape[0] == 0:
-            return LeaveOneOut(np.zeros(k), np.zeros((k, k)))
+            nothing = LeaveOneOut(np.zeros(k), np.zeros((k, k)))
+            return nothing, nothing
         components = gram(self.basis, self.probes)
         compressed = gram(self.basis, self.images)
-        sketched = self.factor
-        forms = np.sum(components * sketched, axis=0)
-        symmetric = components.T @ sketched
-        lengths = dim**0.5 * np.sqrt(np.sum(sketched**2, axis=0))
+        products = components.T @ self.factor
+        lengths = dim**0.5 * np.sqrt(np.sum(self.factor**2, axis=0))
         check_symmetric(
-            symmetric, symmetric.T, np.maximum(lengths[:, None], lengths), self.operator.dtype
+            products, products.T, np.maximum(lengths[:, None], lengths), self.operator.dtype
         )
-        power = self.scale
-        if squared:
-            # The same for A²: Q A²ω = Q A y, y being in the span of Q, and ωᵀA²ω = |y|².
-            power = self.scale**2
-            sketched = compressed @ self.factor
-            compressed = gram(self.images, self.images)
-            forms = np.sum(self.factor**2, axis=0)
         compressed = (compressed + compressed.T) / 2
         directions = _directions(self.factor)
-        found = leave_one_out(dim, directions, components, compressed, sketched, forms)
-        return LeaveOneOut(found.samples * power, found.influence * power)
+        first = leave_one_out(
+            dim, directions, components, compressed, self.factor, np.diagonal(products)
+        )
+        # The same for A²: Q A²ω = Q A y, y being in the span of Q, and ωᵀA²ω = |y|².
+        second = leave_one_out(
+            dim,
+            directions,
+            components,
+            gram(self.images, self.images),
+            compressed @ self.factor,
+            np.sum(self.factor**2, axis=0),
+        )
+        return first.times(self.scale), second.times(self.scale**2)
 
     def _products(self, basis: Float[Array, "r dim"]) -> Float[Array, "r dim"]:
         if basis.shape[0] == 0:

@@ -1,0 +1,111 @@
+"""A block Krylov basis to deflate with: its span holds the outliers of a spectrum first."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from hessspec._blocks import (
+    GrowingBasis,
+    combine,
+    gram,
+    orthonormal_rows,
+    spherical,
+    unit_scale,
+)
+from hessspec._checks import check_finite, check_symmetric
+from hessspec._lanczos import BREAKDOWN_UNITS
+from hessspec._operators import AbstractOperator
+
+WIDTH = 2  # vectors a step: two, so that a double eigenvalue is found whole
+
+
+class KrylovBasis:
+    """An orthonormal basis Q of span{X, HX, H²X, ...}, grown block by block, and T = Q H Qᵀ.
+
+    A sketch HX loses an eigenvalue λ once |λ| is below √P times the bulk's, because that is
+    the length of the bulk's part; further powers of H lift it out. H Qᵀ = Qᵀ T + Nᵀ B, with N the
+    block that would come next, coupled to the last block only. Where the space is exhausted
+    (a multiple eigenvalue, a low rank) the basis goes on from a new random block.
+
+    Numbers on the host are in units of H/s, s a power of two.
+    """
+
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
+        self.operator, self.key = operator, key
+        self.basis = GrowingBasis(operator.dim, operator.dtype)
+        self.next, _ = orthonormal_rows(spherical(key, 0, WIDTH, operator.dim, operator.dtype))
+        self.starts = WIDTH
+        self.scale = 0.0
+        self.size = 0.0  # norm of the largest block of T so far
+        self.compressed = np.zeros((0, 0))  # T
+        self.coupling = np.zeros((WIDTH, 0))  # B, for the columns of the last block
+
+    @property
+    def rank(self) -> int:
+        """Number of rows of Q."""
+        return self.basis.rank
+
+    @property
+    def full(self) -> bool:
+        """Whether the next block has no room in the space any more."""
+        return self.rank + self.next.shape[0] > self.operator.dim - WIDTH
+
+    def grow(self) -> int:
+        """One block more; returns the products that took."""
+        block = self.next
+        products = self.operator.rows(block)
+        if self.scale == 0.0:
+            self.scale = unit_scale(products)
+        products = products / jnp.asarray(self.scale, products.dtype)
+        self.basis.append(block)
+        column = self.basis.components(products)
+        if not np.isfinite(column).all():
+            check_finite(products, self.operator.space, "the product H v")
+        self._enter(column)
+        self._observe(block, products)
+        self._prepare(products)
+        return block.shape[0]
+
+    def times(self, components: Float[np.ndarray, "rank k"]) -> Float[Array, "k dim"]:
+        """Rows Σ cᵢ qᵢ."""
+        padded = np.zeros((16 * len(self.basis.chunks), components.shape[1]))
+        padded[: self.rank] = components
+        parts = [
+            combine(jnp.asarray(padded[16 * i : 16 * i + 16].T, chunk.dtype), chunk)
+            for i, chunk in enumerate(self.basis.chunks)
+        ]
+        return jax.tree.reduce(jnp.add, parts)
+
+    def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
+        """What a subclass keeps of a block and its products."""
+
+    def _enter(self, column: Float[np.ndarray, "r k"]) -> None:
+        """A new column of T. For a symmetric H, what stands above its corner is known: Bᵀ."""
+        old = self.compressed.shape[0]
+        corner = column[old:]
+        above = np.zeros_like(column[:old])
+        last = self.coupling.shape[1]
+        above[old - last :] = self.coupling.T
+        self.size = max(self.size, float(np.linalg.norm(column, 2)))
+        dtype = self.operator.dtype
+        check_symmetric(column[:old], above, self.size, dtype)
+        check_symmetric(corner, corner.T, self.size, dtype)
+        self.compressed = np.block([[self.compressed, above], [above.T, (corner + corner.T) / 2]])
+
+    def _prepare(self, products: Float[Array, "k dim"]) -> None:
+        """The next block: the part of the products outside the span, or a new start."""
+        following, factor = orthonormal_rows(self.basis.without(products))
+        left, singular, _ = np.linalg.svd(factor)
+        self.size = max(self.size, float(singular[0]))
+        rounding = BREAKDOWN_UNITS * np.finfo(self.operator.dtype).eps * self.size
+        keep = int(np.sum(singular > rounding))
+        if keep == 0:
+            dim, dtype = self.operator.dim, self.operator.dtype
+            following = spherical(self.key, self.starts, WIDTH, dim, dtype)
+            self.starts += WIDTH
+        elif keep < following.shape[0]:
+            following = combine(jnp.asarray(left[:, :keep].T, following.dtype), following)
+        # Once more: what was rounding before has been stretched to unit length.
+        self.next, _ = orthonormal_rows(self.basis.without(following))
+        self.coupling = gram(self.next, products) if keep else np.zeros((WIDTH, 0))
