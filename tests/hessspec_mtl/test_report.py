@@ -1,0 +1,212 @@
+"""The report explains itself, needs no other file and hides nothing."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+
+from hessspec_mtl.files import write_whole
+from hessspec_mtl.report import (
+    FullDataset,
+    ReportFiles,
+    Results,
+    duration,
+    flat_settings,
+    listed,
+    slug,
+    summary,
+    write_results,
+)
+from hessspec_mtl.report import (
+    test_errors as final_errors,
+)
+
+final_errors.__test__ = False  # its name is about the network's test error
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Tags in balance, addresses, anchors and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "src" in values:
+            self.sources.append(values["src"] or "")
+        if "href" in values:
+            self.links.append(values["href"] or "")
+        if "id" in values:
+            self.ids.append(values["id"] or "")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def results(records: SimpleNamespace) -> Results:
+    studies = (records.study("QM8", 2, single_task=True), records.study("MP"))
+    full = (
+        FullDataset(records.dataset("QM8", 80), 9, 4),
+        FullDataset(records.dataset("MP", 60), 112, 40),
+    )
+    return Results(
+        title="Curvature <of> networks & such",
+        studies=studies,
+        full=full,
+        preset="made up",
+        command="python -m hessspec_mtl.reproduce --preset small",
+        settings={"QM8": {"train": {"num_epochs": 40}}},
+        versions={"jax": "0.0"},
+        device="2 CPU cores",
+        seconds=600.0,
+        finished="2026-01-01",
+        other_files={"qm8/examples.csv": "ids"},
+    )
+
+
+@pytest.fixture(scope="module")
+def written(results: Results, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    return write_results(results, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def page(written: ReportFiles) -> Page:
+    return Page(written.html.read_text())
+
+
+def test_the_page_is_well_formed(page):
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_page_needs_no_other_file(page):
+    assert page.sources
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert not any(link.startswith(("http", "//")) for link in page.links)
+
+
+def test_links_inside_the_page_have_their_targets(page):
+    inside = {link[1:] for link in page.links if link.startswith("#")}
+    assert inside <= set(page.ids)
+
+
+def test_links_to_files_have_their_files(page, written):
+    outside = [link for link in page.links if not link.startswith("#")]
+    made = [link for link in outside if not link.startswith("qm8/")]
+    assert made
+    for link in made:
+        assert (written.html.parent / link).exists(), link
+
+
+def test_names_are_escaped(written):
+    text = written.html.read_text()
+    assert "Curvature &lt;of&gt; networks &amp; such" in text
+    assert "negative &amp; &lt;odd&gt;" in text
+
+
+def test_every_task_stands_beside_the_median_predictor(results, page):
+    errors = final_errors(results.studies)
+    assert len(errors) == 7
+    assert errors["better"].all()
+    for row in errors.itertuples():
+        assert f"{row.median_mae:.3f}" in page.text
+    assert "below that of always predicting the training median" in page.text
+
+
+def test_a_task_that_is_not_below_the_median_is_named(results, records):
+    study = results.studies[1]
+    run = study.runs[0]
+    worse = run.history.copy()
+    worse.loc[(worse["task"] == "poisson") & (worse["split"] == "test"), "mae"] = 5.0
+    bad = replace(study, runs=(replace(run, history=worse),))
+    text = " ".join(summary(replace(results, studies=(bad,), full=results.full[1:]), ()))
+    assert "Poisson ratio (MP) is NOT below" in text
+    assert "log G_VRH (MP)" not in text
+
+
+def test_the_summary_says_what_was_run(page):
+    for part in (
+        "a random subset of 60 of its 80 molecules",
+        "all 60 crystals",
+        "P = 4,000 shared parameters",
+        "with 2 seeds",
+        "after 4 epochs (0, 4, 12 and 40)",
+        "averaged over 10 molecules",
+    ):
+        assert part in page.text, part
+
+
+def test_error_bars_graphs_settings_sources_are_stated(page):
+    for part in ("they are probe errors", "QM8-3", "QM8.train.num_epochs", "Licence: MIT", "jax"):
+        assert part in page.text, part
+
+
+def test_all_figures_and_tables_are_there(written):
+    folder = written.html.parent
+    names = {files.name for files in written.figures}
+    assert names == {
+        *("figure1", "figure2", "figure3", "figure4", "figure8"),
+        *("figure5_qm8", "figure5_mp", "figure6_qm8", "figure6_mp"),
+    }
+    for name in names:
+        for suffix in (".pdf", ".png", ".csv"):
+            assert (folder / "figures" / f"{name}{suffix}").stat().st_size > 0
+    assert {p.stem for p in (folder / "tables").iterdir()} == {"table1", "table2", "table3"}
+    assert len(json.loads((folder / "claims.json").read_text())) >= 20
+
+
+def test_the_markdown_links_to_what_exists(written):
+    import re
+
+    text = written.markdown.read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        if not link.startswith("qm8/"):
+            assert (written.html.parent / link).exists(), link
+
+
+def test_writing_leaves_no_partial_file(written, tmp_path, monkeypatch):
+    assert not list(written.html.parent.rglob("*.part"))
+    target = write_whole(tmp_path / "a.txt", "old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(target, "new")
+    assert target.read_text() == "old"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_run_without_curvature_still_reports(results, tmp_path):
+    study = results.studies[1]
+    bare = replace(study, runs=(replace(study.runs[0], curvature=(), hessian_ids=()),))
+    files = write_results(replace(results, studies=(bare,), full=results.full[1:]), tmp_path)
+    assert "not measured in this run" in files.html.read_text()
+
+
+def test_words():
+    assert duration(75) == "75 seconds"
+    assert duration(600) == "10 minutes"
+    assert duration(7200) == "2.0 hours"
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert slug("My data, v2") == "my-data-v2"
+    assert flat_settings({"a": {"b": 1}, "c": (2, 3)}) == [("a.b", "1"), ("c", "(2, 3)")]
