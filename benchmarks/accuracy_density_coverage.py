@@ -2,11 +2,12 @@
 
     python benchmarks/accuracy_density_coverage.py [--seeds 2000] [--output docs/studies/...]
 
-P = 500 eigenvalues in a random orthogonal basis; flat, decaying and outlier-dominated spectra;
-1, 2 and 8 probes. For each seed: is the trace inside its interval, the true share of eigenvalues
-inside the pointwise band (at nine quantiles) and inside the uniform band (everywhere), a count
-inside its interval? Widths are given relative to ideal ones: those that the same starts would
-give if their measures were known completely and not only through T.
+P = 500 eigenvalues in a random orthogonal basis; flat, decaying and outlier-dominated spectra,
+and one with 10-fold eigenvalues; 1, 2 and 8 probes. For each seed: is the trace inside its
+interval, the true share of eigenvalues inside the pointwise band (at nine quantiles) and inside
+the uniform band (everywhere), a count inside its interval? Widths are given relative to ideal
+ones: those that the same starts would give if their measures were known completely and not only
+through T.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def spectra() -> dict[str, np.ndarray]:
         "flat": np.linspace(1.0, 2.0, DIM),
         "decaying": np.sort(1.0 / np.arange(1, DIM + 1)),
         "outliers": np.sort(np.concatenate([bulk, outliers])),
+        "multiple": np.repeat(np.logspace(-2, 2, 50), DIM // 50),
     }
 
 

@@ -39,7 +39,10 @@ def count_interval(
     too_small = _last_true(
         lambda k: _complement(low_mass, k, dim, share_at_most) <= tail, dim, low_mass.shape, -1
     )
-    return np.minimum(too_small + 1, upper), upper
+    # A share that is surely positive excludes k = 0, and one surely below 1 excludes k = dim,
+    # however unlikely such a share is for the neighbouring k.
+    lower = np.minimum(too_small + 1, np.where(high_mass < 1.0, dim - 1, dim))
+    return lower, np.maximum(upper, np.where(low_mass > 0.0, 1, 0))
 
 
 def _complement(mass, k, dim, share_at_most):

@@ -256,10 +256,10 @@ class SpectralDensity:
     def trace(self) -> SpectralTrace:
         """tr H from the same run: no further product. See `SpectralTrace` for its error."""
         if self.num_tasks is None:
-            samples, exact, sums = self._trace_parts()
+            samples, exact, offsets, counts = self._trace_parts()
         else:
             parts = [self.task(t)._trace_parts() for t in range(self.num_tasks)]
-            samples, exact, sums = (np.stack(leaves) for leaves in zip(*parts, strict=True))
+            samples, exact, offsets, counts = (np.stack(p) for p in zip(*parts, strict=True))
         return SpectralTrace(
             samples=samples,
             exact=exact,
@@ -267,7 +267,8 @@ class SpectralDensity:
             dim=self.dim,
             num_matvecs=self.num_matvecs,
             matvecs_per_sample=float(self.num_steps * (self.num_tasks or 1)),
-            power_sums=sums,
+            offsets=offsets,
+            counts=counts,
         )
 
     @_for_each_task
@@ -355,23 +356,22 @@ class SpectralDensity:
         """Eigenvalues that atoms account for, the same in every row."""
         return int(np.maximum(np.asarray(self.multiplicities)[0], 0).sum())
 
-    def _trace_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each probe's estimate of the bulk's trace, the atoms' trace, the bulk's power sums."""
+    def _trace_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Each probe's estimate of the bulk's trace, the atoms' trace, and the bulk's nodes."""
         nodes, weights = np.asarray(self.nodes), np.asarray(self.weights)
         atom = np.asarray(self.multiplicities) > 0
         exact = float((nodes * weights * atom).sum(axis=1).mean() * self.dim)
-        bulk = np.where(atom, 0.0, weights)
-        samples = self.dim * (bulk * nodes).sum(axis=1)
+        counts = self.dim * np.where(atom, 0.0, weights)
+        samples = (counts * nodes).sum(axis=1)
         if bool(self.exact):
-            return np.zeros(0), np.asarray(exact + samples.sum() / self.num_probes), np.zeros(3)
-        size = self.dim * bulk.sum(axis=1, keepdims=True)
-        centre = samples.sum() / max(float(size.sum()), 1e-300)
-        # Every node stands for one eigenvalue at least, however small its random weight.
-        counts = np.where(bulk > 0, np.maximum(self.dim * bulk, 1.0), 0.0)
-        shrink = size / (size + 2.0)
-        offsets = nodes - centre
-        sums = [(shrink * counts * offsets**j).sum() / self.num_probes for j in (2, 3, 4)]
-        return samples, np.asarray(exact), np.array(sums)
+            # Nothing was sampled: the mean of the rows, without samples of its own.
+            return samples, np.asarray(exact), np.zeros(nodes.size), np.zeros(nodes.size)
+        size = float(counts.sum(axis=1).mean())
+        centre = samples.mean() / max(size, np.finfo(float).tiny)
+        # A direction uniform on the sphere of `size` dimensions varies a little less than a
+        # Gaussian vector of that mean length.
+        offsets = (nodes - centre) * (size / (size + 2.0)) ** 0.5
+        return samples, np.asarray(exact), offsets.ravel(), counts.ravel()
 
     def _count_band(
         self, lo: np.ndarray, hi: np.ndarray, level: float, uniform: bool

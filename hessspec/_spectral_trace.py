@@ -21,34 +21,41 @@ _MIN_SHARING = 8.0
 class SpectralTrace(TraceEstimate):
     """tr H = Σ of the atoms + P_b times the mean of the bulk, as a few probes see it.
 
-    `samples` has one entry a probe, too few to show their own spread. The spectrum shows it: for
-    a start uniform on the sphere of the bulk's P_b directions, the sample is Σ δᵢ (zᵢ² - 1) off,
-    with δᵢ the bulk's eigenvalues about their mean and z normal, up to O(1/P_b); its variance is
-    2 Σ δᵢ² and its third cumulant 8 Σ δᵢ³, and the same rule gives both sums.
+    `samples` has one entry a probe, too few to show their own spread; the spectrum shows it. A
+    Gaussian start of full length gives dᵢ eigenvalues near θᵢ a squared component that is
+    chi-squared with dᵢ degrees of freedom, so the bulk's sample is Σ δᵢ nᵢ off, where δᵢ is θᵢ
+    minus the bulk's mean, nᵢ = P wᵢ estimates dᵢ, and Var nᵢ = 2 dᵢ.
 
     Attributes:
-        power_sums: Σ δᵢ^j for j = 2, 3, 4, the bulk's moments about its mean.
+        offsets: δ of every node of the bulk, all probes, in the units of H.
+        counts: n of the same nodes, P times their weights.
     """
 
-    power_sums: Float[Array | np.ndarray, "*tasks 3"] | None = None
+    offsets: Float[Array | np.ndarray, "*tasks nodes"] | None = None
+    counts: Float[Array | np.ndarray, "*tasks nodes"] | None = None
 
     @property
     def standard_error(self) -> Float[np.ndarray, "*tasks"]:
-        """Standard deviation of `value` over probes, by the measured second moment."""
-        if self.power_sums is None:
+        """Standard deviation of `value` over probes, (2 Σ δ² d)^(1/2) over their number.
+
+        d is taken as n + 1/2, the middle of the interval for d at one standard deviation: a
+        node that a start happened to miss still stands for an eigenvalue.
+        """
+        if self.offsets is None or self.counts is None:
             return super().standard_error
-        second = np.asarray(self.power_sums, np.float64)[..., 0]
-        return np.sqrt(2.0 * second / max(self.num_samples, 1))
+        d = np.where(np.asarray(self.counts) > 0, np.asarray(self.counts) + 0.5, 0.0)
+        variance = 2.0 * (np.asarray(self.offsets) ** 2 * d).sum(axis=-1)
+        return np.sqrt(variance) / max(self.num_samples, 1)
 
     @property
     def num_sharing(self) -> Float[np.ndarray, "*tasks"]:
-        """How many eigenvalues share the error, probes counted: n (Σ δ²)² / Σ δ⁴."""
-        if self.power_sums is None:
+        """How many eigenvalues share the error, those of all probes: (Σ δ² n)² / Σ δ⁴ n."""
+        if self.offsets is None or self.counts is None:
             return np.asarray(float(self.num_samples))
-        sums = np.asarray(self.power_sums, np.float64)
-        second, fourth = sums[..., 0], sums[..., 2]
+        squares, counts = np.asarray(self.offsets) ** 2, np.asarray(self.counts)
+        second, fourth = (squares * counts).sum(axis=-1), (squares**2 * counts).sum(axis=-1)
         shared = np.full(np.shape(second), np.inf)
-        np.divide(self.num_samples * second**2, fourth, out=shared, where=fourth > 0)
+        np.divide(second**2, fourth, out=shared, where=fourth > 0)
         return shared
 
     @property
@@ -61,44 +68,42 @@ class SpectralTrace(TraceEstimate):
     ) -> tuple[Float[np.ndarray, "*tasks"], Float[np.ndarray, "*tasks"]]:
         """Ends of an interval that covers tr H with probability `level`, for each task.
 
-        The quantiles of Σ δᵢ (zᵢ² - 1) are those of a normal variable corrected for skewness and
-        kurtosis by the Cornish-Fisher expansion.
+        The largest and smallest Σ δᵢ dᵢ over all d that the data do not contradict,
+        Σ (nᵢ - dᵢ)² / 2dᵢ <= z². The variance is that at d, not at n: where a few eigenvalues
+        carry the trace, a start that missed them would otherwise claim a small error as well.
 
         Raises:
             ValueError: unless 0 < level < 1.
         """
-        if self.power_sums is None:
+        if self.offsets is None or self.counts is None:
             return super().confidence_interval(level)
         if not 0.0 < level < 1.0:
             raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
-        n = max(self.num_samples, 1)
-        sums = np.asarray(self.power_sums, np.float64)
-        error = self.standard_error
-        safe = np.where(error > 0, error, 1.0)
-        skewness = np.where(error > 0, 8.0 * sums[..., 1] / n**2 / safe**3, 0.0)
-        kurtosis = np.where(error > 0, 48.0 * sums[..., 2] / n**3 / safe**4, 0.0)
-        low, high = (
-            _cornish_fisher(special.ndtri(p), skewness, kurtosis)
-            for p in ((1 - level) / 2, (1 + level) / 2)
-        )
-        # A sample that lies high means a trace that lies low: the quantiles change sides.
-        return self.value - high * error, self.value - low * error
+        z = float(special.ndtri(0.5 + level / 2))
+        offsets, counts = np.asarray(self.offsets), np.asarray(self.counts)
+        ends = np.zeros((2, *offsets.shape[:-1]))
+        for index in np.ndindex(*offsets.shape[:-1]):
+            used = counts[index] > 0
+            ends[(1, *index)] = _largest_shift(offsets[index][used], counts[index][used], z)
+            ends[(0, *index)] = -_largest_shift(-offsets[index][used], counts[index][used], z)
+        low, high = ends / max(self.num_samples, 1)
+        return self.value + low, self.value + high
 
     def difference(self, i: int, j: int) -> "SpectralTrace":
         """tr H_i - tr H_j from the paired samples.
 
-        The spectra of H_i and H_j do not determine that of their difference, so the error is the
-        sum of the two: an upper bound whatever they share.
+        The spectra of H_i and H_j do not determine that of their difference. The error counts
+        the deviations of both as if they were independent of each other.
         """
         plain = super().difference(i, j)
-        if self.power_sums is None:
+        if self.offsets is None or self.counts is None:
             return plain  # type: ignore[return-value]
-        sums = np.asarray(self.power_sums, np.float64)
-        second = (sums[i, 0] ** 0.5 + sums[j, 0] ** 0.5) ** 2
-        # Skewness and tail as if one direction carried what the heavier task's worst does.
-        third = sums[i, 1] - sums[j, 1]
-        fourth = (sums[i, 2] ** 0.25 + sums[j, 2] ** 0.25) ** 4
-        return replace(plain, power_sums=np.array([second, third, fourth]))  # type: ignore
+        offsets, counts = np.asarray(self.offsets), np.asarray(self.counts)
+        return replace(  # type: ignore[return-value]
+            plain,
+            offsets=np.concatenate([offsets[i], -offsets[j]]),  # type: ignore[call-arg]
+            counts=np.concatenate([counts[i], counts[j]]),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""
@@ -119,11 +124,30 @@ class SpectralTrace(TraceEstimate):
         return cls(**known)
 
 
-def _cornish_fisher(z: float, skewness: np.ndarray, kurtosis: np.ndarray) -> np.ndarray:
-    """Quantile of a standardised variable with these cumulants, near normal."""
-    return (
-        z
-        + skewness * (z**2 - 1) / 6
-        + kurtosis * (z**3 - 3 * z) / 24
-        - skewness**2 * (2 * z**3 - 5 * z) / 36
-    )
+def _largest_shift(offsets: np.ndarray, counts: np.ndarray, z: float) -> float:
+    """max Σ δ (d - n) over Σ (n - d)² / 2d <= z².
+
+    A Lagrange multiplier gives d = n (1 - δ/μ)^(-1/2) with μ beyond every positive δ, and the
+    constraint fixes μ: its left side falls from infinity to 0 as μ grows.
+    """
+    largest = float(np.max(np.abs(offsets), initial=0.0))
+    if largest == 0.0 or not np.any(counts > 0):
+        return 0.0
+    offsets = offsets / largest
+    top = max(float(offsets.max()), 0.0)
+
+    def d(gap: float) -> np.ndarray:
+        return counts * np.sqrt((top + gap) / (top - offsets + gap))
+
+    def excess(log_gap: float) -> float:
+        at = d(float(np.exp(log_gap)))
+        return float(((counts - at) ** 2 / (2 * at)).sum()) - z**2
+
+    low, high = -60.0, 60.0
+    if excess(low) <= 0:
+        high = low
+    while high - low > 1e-6:
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    log_gap = 0.5 * (low + high)
+    return largest * float((offsets * (d(float(np.exp(log_gap))) - counts)).sum())

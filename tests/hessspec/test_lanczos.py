@@ -199,7 +199,7 @@ class Counting:
         return self.inner.rows(block)
 
 
-@pytest.mark.parametrize(("name", "most"), [("identity", 2 * 3), ("rank 3", 2 * 6)])
+@pytest.mark.parametrize(("name", "most"), [("identity", 2 * 3), ("rank 3", 2 * 8)])
 def test_products_reported_are_products_executed_and_an_exhausted_run_stops(name, most):
     counted = Counting(rotated(BREAKDOWNS[name][0]))
     run = krylov(counted, starts(2), 40)

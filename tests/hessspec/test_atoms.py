@@ -1,0 +1,160 @@
+"""Atoms: which Ritz values count as converged, and how multiplicities are proved."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessspec import FunctionOperator, density
+from hessspec._atoms import clusters
+from hessspec._quadrature import RitzPairs
+
+DIM = 200
+rng = np.random.default_rng(0)
+BASIS, _ = np.linalg.qr(rng.normal(size=(DIM, DIM)))
+BULK = np.sort(rng.uniform(-1.0, 1.0, size=DIM))
+
+
+def dtype() -> np.dtype:
+    return np.dtype(np.float64 if jax.config.read("jax_enable_x64") else np.float32)
+
+
+def spectrum_of(eigenvalues, num_probes, seed=0, num_steps=40, **options):
+    matrix = jnp.asarray(((BASIS * eigenvalues) @ BASIS.T).astype(dtype()))
+    operator = FunctionOperator(
+        lambda v: jnp.matmul(matrix, v, precision="highest"),
+        jax.ShapeDtypeStruct((DIM,), dtype()),
+    )
+    return density(
+        operator, key=jax.random.key(seed), num_probes=num_probes, num_steps=num_steps, **options
+    )
+
+
+def with_outliers(*outliers):
+    return np.concatenate([outliers, BULK[len(outliers) :]])
+
+
+def atoms_near(found, value):
+    """The multiplicities settled at `value`, one for each probe."""
+    nodes, settled = np.asarray(found.nodes), np.asarray(found.multiplicities)
+    return [
+        int(s[(np.abs(n - value) < 1e-3 * abs(value)) & (s > 0)].sum())
+        for n, s in zip(nodes, settled, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("num_probes", [2, 3])
+def test_simple_outliers_become_atoms_of_weight_one_over_p(num_probes):
+    found = spectrum_of(with_outliers(-300.0, 40.0, 900.0), num_probes)
+    assert found.multiplicities_proved
+    for value in (-300.0, 40.0, 900.0):
+        assert atoms_near(found, value) == [1] * num_probes
+    weights, settled = np.asarray(found.weights), np.asarray(found.multiplicities)
+    np.testing.assert_allclose(weights[settled > 0], settled[settled > 0] / DIM, rtol=1e-14)
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-13)
+
+
+def test_a_double_outlier_needs_three_probes():
+    """Two random vectors of a plane are independent; a third is not."""
+    eigenvalues = with_outliers(70.0, 70.0, 300.0)
+    # Few steps: later, rounding brings up a second vector of the plane in each probe.
+    two, three = (spectrum_of(eigenvalues, k, num_steps=8) for k in (2, 3))
+    assert atoms_near(two, 70.0) == [0, 0]
+    assert atoms_near(three, 70.0) == [2, 2, 2]
+    assert atoms_near(two, 300.0) == [1, 1]
+    plain = np.asarray(two.plain().weights)[np.abs(np.asarray(two.nodes) - 70.0) < 0.1]
+    kept = np.asarray(two.weights)[np.abs(np.asarray(two.nodes) - 70.0) < 0.1]
+    assert np.all(kept > 0)
+    assert np.all(np.abs(kept / plain - 1) < 0.5)  # the plain weight, rescaled with the rest
+
+
+def test_copies_that_rounding_brings_up_help_to_prove_a_multiplicity():
+    """Two vectors from each of two probes, and all four in one plane."""
+    found = spectrum_of(with_outliers(70.0, 70.0, 300.0), 2)
+    assert atoms_near(found, 70.0) == [2, 2]
+
+
+def test_outliers_closer_than_their_residuals_count_as_one_eigenvalue_of_multiplicity_two():
+    found = spectrum_of(with_outliers(70.0, 70.0 + 1e-6, 300.0), 3)
+    assert atoms_near(found, 70.0) in ([2, 2, 2], [0, 0, 0])
+
+
+def test_two_resolved_neighbours_are_two_atoms():
+    found = spectrum_of(with_outliers(70.0, 71.0, 300.0), 2)
+    assert atoms_near(found, 70.0) == [1, 1]
+    assert atoms_near(found, 71.0) == [1, 1]
+
+
+@pytest.mark.parametrize("num_probes", [1, 2, 8])
+def test_the_identity_is_one_value_of_weight_one(num_probes):
+    found = spectrum_of(np.ones(DIM), num_probes)
+    used = np.asarray(found.weights) > 0
+    np.testing.assert_allclose(np.asarray(found.nodes)[used], 1.0, rtol=1e-5)
+    np.testing.assert_allclose(found.trace().value, DIM, rtol=1e-5)
+    assert float(found.trace().standard_error) < 1e-4 * DIM
+    assert bool(found.exact) == (num_probes > 1)
+
+
+@pytest.mark.parametrize("num_probes", [2, 3])
+def test_a_matrix_of_low_rank_is_recovered_exactly(num_probes):
+    """Three proved outliers leave all the rest of the mass to the eigenvalue 0."""
+    eigenvalues = np.concatenate([[5.0, 3.0, -2.0], np.zeros(DIM - 3)])
+    found = spectrum_of(eigenvalues, num_probes)
+    assert bool(found.exact)
+    np.testing.assert_allclose(found.trace().value, 6.0, rtol=1e-5)
+    assert float(found.trace().standard_error) == 0.0
+    np.testing.assert_allclose(
+        found.cdf(np.array([-1.0, 1.0, 4.0])), np.array([1, DIM - 2, DIM - 1]) / DIM, rtol=1e-12
+    )
+
+
+def test_low_rank_with_one_probe_assumes_simple_outliers_and_says_so():
+    eigenvalues = np.concatenate([[5.0, 3.0, -2.0], np.zeros(DIM - 3)])
+    found = spectrum_of(eigenvalues, 1)
+    assert not found.multiplicities_proved
+    assert not bool(found.exact)
+    np.testing.assert_allclose(found.trace().value, 6.0, rtol=1e-4)
+
+
+def test_one_probe_does_not_take_many_multiple_eigenvalues_for_simple_ones():
+    """Every eigenvalue 10-fold: P times the weights would be 10 each, not 1."""
+    eigenvalues = np.repeat(np.logspace(0, 3, 20), DIM // 20)
+    for seed in range(5):
+        found = spectrum_of(eigenvalues, 1, seed)
+        assert not np.any(np.asarray(found.multiplicities) > 0)
+        low, high = found.trace().confidence_interval(0.999)
+        assert low <= eigenvalues.sum() <= high
+
+
+@pytest.mark.parametrize("num_probes", [2, 8])
+def test_multiple_eigenvalues_keep_their_mean_weight(num_probes):
+    eigenvalues = np.repeat(np.logspace(0, 3, 20), DIM // 20)
+    z = []
+    for seed in range(8):
+        trace = spectrum_of(eigenvalues, num_probes, seed).trace()
+        z.append((trace.value - eigenvalues.sum()) / trace.standard_error)
+        low, high = trace.confidence_interval(0.999)
+        assert low <= eigenvalues.sum() <= high
+    assert 0.3 < np.sqrt(np.mean(np.square(z))) < 2.2
+
+
+def test_without_reorthogonalisation_there_are_no_atoms():
+    found = spectrum_of(with_outliers(-300.0, 40.0, 900.0), 2, reorthogonalize=False)
+    assert not np.any(np.asarray(found.multiplicities))
+    assert not found.reorthogonalized
+    assert not found.multiplicities_proved
+
+
+def test_a_cluster_angle_is_its_radius_over_its_gap():
+    values = np.array([0.0, 10.0, 10.0 + 1e-9, 14.0])
+    pairs = RitzPairs(values, np.eye(4), np.array([1.0, 1e-9, 1e-9, 0.5]))
+    found = clusters(pairs, floor=1e-8, probe=0)
+    assert [c.members for c in found] == [(0,), (1, 2), (3,)]
+    np.testing.assert_allclose(found[1].angle, 1e-8 / 3.5, rtol=0.1)
+    np.testing.assert_allclose(found[2].angle, 0.5 / 3.5, rtol=1e-6)
+
+
+def test_a_lone_value_has_no_gap_to_fail():
+    pairs = RitzPairs(np.array([2.0]), np.eye(1), np.array([0.0]))
+    (only,) = clusters(pairs, floor=1e-6, probe=0)
+    assert only.angle == 0.0
