@@ -128,7 +128,8 @@ def main() -> None:
         options.output.write_text(
             "# Coverage of the intervals of a trace\n\n"
             f"Written by `python benchmarks/accuracy_trace_coverage.py`: {options.seeds} seeds, "
-            f"P = {DIM} in a random orthogonal basis, {next(iter(operators.values())).dtype.name}, nominal level 95 %. "
+            f"P = {DIM} in a random orthogonal basis, "
+            f"{operators['flat'].dtype.name}, nominal level 95 %. "
             "Ideal width: 2 × 1.96 times the true rms error. Rows with fewer than 8 samples are "
             "marked not `reliable` by the estimate itself.\n\n" + "\n".join(lines) + "\n"
         )

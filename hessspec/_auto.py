@@ -1,19 +1,26 @@
 """The default trace estimator: deflate a Krylov space, as far as that pays, then sample."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._block_krylov import WIDTH, KrylovBasis
+from hessspec._block_krylov import (
+    DIAGONAL_SHARE,
+    PILOT,
+    KrylovBasis,
+    diagonal_share,
+    growth_pays,
+    off_diagonal,
+)
 from hessspec._blocks import rescaled, spherical
-from hessspec._hutchinson import finite_forms, guarded_products
+from hessspec._hutchinson import Hutchinson, finite_forms, guarded_products
 from hessspec._hutchpp import SKETCH_STREAM
 from hessspec._operators import AbstractOperator
 from hessspec._progress import ProgressBar
 from hessspec._trace_estimate import TraceEstimate
-
-PILOT = 8  # probes that measure the variance, and the block in which forms are taken
 
 
 class Deflated:
@@ -22,7 +29,8 @@ class Deflated:
     One scalar operator. Eight probes are multiplied first; with Q they then tell, without a
     further product, what the variance is at every size of Q (their residual forms rᵢᵀHrⱼ,
     i ≠ j, have mean square ‖H_rest‖²_F). The basis grows while that drop is worth more than the
-    samples it costs.
+    samples it costs. If the eight show that H is all but diagonal, random signs take over:
+    the diagonal costs them no variance.
     """
 
     method = "auto"
@@ -35,6 +43,7 @@ class Deflated:
         self.drawn = PILOT
         self.fixed = False
         self.forms = np.zeros((0, 0))
+        self.signs: Hutchinson | None = None
         self.samples: list[np.ndarray] = []
         self.variances: list[tuple[int, float]] = []
 
@@ -45,6 +54,11 @@ class Deflated:
                 self.operator, self.pilot
             )
             self._spend(PILOT, bar)
+            share = diagonal_share(self.pilot, self.products, self.forms)
+            self.signs = Hutchinson(self.operator, self.key) if share > DIAGONAL_SHARE else None
+        if self.signs is not None:
+            estimate = self.signs.advance(max(budget - PILOT, 1), bar)
+            return replace(estimate, method=self.method, num_matvecs=estimate.num_matvecs + PILOT)
         while not self.fixed and self._worth_growing(budget):
             self._spend(self.krylov.grow(), bar)
         self.fixed = True
@@ -57,24 +71,15 @@ class Deflated:
         bar.update(count)
 
     def _worth_growing(self, budget: int) -> bool:
-        left = budget - self.spent
-        rank = self.krylov.rank
-        if self.krylov.full or left < WIDTH:
+        if self.krylov.full:
             return False
         _, variance = self._pilot_forms()
-        self.variances.append((rank, variance))
+        self.variances.append((self.krylov.rank, variance))
         # Forms that are nothing but the rounding of what was subtracted from them.
         rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(self.forms).max()
         if variance <= (rounding * self.product_scale) ** 2:
             return False
-        if rank < 2 * PILOT:
-            return left >= 2 * PILOT
-        # What the last half of the basis bought, and what as much again would then buy.
-        half, before = [entry for entry in self.variances if entry[0] <= rank // 2][-1]
-        step = min(rank - half, left)
-        decay = (variance / before) ** (step / (rank - half)) if before > 0 else 1.0
-        count = PILOT + left
-        return decay / max(count - step, 1) < 1.0 / count
+        return growth_pays(self.variances, budget - self.spent, PILOT)
 
     def _pilot_forms(self) -> tuple[np.ndarray, float]:
         """rᵢᵀHrᵢ of the pilot probes at this basis, and the variance of such samples."""
@@ -91,8 +96,7 @@ class Deflated:
             lengths = dim - np.sum(inside**2, axis=0)
         factor = np.sqrt((dim - rank) / lengths)
         forms = forms * factor[:, None] * factor[None, :]
-        off = forms[~np.eye(PILOT, dtype=bool)]
-        return np.diagonal(forms).copy(), 2.0 * float(np.mean(off**2))
+        return np.diagonal(forms).copy(), 2.0 * off_diagonal(forms)
 
     def _sample(self, count: int, bar: ProgressBar) -> None:
         dim = self.operator.dim

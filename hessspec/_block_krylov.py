@@ -17,6 +17,7 @@ from hessspec._checks import check_finite, check_symmetric
 from hessspec._lanczos import BREAKDOWN_UNITS
 from hessspec._operators import AbstractOperator
 
+PILOT = 8  # probes that measure the variance, and the block in which forms are taken
 WIDTH = 2  # vectors a step: two, so that a double eigenvalue is found whole
 
 
@@ -109,3 +110,51 @@ class KrylovBasis:
         # Once more: what was rounding before has been stretched to unit length.
         self.next, _ = orthonormal_rows(self.basis.without(following))
         self.coupling = gram(self.next, products) if keep else np.zeros((WIDTH, 0))
+
+
+# Above this share of the diagonal, random signs, which it costs no variance, beat a basis.
+DIAGONAL_SHARE = 0.9
+
+
+def off_diagonal(forms: Float[np.ndarray, "k k"]) -> float:
+    """Mean square of vᵢᵀAvⱼ over i ≠ j: an estimate of ‖A‖²_F from products already made.
+
+    For independent probes with E[v vᵀ] = I it is unbiased, and it rests on k(k-1)/2 values where
+    the spread of the forms vᵢᵀAvᵢ rests on k.
+    """
+    if forms.shape[0] < 2:
+        return 0.0
+    return float(np.mean(forms[~np.eye(forms.shape[0], dtype=bool)] ** 2))
+
+
+def diagonal_share(
+    probes: Float[Array, "k dim"], rows: Float[Array, "k dim"], forms: Float[np.ndarray, "k k"]
+) -> float:
+    """Σᵢ H_ii² / ‖H‖²_F, estimated from k products; `rows` and `forms` in the same units.
+
+    The mean of v ∘ Hv is diag H, so for two different probes (v ∘ Hv)ᵀ(w ∘ Hw) has mean Σ H_ii².
+    """
+    samples = probes * rows
+    pairs = gram(samples, samples)
+    whole = off_diagonal(forms)
+    return float(np.mean(pairs[~np.eye(pairs.shape[0], dtype=bool)])) / whole if whole else 0.0
+
+
+def growth_pays(variances: list[tuple[int, float]], left: int, samples: int) -> bool:
+    """Whether more of a basis is worth more than the samples it costs.
+
+    `variances` holds (rank, variance of one sample) for every rank so far, `left` is what may
+    still be spent, and `samples` exist already. The first 16 directions are taken on trust, for
+    Krylov spaces need some steps to turn to the outliers. Then: what the last half of the basis
+    bought, another half is expected to buy.
+    """
+    rank, variance = variances[-1]
+    if left < WIDTH:
+        return False
+    if rank < 2 * PILOT:
+        return left >= 2 * PILOT
+    half, before = [entry for entry in variances if entry[0] <= rank // 2][-1]
+    step = min(rank - half, left)
+    decay = (variance / before) ** (step / (rank - half)) if before > 0 else 1.0
+    count = samples + left
+    return decay / max(count - step, 1) < 1.0 / count
