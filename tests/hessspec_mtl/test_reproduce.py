@@ -1,0 +1,114 @@
+"""The command from end to end, at toy size: what it writes, resumes and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hessspec_mtl import pipeline, presets, reproduce
+from hessspec_mtl.curvature import CurvatureConfig
+from hessspec_mtl.presets import NetworkSizes, Preset, StudyConfig
+from hessspec_mtl.train import TrainConfig
+
+TOY = StudyConfig(
+    num_examples=24,
+    network=NetworkSizes(num_steps=1, width=4, head_width=4),
+    train=TrainConfig(num_epochs=2, batch_size=24),
+    curvature=CurvatureConfig(
+        num_epochs=2, num_graphs=6, batch_size=6, trace_matvecs=12, num_probes=2, num_steps=5
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of the command on 24 molecules: its folder and its arguments."""
+    out = tmp_path_factory.mktemp("runs")
+    arguments = ["--sets", "molecules", "--out", str(out), "--progress", "False"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "quick", Preset("toy", {"molecules": TOY}))
+        assert reproduce.main(arguments) == 0
+    return out / "quick", arguments
+
+
+def test_a_run_leaves_report_tables_figures_and_data(finished):
+    folder, _ = finished
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert 'src="http' not in page
+    for name in ("report.md", "claims.json", "test_errors.csv", "molecules/examples.csv"):
+        assert (folder / name).stat().st_size > 0
+    drawn = {path.stem for path in (folder / "figures").glob("*.pdf")}
+    assert len(drawn) >= 7
+    assert drawn == {path.stem for path in (folder / "figures").glob("*.csv")}
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["studies"]["molecules"]["curvature"]["num_steps"] == 5
+    assert "jax" in settings["versions"]
+    lines = (folder / "molecules" / "examples.csv").read_text().splitlines()
+    assert lines[0] == "id,split,in_hessian"
+    assert len(lines) == 25
+    assert sum(line.endswith(",1") for line in lines) == 6
+
+
+def test_the_same_command_does_nothing_twice(finished, monkeypatch):
+    """Finished epochs, traces and densities are read; with the curvature's files gone, made."""
+    folder, arguments = finished
+    monkeypatch.setitem(presets.PRESETS, "quick", Preset("toy", {"molecules": TOY}))
+    history = (folder / "molecules/seed-0/training/history.csv").read_bytes()
+
+    def refuse(*positional, **keywords):
+        raise AssertionError("done twice")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hessspec.trace", refuse)
+        options = reproduce.Reproduce(out=folder.parent, sets=("molecules",), progress=False)
+        _, load = next(iter(reproduce._sources(options)))
+        study = pipeline.run_study(
+            TOY, load(24)[1], folder / "molecules", progress=False, say=lambda text: None
+        )
+    assert [record.epoch for record in study.runs[0].curvature] == [0, 1, 2]
+    assert (folder / "molecules/seed-0/training/history.csv").read_bytes() == history
+    assert np.isfinite(study.runs[0].curvature[0].trace.value).all()
+
+
+def test_other_settings_under_the_same_name_are_refused(finished, monkeypatch, capsys):
+    folder, arguments = finished
+    other = Preset(
+        "toy",
+        {
+            "molecules": StudyConfig(
+                num_examples=24,
+                network=TOY.network,
+                train=TOY.train,
+                curvature=CurvatureConfig(num_graphs=6, num_steps=6, trace_matvecs=12),
+            )
+        },
+    )
+    monkeypatch.setitem(presets.PRESETS, "quick", other)
+    assert reproduce.main(arguments) == 1
+    message = capsys.readouterr().err
+    assert "`curvature.num_steps` is 6" in message
+    assert "holds results with 5" in message
+    assert "choose another `name`" in message
+
+
+def test_a_missing_file_of_ones_own_is_named(tmp_path, capsys):
+    status = reproduce.main(
+        ["molecules", str(tmp_path / "none.csv"), "--targets", "gap", "--out", str(tmp_path)]
+    )
+    assert status == 1
+    assert "none.csv" in capsys.readouterr().err
+
+
+def test_the_command_line_is_written_as_a_reader_would_type_it(tmp_path):
+    options = reproduce.Reproduce(preset="small", sets=("mp",), seeds=(0, 1), single_task=True)
+    assert reproduce._command(options) == (
+        "python -m hessspec_mtl.reproduce --preset small --seeds 0 1 --single-task --sets mp"
+    )
+
+
+def test_every_preset_is_consistent():
+    for preset in presets.PRESETS.values():
+        for config in preset.studies.values():
+            assert config.curvature.num_graphs >= 128
+            assert config.curvature.num_probes >= 2
