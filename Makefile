@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Every target installs the pinned versions that the tests were last green with.
 EXTRAS_RUN  := mtl
-EXTRAS_TEST := mtl,plot,generate,dev
+EXTRAS_TEST := mtl,plot,generate,materials-project,dev
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=
 

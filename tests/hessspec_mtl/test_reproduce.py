@@ -52,7 +52,7 @@ def test_a_run_leaves_report_tables_figures_and_data(finished):
 
 def test_the_same_command_does_nothing_twice(finished, monkeypatch):
     """Finished epochs, traces and densities are read; with the curvature's files gone, made."""
-    folder, arguments = finished
+    folder, _ = finished
     monkeypatch.setitem(presets.PRESETS, "quick", Preset("toy", {"molecules": TOY}))
     history = (folder / "molecules/seed-0/training/history.csv").read_bytes()
 
@@ -72,7 +72,7 @@ def test_the_same_command_does_nothing_twice(finished, monkeypatch):
 
 
 def test_other_settings_under_the_same_name_are_refused(finished, monkeypatch, capsys):
-    folder, arguments = finished
+    _, arguments = finished
     other = Preset(
         "toy",
         {
