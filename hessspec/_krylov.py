@@ -215,7 +215,7 @@ _extend = jax.jit(extend, donate_argnums=(2,))
 _relative_asymmetry = jax.jit(relative_asymmetry)
 
 
-@partial(jax.jit, donate_argnums=0)
+@jax.jit  # the product is not donated: an operator may hand back a buffer that it keeps
 def _divide(products: Array, scale: Array) -> Array:
     return products / scale[:, None]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from hessspec._quadrature import RitzPairs, ritz_pairs
+from hessspec._quadrature import RitzPairs
 
 # Distance from a node, relative to the operator, at which the rule with a node at x is no longer
 # evaluated: its entry 1 / (θ - x) would cost the digits of the rest.
@@ -23,10 +23,7 @@ _GRID_BLOCK = 32
 
 
 def mass_bounds(
-    alpha: Float[np.ndarray, " m"],
-    beta: Float[np.ndarray, " m"],
-    x: Float[np.ndarray, " g"],
-    blur: float = 0.0,
+    pairs: RitzPairs, last_beta: float, x: Float[np.ndarray, " g"], blur: float = 0.0
 ) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
     """Bounds on μ(-∞, x] of every measure with these Lanczos coefficients.
 
@@ -35,16 +32,16 @@ def mass_bounds(
     and up to x, are the bounds.
 
     Args:
-        alpha, beta: valid Lanczos coefficients, beta[-1] the norm of the remainder.
+        pairs: eigenpairs of T.
+        last_beta: β_m, the norm of the remainder.
         x: points at which to bound, any order, infinite ones included.
         blur: positions are uncertain by this much, in the units of H: the lower bound is taken
             at x - blur and the upper at x + blur.
     """
-    pairs = ritz_pairs(alpha, beta)
     norm = float(np.max(np.abs(pairs.values)))
     finite = np.isfinite(x)
     at = np.where(finite, x, 0.0)
-    if beta[-1] <= np.finfo(float).eps * norm or norm == 0.0:
+    if last_beta <= np.finfo(float).eps * norm or norm == 0.0:
         # Exhausted: the measure is the rule itself.
         cumulative = np.concatenate([[0.0], np.cumsum(pairs.weights)])
         low = cumulative[np.searchsorted(pairs.values, at - blur, side="right")]
@@ -52,9 +49,9 @@ def mass_bounds(
     else:
         guard = _NODE_GUARD * norm
         mirrored = RitzPairs(-pairs.values[::-1], pairs.vectors[:, ::-1], pairs.residuals[::-1])
-        low = _mass_below(pairs, beta[-1], _clear_of(pairs.values, at - blur, -guard))
+        low = _mass_below(pairs, last_beta, _clear_of(pairs.values, at - blur, -guard))
         above = _clear_of(pairs.values, at + blur, guard)
-        high = 1.0 - _mass_below(mirrored, beta[-1], -above)
+        high = 1.0 - _mass_below(mirrored, last_beta, -above)
     low, high = (np.where(finite, side, x > 0) for side in (low, high))
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hessspec._bands import atoms_at_most, count_interval, uniform_half_width
 from hessspec._mass_bounds import mass_bounds
-from hessspec._quadrature import gauss_quadrature
+from hessspec._quadrature import gauss_quadrature, ritz_pairs
 from hessspec._records import load_record, save_record
 from hessspec._spectral_trace import SpectralTrace
 
@@ -408,34 +408,25 @@ class SpectralDensity:
     def _bulk_mass_bounds(self, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds on the share of the bulk in (lo, hi], averaged over probes."""
         blur = float(self.resolution)
-        plain = self.plain()
+        at = np.concatenate([lo, hi])
         lows, highs = np.zeros(hi.shape), np.zeros(hi.shape)
-        for probe in range(self.num_probes):
-            n = int(np.asarray(self.num_valid_steps)[probe])
-            alpha = np.asarray(self.alpha)[probe, :n]
+        for probe, n in enumerate(np.asarray(self.num_valid_steps)):
             beta = np.asarray(self.beta)[probe, :n]
-            nodes, weights = (
-                np.asarray(plain.nodes)[probe, :n],
-                np.asarray(plain.weights)[probe, :n],
-            )
-            atom = np.asarray(self.multiplicities)[probe, :n] != 0
-            norm = float(np.max(np.abs(nodes)))
+            pairs = ritz_pairs(np.asarray(self.alpha)[probe, :n], beta)
+            settled = np.where(np.asarray(self.multiplicities)[probe, :n] != 0, pairs.weights, 0.0)
+            low, high = mass_bounds(pairs, float(beta[-1]), at, blur)
+            # Atoms are counted, so their random share is taken out of the start's measure. The
+            # weights, like the positions, carry the rounding of the products.
+            norm = float(np.max(np.abs(pairs.values)))
             rounding = blur / norm if norm > 0 else 0.0
-
-            def atoms(x: np.ndarray) -> np.ndarray:
-                return ((nodes[:, None] <= x[None]) * (weights * atom)[:, None]).sum(axis=0)  # noqa: B023
-
-            at = np.concatenate([lo, hi])
-            low, high = mass_bounds(alpha, beta, at, blur)
-            rest = max(1.0 - float((weights * atom).sum()), 1e-300)
-            low = np.clip((low - atoms(at - blur) - rounding) / rest, 0.0, 1.0)
-            high = np.clip((high - atoms(at + blur) + rounding) / rest, 0.0, 1.0)
-            infinite = np.isinf(at)
-            low = np.where(infinite, at > 0, low)
-            high = np.where(infinite, at > 0, high)
-            g = lo.size
-            lows += np.maximum(low[g:] - high[:g], 0.0) / self.num_probes
-            highs += (high[g:] - low[:g]) / self.num_probes
+            below = np.concatenate([[0.0], np.cumsum(settled)])
+            rest = max(1.0 - float(below[-1]), np.finfo(float).tiny)
+            low = low - below[np.searchsorted(pairs.values, at - blur, side="right")] - rounding
+            high = high - below[np.searchsorted(pairs.values, at + blur, side="right")] + rounding
+            low, high = (np.clip(side / rest, 0.0, 1.0) for side in (low, high))
+            low, high = (np.where(np.isinf(at), at > 0, side) for side in (low, high))
+            lows += np.maximum(low[lo.size :] - high[: lo.size], 0.0) / self.num_probes
+            highs += (high[lo.size :] - low[: lo.size]) / self.num_probes
         return lows, highs
 
 

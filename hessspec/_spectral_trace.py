@@ -92,16 +92,19 @@ class SpectralTrace(TraceEstimate):
     def difference(self, i: int, j: int) -> "SpectralTrace":
         """tr H_i - tr H_j from the paired samples.
 
-        The spectra of H_i and H_j do not determine that of their difference. The error counts
-        the deviations of both as if they were independent of each other.
+        The spectra of H_i and H_j do not determine that of their difference. The error is the sum
+        of both, an upper bound whatever the two have in common.
         """
         plain = super().difference(i, j)
         if self.offsets is None or self.counts is None:
             return plain  # type: ignore[return-value]
         offsets, counts = np.asarray(self.offsets), np.asarray(self.counts)
+        errors = self.standard_error[[i, j]]
+        together = float(np.hypot(*errors))
+        widened = float(errors.sum()) / together if together > 0 else 1.0
         return replace(  # type: ignore[return-value]
             plain,
-            offsets=np.concatenate([offsets[i], -offsets[j]]),  # type: ignore[call-arg]
+            offsets=widened * np.concatenate([offsets[i], -offsets[j]]),  # type: ignore[call-arg]
             counts=np.concatenate([counts[i], counts[j]]),
         )
 
