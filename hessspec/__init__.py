@@ -11,13 +11,20 @@ from hessspec._batches import Batches
 
 # What is asked
 from hessspec._density import density
+from hessspec._diagonal import DiagonalEstimate, diagonal
+from hessspec._eigenpairs import EigenPairs, eigenpairs
+
+# Kernels: plain arrays and a plain matvec
+from hessspec._lanczos import KrylovDecomposition, lanczos
 from hessspec._operators import (
     AbstractOperator,
     FunctionOperator,
     GaussNewtonOperator,
     HessianOperator,
 )
+from hessspec._probes import gaussian, rademacher
 from hessspec._products import hvp
+from hessspec._quadrature import GaussRule, gauss_quadrature
 
 # What comes out
 from hessspec._spectral_density import SpectralDensity
@@ -29,12 +36,22 @@ __version__ = "0.1.0"
 __all__ = [
     "AbstractOperator",
     "Batches",
+    "DiagonalEstimate",
+    "EigenPairs",
     "FunctionOperator",
     "GaussNewtonOperator",
+    "GaussRule",
     "HessianOperator",
+    "KrylovDecomposition",
     "SpectralDensity",
     "TraceEstimate",
     "density",
+    "diagonal",
+    "eigenpairs",
+    "gauss_quadrature",
+    "gaussian",
     "hvp",
+    "lanczos",
+    "rademacher",
     "trace",
 ]
