@@ -5,31 +5,32 @@
 
 Operators say what is multiplied, verbs what is asked of it, records what came out and how sure.
 """
+# isort: skip_file  (in the order of a contents page)
 
 # What is multiplied
 from hessspec._batches import Batches
+from hessspec._operators import AbstractOperator
+from hessspec._operators import FunctionOperator
+from hessspec._operators import GaussNewtonOperator
+from hessspec._operators import HessianOperator
 
 # What is asked
-from hessspec._density import density
-from hessspec._diagonal import DiagonalEstimate, diagonal
-from hessspec._eigenpairs import EigenPairs, eigenpairs
-
-# Kernels: plain arrays and a plain matvec
-from hessspec._lanczos import KrylovDecomposition, lanczos
-from hessspec._operators import (
-    AbstractOperator,
-    FunctionOperator,
-    GaussNewtonOperator,
-    HessianOperator,
-)
-from hessspec._probes import gaussian, rademacher
 from hessspec._products import hvp
-from hessspec._quadrature import GaussRule, gauss_quadrature
+from hessspec._density import density
+from hessspec._trace import trace
+from hessspec._diagonal import diagonal
+from hessspec._eigenpairs import eigenpairs
 
 # What comes out
 from hessspec._spectral_density import SpectralDensity
-from hessspec._trace import trace
 from hessspec._trace_estimate import TraceEstimate
+from hessspec._diagonal import DiagonalEstimate
+from hessspec._eigenpairs import EigenPairs
+
+# Kernels, on plain arrays
+from hessspec._probes import gaussian, rademacher
+from hessspec._lanczos import KrylovDecomposition, lanczos
+from hessspec._quadrature import GaussRule, gauss_quadrature
 
 __version__ = "0.1.0"
 
