@@ -62,10 +62,10 @@ def test_atoms_make_the_rule_many_times_more_accurate(found):
 
 def test_trace_and_moments_agree_with_the_dense_ones_within_the_stated_error():
     z = []
-    for seed in range(10):
+    for seed in range(8):
         trace = spectrum_of(EIGENVALUES, seed).trace()
         z.append((trace.value - EIGENVALUES.sum()) / trace.standard_error)
-    assert abs(np.mean(z)) < 4 / 10**0.5
+    assert abs(np.mean(z)) < 4 / 8**0.5
     assert 0.4 < np.sqrt(np.mean(np.square(z))) < 1.8
 
 
@@ -105,8 +105,9 @@ def test_the_true_distribution_lies_in_its_band(found):
     for uniform in (False, True):
         low, high = found.cdf_band(grid, level=0.99, uniform=uniform)
         assert np.all((low <= truth + 1e-12) & (truth <= high + 1e-12))
+        # Ends are whole counts, so the estimate may pass them by less than one eigenvalue.
         value = found.cdf(grid)
-        assert np.all((low <= value + 1e-12) & (value <= high + 1e-12))
+        assert np.all((low <= value + 1 / DIM) & (value <= high + 1 / DIM))
 
 
 def test_outliers_are_counted_without_any_uncertainty(found):
@@ -139,15 +140,16 @@ def test_quantiles_invert_the_distribution(found):
 
 @pytest.mark.parametrize("scale", ["linear", "log", "symlog"])
 def test_the_smoothed_density_integrates_to_its_mass(found, scale):
-    ends = {"linear": (-9e4, 9e4), "log": (-8.0, 8.0), "symlog": (-12.0, 12.0)}[scale]
-    axis = np.linspace(*ends, 60_001)
-    x = {
-        "linear": axis,
-        "log": 10.0**axis,
-        "symlog": 2 * float(found.resolution) * np.sinh(axis * np.log(10)),
+    ends, width = {
+        "linear": ((-9e4, 9e4), 300.0),
+        "log": ((-8.0, 8.0), 0.1),
+        "symlog": ((-9.0, 9.0), 0.1),
     }[scale]
-    width = {"linear": 300.0, "log": 0.1, "symlog": 0.1}[scale]
-    mass = np.trapezoid(found.pdf(x, width, scale=scale), axis)
+    axis = np.linspace(*ends, 60_001)
+    x = axis
+    if scale != "linear":
+        x = 10.0**axis if scale == "log" else 2e-2 * np.sinh(axis * np.log(10))
+    mass = np.trapezoid(found.pdf(x, width, scale=scale, linthresh=1e-2), axis)
     expected = float(found.mass(0.0, np.inf)) if scale == "log" else 1.0
     assert abs(mass - expected) < 1e-3
 
