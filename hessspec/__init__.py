@@ -5,7 +5,6 @@
 
 Operators say what is multiplied, verbs what is asked of it, records what came out and how sure.
 """
-# isort: skip_file  (in the order of a contents page)
 
 # What is multiplied
 from hessspec._batches import Batches
