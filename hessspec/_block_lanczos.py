@@ -226,6 +226,8 @@ class RestartedBasis:
         column = self.basis.components(products)
         if not np.isfinite(column).all():
             check_finite(products, self.operator.space, "a product with the operator")
+        lengths = np.asarray(row_forms(products, products), np.float64) ** 0.5
+        self.norm = max(self.norm, float(lengths.max()))
         self._enter(column, old)
         self._prepare(products, old)
         return WIDTH
@@ -316,11 +318,9 @@ class RestartedBasis:
         """A new column of T. For a symmetric H what stands above its corner is known: Bᵀ."""
         tracked = (self.untracked == 0)[:, None]
         above, corner = np.where(tracked, self.coupling.T, column[:old]), column[old:]
-        size = max(self.norm, float(np.linalg.norm(column, 2)))
-        check_symmetric(column[:old], above, size, self.operator.dtype)
-        check_symmetric(corner, corner.T, size, self.operator.dtype)
+        check_symmetric(column[:old], above, self.norm, self.operator.dtype)
+        check_symmetric(corner, corner.T, self.norm, self.operator.dtype)
         self.compressed = np.block([[self.compressed, above], [above.T, (corner + corner.T) / 2]])
-        self.norm = size
         self.untracked = np.pad(self.untracked, (0, WIDTH))
         self.news = np.pad(self.news, (0, WIDTH), constant_values=1.0)
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args, overload
 
 import jax
@@ -25,6 +25,8 @@ _KIND = "EigenPairs"
 DEFAULT_COUNT = 10
 # The error of a product, in units of eps |H|: no residual can be told to be smaller.
 SMALLEST_TOL_UNITS = 16.0
+# A matrix of this size is decomposed in seconds.
+DENSE_DIM = 2000
 _DENSE_CHUNK = 64
 
 
@@ -175,8 +177,8 @@ def eigenpairs(
     Block Lanczos from four random starts, with thick restarts: when the basis is full it is
     replaced by its best Ritz vectors and grows on. Eigenvalues of any multiplicity are found with
     all their copies; a further search with a new random block stops when none is left but with
-    probability 1e-6. If the basis could hold the whole space, H is formed by P products and its
-    eigenpairs are those of the matrix.
+    probability 1e-6. If the basis could hold the whole space, or P is at most 2,000 and P products
+    did not suffice, H is formed by P products and the pairs are those of the matrix.
 
     Args:
         loss_fn: a loss, scalar or with shape (T,), or an operator in place of loss and params.
@@ -216,7 +218,8 @@ def eigenpairs(
             f"`k` must lie in [1, {dim}] for {dim} selected parameters, got {k}; "
             "lower `k` or let `where` select more."
         )
-    tol = max(eps ** (2 / 3) if tol is None else tol, SMALLEST_TOL_UNITS * eps)
+    wanted = eps ** (2 / 3) if tol is None else tol
+    goal = max(wanted, SMALLEST_TOL_UNITS * eps)
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     limit = 40 * (k + 10) if max_matvecs is None else max_matvecs
     plan = _Plan.of(k, dim, limit, tasks, operator.dtype, resolve_budget(memory_budget))
@@ -224,56 +227,80 @@ def eigenpairs(
     def of(scalar: RowOperator, bar: ProgressBar) -> FoundPairs:
         if plan.capacity is None:
             return dense_pairs(scalar, k, which, bar)
-        return search(scalar, key, k, which, tol, limit, plan.capacity, bar)
+        found = search(scalar, key, k, which, goal, plan.search_limit, plan.capacity, bar)
+        if plan.may_be_dense and np.any(found.residuals > goal * found.norm):
+            spent = found.num_matvecs
+            found = dense_pairs(scalar, k, which, bar)
+            found = replace(found, num_matvecs=found.num_matvecs + spent)
+        return found
 
     with progress_bar(plan.products(tasks), "eigenpairs", enabled=progress) as bar:
         if operator.num_tasks is None:
-            return _record([of(operator, bar)], operator.space, tol, lead=())
+            return _record([of(operator, bar)], operator.space, goal, lead=())
         found = [of(operator.task(t), bar) for t in range(tasks)]
-        return _record(found, operator.space, tol, lead=(tasks,))
+        return _record(found, operator.space, goal, lead=(tasks,))
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Size of the basis, or None where the whole matrix is formed."""
+    """How the pairs will be looked for.
+
+    Attributes:
+        capacity: vectors that the basis may hold; None where the matrix is formed at once.
+        search_limit: products for the search.
+        may_be_dense: whether the matrix may be formed where the search does not succeed.
+        dim: P.
+    """
 
     capacity: int | None
+    search_limit: int
+    may_be_dense: bool
     dim: int
 
     @classmethod
     def of(cls, k: int, dim: int, limit: int, tasks: int, dtype: np.dtype, budget: int) -> "_Plan":
         count = WIDTH * math.ceil(k / WIDTH)
         least, usual = count + 3 * WIDTH, max(3 * count, count + 48)
-        least_products = min(dim, 2 * count + 4 * WIDTH)
-        if limit < least_products:
+        at_search, at_dense = 2 * count + 4 * WIDTH, dense_products(dim)
+        if limit < min(at_dense, at_search):
             raise ValueError(
-                f"`max_matvecs` must be at least {least_products} for {k} pairs of {dim} "
-                f"parameters and their residuals, got {limit}; raise it or lower `k`."
+                f"`max_matvecs` must be at least {min(at_dense, at_search)} for {k} pairs of "
+                f"{dim} parameters and their residuals, got {limit}; raise it or lower `k`."
             )
         row = dim * np.dtype(dtype).itemsize
         beside = tasks * k + 8 * WIDTH
         fits = budget // row - beside
-        if dim <= limit and dim <= max(usual, least) + 2 * WIDTH and dim <= fits:
-            return cls(None, dim)
+        dense = at_dense <= limit and dim <= usual + 2 * WIDTH
         require_memory(
-            (least + beside) * row,
+            ((dim if dense else least) + beside) * row,
             budget,
             f"a search for {k} eigenpairs of {dim:,} parameters",
             "lower `k`, raise `memory_budget`, or let `where` select fewer parameters",
         )
-        capacity = min(usual, fits, limit - count, dim - 2 * WIDTH)
-        return cls(WIDTH * (capacity // WIDTH), dim)
+        if dense:
+            return cls(None, 0, True, dim)
+        may_be_dense = dim <= min(fits, DENSE_DIM) and limit - at_dense >= at_search
+        search_limit = min(max(dim, at_search), limit - at_dense) if may_be_dense else limit
+        capacity = min(usual, fits, search_limit - count, dim - 2 * WIDTH)
+        return cls(WIDTH * (capacity // WIDTH), search_limit, may_be_dense, dim)
 
     def products(self, tasks: int) -> int | None:
         """Products in all, if that is known."""
-        return None if self.capacity is not None else tasks * self.dim
+        return None if self.capacity is not None else tasks * dense_products(self.dim)
+
+
+def dense_products(dim: int) -> int:
+    """Products that the matrix takes: P, or a few more to fill blocks of one shape."""
+    blocks = math.ceil(dim / _DENSE_CHUNK)
+    return blocks * math.ceil(dim / blocks)
 
 
 def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -> FoundPairs:
     """The pairs of a small H, from its P columns."""
     dim, dtype = operator.dim, np.dtype(operator.dtype)
     matrix = np.zeros((dim, dim))
-    chunk = min(dim, _DENSE_CHUNK)
+    total = dense_products(dim)
+    chunk = total // math.ceil(dim / _DENSE_CHUNK)
     for start in range(0, dim, chunk):
         # The last block is moved back, so that all have one shape.
         begin = min(start, dim - chunk)
@@ -292,7 +319,7 @@ def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -
         rows=jnp.asarray(rows),
         residuals=residuals,
         norm=float(np.abs(values).max()),
-        num_matvecs=chunk * math.ceil(dim / chunk),
+        num_matvecs=total,
     )
 
 
