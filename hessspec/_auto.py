@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from hessspec._block_krylov import (
     DIAGONAL_SHARE,
     PILOT,
+    WIDTH,
     KrylovBasis,
     diagonal_share,
     growth_pays,
@@ -35,8 +36,10 @@ class Deflated:
 
     method = "auto"
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
-        self.operator, self.key = operator, key
+    def __init__(
+        self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int = 1 << 30
+    ) -> None:
+        self.operator, self.key, self.max_rank = operator, key, max_rank
         self.krylov = KrylovBasis(operator, jax.random.fold_in(key, SKETCH_STREAM))
         self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
         self.spent = 0
@@ -54,7 +57,7 @@ class Deflated:
                 self.operator, self.pilot
             )
             self._spend(PILOT, bar)
-            share = diagonal_share(self.pilot, self.products, self.forms)
+            share = diagonal_share(self.pilot, self.products)
             self.signs = Hutchinson(self.operator, self.key) if share > DIAGONAL_SHARE else None
         if self.signs is not None:
             estimate = self.signs.advance(max(budget - PILOT, 1), bar)
@@ -71,7 +74,7 @@ class Deflated:
         bar.update(count)
 
     def _worth_growing(self, budget: int) -> bool:
-        if self.krylov.full:
+        if self.krylov.full or self.krylov.rank + WIDTH > self.max_rank:
             return False
         _, variance = self._pilot_forms()
         self.variances.append((self.krylov.rank, variance))
@@ -129,8 +132,10 @@ class SharedDeflation:
 
     method = "auto"
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
-        self.operator, self.key = operator, key
+    def __init__(
+        self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int = 1 << 30
+    ) -> None:
+        self.operator, self.key, self.max_rank = operator, key, max_rank
         self.tasks = operator.num_tasks or 1
         self.krylov: KrylovBasis | None = None
         self.exact = np.zeros(self.tasks)
@@ -166,17 +171,17 @@ class SharedDeflation:
         return KrylovBasis(self.operator.weighted(jnp.asarray(weights / largest)), key)
 
     def _worth_growing(self, allowed: float) -> bool:
-        form = self.operator.form_cost
-        step = PILOT * (1.0 + form)
-        left = allowed - self.cost
-        if self.krylov is None or self.krylov.full or left < step + 2 * PILOT * form:
+        if self.krylov is None or self.krylov.full or self.krylov.rank + PILOT > self.max_rank:
             return False
-        if len(self.variances) < 2:
-            return True
-        (_, before), (_, now) = self.variances[-2:]
-        held = now > 0
-        decay = np.exp(np.mean(np.log(now[held] / np.maximum(before[held], now[held] * 1e-12))))
-        return decay / (left - step) < 1.0 / left
+        form = self.operator.form_cost
+        left = int((allowed - self.cost) / form)
+        price = (1.0 + form) / form
+        # The next step is whole, and after it the pilot probes are measured again.
+        if left < PILOT * (price + 1.0):
+            return False
+        # Tasks differ in scale: their geometric mean falls if most of them fall.
+        means = [(rank, _geometric_mean(v)) for rank, v in self.variances]
+        return means[-1][1] > 0 and growth_pays(means, left, 0, price)
 
     def _grow(self, bar: ProgressBar) -> None:
         assert self.krylov is not None
@@ -188,7 +193,8 @@ class SharedDeflation:
         count = self.krylov.rank - old
         new = self.krylov.basis.rows(old, PILOT)
         self.exact = self.exact + self._forms(new, bar, count).sum(axis=-1)
-        self.samples = []
+        # The same probes as before, so that what is compared is the basis and not the probes.
+        self.samples, self.drawn = [], 0
         self._sample(PILOT, bar)
         self._note_variance()
 
@@ -225,3 +231,8 @@ class SharedDeflation:
             num_matvecs=self.num_matvecs,
             matvecs_per_sample=float(self.tasks),
         )
+
+
+def _geometric_mean(values: Float[np.ndarray, " T"]) -> float:
+    held = values[values > 0]
+    return float(np.exp(np.mean(np.log(held)))) if held.size else 0.0

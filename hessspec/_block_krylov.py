@@ -10,6 +10,7 @@ from hessspec._blocks import (
     combine,
     gram,
     orthonormal_rows,
+    row_forms,
     spherical,
     unit_scale,
 )
@@ -127,34 +128,38 @@ def off_diagonal(forms: Float[np.ndarray, "k k"]) -> float:
     return float(np.mean(forms[~np.eye(forms.shape[0], dtype=bool)] ** 2))
 
 
-def diagonal_share(
-    probes: Float[Array, "k dim"], rows: Float[Array, "k dim"], forms: Float[np.ndarray, "k k"]
-) -> float:
-    """Σᵢ H_ii² / ‖H‖²_F, estimated from k products; `rows` and `forms` in the same units.
+def diagonal_share(probes: Float[Array, "k dim"], rows: Float[Array, "k dim"]) -> float:
+    """Σᵢ H_ii² / ‖H‖²_F, estimated from k products.
 
-    The mean of v ∘ Hv is diag H, so for two different probes (v ∘ Hv)ᵀ(w ∘ Hw) has mean Σ H_ii².
+    The mean of v ∘ Hv is diag H, so for two different probes (v ∘ Hv)ᵀ(w ∘ Hw) has mean Σ H_ii²;
+    |Hv|² has mean ‖H‖²_F. For random signs and a diagonal H both are without error.
     """
+    whole = float(np.mean(np.asarray(row_forms(rows, rows), np.float64)))
+    if probes.shape[0] < 2 or whole == 0.0:
+        return 0.0
     samples = probes * rows
     pairs = gram(samples, samples)
-    whole = off_diagonal(forms)
-    return float(np.mean(pairs[~np.eye(pairs.shape[0], dtype=bool)])) / whole if whole else 0.0
+    return float(np.mean(pairs[~np.eye(pairs.shape[0], dtype=bool)])) / whole
 
 
-def growth_pays(variances: list[tuple[int, float]], left: int, samples: int) -> bool:
+def growth_pays(
+    variances: list[tuple[int, float]], left: int, samples: int, price: float = 1.0
+) -> bool:
     """Whether more of a basis is worth more than the samples it costs.
 
-    `variances` holds (rank, variance of one sample) for every rank so far, `left` is what may
-    still be spent, and `samples` exist already. The first 16 directions are taken on trust, for
-    Krylov spaces need some steps to turn to the outliers. Then: what the last half of the basis
-    bought, another half is expected to buy.
+    `variances` holds (rank, variance of one sample) for every rank measured so far, `left` is
+    how many samples could still be bought, `samples` exist already, and `price` is what a
+    direction costs, in samples. The first 16 directions are taken on trust, for Krylov spaces
+    need some steps to turn to the outliers. Then: what the last half of the basis bought,
+    another half is expected to buy.
     """
     rank, variance = variances[-1]
-    if left < WIDTH:
+    if left < WIDTH * price:
         return False
     if rank < 2 * PILOT:
-        return left >= 2 * PILOT
+        return left >= 2 * PILOT * price
     half, before = [entry for entry in variances if entry[0] <= rank // 2][-1]
-    step = min(rank - half, left)
+    step = min(float(rank - half), left / price)
     decay = (variance / before) ** (step / (rank - half)) if before > 0 else 1.0
     count = samples + left
-    return decay / max(count - step, 1) < 1.0 / count
+    return decay / max(count - step * price, 1.0) < 1.0 / count

@@ -231,7 +231,7 @@ class _Run:
         rows, forms = rows * jnp.asarray(scale, rows.dtype), forms * scale
         self._spend(pilot.shape[0], bar)
         variances = [(0, off_diagonal(forms))]
-        if budget >= 3 * PILOT and diagonal_share(pilot, rows, forms) < DIAGONAL_SHARE:
+        if budget >= 3 * PILOT and diagonal_share(pilot, rows) < DIAGONAL_SHARE:
             rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(forms).max()
             while (
                 not self.basis.full

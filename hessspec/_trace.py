@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from hessspec._auto import Deflated, SharedDeflation
+from hessspec._blocks import BLOCK_ROWS
 from hessspec._calls import resolve_call
 from hessspec._hutchinson import Hutchinson, exact_trace
 from hessspec._hutchpp import HutchPlusPlus
+from hessspec._memory import require_memory, resolve_budget
 from hessspec._operators import AbstractOperator, Where
 from hessspec._progress import ProgressBar, progress_bar
 from hessspec._trace_estimate import TraceEstimate
@@ -76,7 +78,60 @@ def trace(
     progress: bool | None = None,
     memory_budget: int | None = None,
 ) -> TraceEstimate:
-    """Estimate tr H, for every task of the loss, with its error."""
+    r"""Estimate tr H, or tr H_t for each of T tasks, from products with H.
+
+    Every method is unbiased and returns samples, a standard error and an interval that holds for
+    skewed samples too (`TraceEstimate.confidence_interval`). With probes E[v vᵀ] = I,
+
+    - `"hutchinson"`: the mean of vᵀHv over random signs, variance 2 (‖H‖²_F - Σ H_ii²) a sample.
+      For T tasks quadratic forms alone, several times cheaper than products.
+    - `"hutch++"`: tr QHQᵀ + mean of vᵀHv, Q an orthonormal basis of HΩ, v orthogonal to Q; a third
+      of the products each for HΩ, HQᵀ and the probes.
+    - `"xtrace"`: half of the products sketch; each test vector in turn is left out of the sketch
+      and serves as its probe. The stated error counts the covariance of these samples.
+    - `"auto"` (default): the identity of Hutch++ with Q a block Krylov basis, which grows while
+      the variance that eight probes see falls fast enough to pay for the samples it costs. T
+      tasks share one Q, the Krylov basis of one weighted sum of them, and all the rest is forms
+      of all tasks at once; it costs no more than Hutchinson with the same `num_matvecs`. A
+      scalar H that is all but diagonal gets random signs. Below 48 products it is XTrace.
+
+    With very few products (below 4, Hutch++ below 6) each is Hutchinson, as `method` of the result
+    says. XTrace and Hutch++ keep a basis of their own for each task.
+
+    With `rtol` or `atol`, looks are taken at 48, 96, 192, ... products, and the run ends when the
+    interval at 95 % is within atol + rtol |value| for every task. The j-th look may spend the share
+    6/(πj)² of the error probability; the shares sum to 1, so by Boole's inequality the interval
+    returned covers the truth with the stated probability although one peeked.
+
+    Args:
+        loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
+            shape (T,). Or an operator, then with `key` by name and nothing else beside it.
+        params: the point; a pytree of float arrays.
+        key: probe i is drawn with `fold_in(key, i)`; chunks change nothing but rounding.
+        data: one batch (never split), or `Batches`.
+        where: `where(path, leaf)` chooses the parameters of H.
+        method: see above.
+        num_matvecs: products with each task's H, at most; default 64, or 4096 with a tolerance.
+            From P on the answer is exact and costs P quadratic forms a task.
+        rtol, atol: tolerance on the distance from `value` to the farther end of its interval.
+        progress: whether to show a bar; None: in a terminal.
+        memory_budget: bytes for data and vectors.
+
+    Returns:
+        A `TraceEstimate` in the units of H, loss / parameter². Its error is that of the probes
+        alone, given the data; rounding (a few eps ‖H‖ a product) comes on top.
+
+    Raises:
+        ValueError: for arguments out of range, a loss that is not finite or is random, products
+            that are not finite (naming the parameters) or not symmetric.
+        TypeError: for a call that mixes the two forms.
+        MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
+
+    Source: Hutchinson's estimator as in New et al. (2022), section 2.1 [new2022]; Hutch++ as
+    restated in the pylops documentation of algorithm 1 of [meyer2021hutchpp]; XTrace after the
+    abstract of [epperly2024xtrace]; the leave-one-out formulas, their covariance, the Krylov
+    deflation shared by tasks and the interval are derived in this package.
+    """
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}")
     if num_matvecs is not None and num_matvecs < 1:
@@ -90,21 +145,39 @@ def trace(
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)
+    _check_memory(operator, method, budget, memory_budget)
+    row = operator.dim * operator.dtype.itemsize
+    limit = resolve_budget(memory_budget) // row - 4 * BLOCK_ROWS  # rows a basis may have
     with progress_bar(budget, "trace", enabled=progress) as bar:
         if not adaptive:
             if budget >= operator.dim:
                 return exact_trace(operator, method, bar)
-            return _estimator(operator, key, method, budget).advance(budget, bar)
-        return _until(operator, key, method, budget, rtol, atol, bar)
+            return _estimator(operator, key, method, budget, limit).advance(budget, bar)
+        return _until(operator, key, method, budget, limit, rtol, atol, bar)
+
+
+def _check_memory(
+    operator: AbstractOperator, method: str, budget: int, memory_budget: int | None
+) -> None:
+    """What the sketching methods hold at once: test vectors, products, basis, its products."""
+    tasks = operator.num_tasks or 1
+    sketch = {"xtrace": budget // 2, "hutch++": budget // 3}.get(method, BLOCK_ROWS)
+    require_memory(
+        (sketch * (1 + 3 * tasks) + 2 * BLOCK_ROWS) * operator.dim * operator.dtype.itemsize,
+        resolve_budget(memory_budget),
+        f"`trace` by {method!r} with {budget} products for {operator.dim:,} parameters",
+        "lower `num_matvecs`, raise `memory_budget`, or use `method='hutchinson'`, which keeps "
+        "a few vectors only",
+    )
 
 
 def _estimator(
-    operator: AbstractOperator, key: PRNGKeyArray, method: str, budget: int
+    operator: AbstractOperator, key: PRNGKeyArray, method: str, budget: int, limit: int
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
     if method == "auto" and budget >= MIN_AUTO:
-        return Deflated(operator, key) if scalar else SharedDeflation(operator, key)
+        return (Deflated if scalar else SharedDeflation)(operator, key, limit)
     if method in ("auto", "xtrace") and budget >= 4:
         return XTrace(operator, key)
     if method == "hutch++" and budget >= 6:
@@ -117,6 +190,7 @@ def _until(
     key: PRNGKeyArray,
     method: str,
     cap: int,
+    limit: int,
     rtol: float,
     atol: float,
     bar: ProgressBar,
@@ -126,7 +200,7 @@ def _until(
         budgets.append(min(2 * budgets[-1], cap))
     if budgets[-1] >= operator.dim:
         budgets.pop()
-    estimator = _estimator(operator, key, method, min(cap, FIRST_LOOK))
+    estimator = _estimator(operator, key, method, min(cap, FIRST_LOOK), limit)
     estimate = None
     for look, budget in enumerate(budgets, start=1):
         # Σ 6/(π look)² = 1 over all looks there could ever be.
