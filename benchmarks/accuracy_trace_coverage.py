@@ -85,10 +85,17 @@ def deflated(basis: np.ndarray, eigenvalues: np.ndarray, probes: np.ndarray) -> 
     return forms * (DIM - basis.shape[1]) / np.sum(rest**2, axis=0)
 
 
+def orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """QR by Cholesky: enough in float64 for spectra over five decades, and much faster."""
+    lower = np.linalg.cholesky(columns.T @ columns)
+    inverse = np.linalg.inv(lower).T
+    return columns @ inverse, lower.T
+
+
 def hutchpp(eigenvalues: np.ndarray, seed: int, budgets: tuple[int, ...]) -> Estimates:
     rng = np.random.default_rng([seed, 2])
     size = budgets[0] // 3
-    basis, _ = np.linalg.qr(eigenvalues[:, None] * spherical(rng, size))
+    basis, _ = orthonormal(eigenvalues[:, None] * spherical(rng, size))
     exact = float(eigenvalues @ np.sum(basis**2, axis=1))
     samples = np.zeros(0)
     for budget in budgets:
@@ -102,7 +109,7 @@ def xtrace(eigenvalues: np.ndarray, seed: int, budgets: tuple[int, ...]) -> Esti
     tests = np.zeros((DIM, 0))
     for budget in budgets:
         tests = np.concatenate([tests, spherical(rng, budget // 2 - tests.shape[1])], axis=1)
-        basis, factor = np.linalg.qr(eigenvalues[:, None] * tests)
+        basis, factor = orthonormal(eigenvalues[:, None] * tests)
         directions = np.linalg.inv(factor).T
         found = leave_one_out(
             DIM,
@@ -122,26 +129,25 @@ def auto(eigenvalues: np.ndarray, seed: int, budgets: tuple[int, ...]) -> Estima
         yield from xtrace(eigenvalues, seed, budgets)
         return
     rng = np.random.default_rng([seed, 4])
-    pilot = spherical(rng, PILOT)
-    block, _ = np.linalg.qr(rng.normal(size=(DIM, WIDTH)))
+    rest = spherical(rng, PILOT)
+    block, _ = orthonormal(rng.normal(size=(DIM, WIDTH)))
     basis = np.zeros((DIM, 0))
-    images = np.zeros((DIM, 0))
-    variances, spent = [], PILOT
+    exact, variances, spent = 0.0, [], PILOT
     while True:
-        rest = pilot - basis @ (basis.T @ pilot)
-        rest *= ((DIM - basis.shape[1]) / np.sum(rest**2, axis=0)) ** 0.5
-        forms = rest.T @ (eigenvalues[:, None] * rest)
+        lengths = np.sum(rest**2, axis=0)
+        unit = rest * ((DIM - basis.shape[1]) / lengths) ** 0.5
+        forms = unit.T @ (eigenvalues[:, None] * unit)
         variances.append((basis.shape[1], 2.0 * off_diagonal(forms)))
         if not growth_pays(variances, budgets[0] - spent, PILOT):
             break
         products = eigenvalues[:, None] * block
         spent += WIDTH
+        exact += float(np.sum(products * block))
+        rest = rest - block @ (block.T @ rest)
         basis = np.concatenate([basis, block], axis=1)
-        images = np.concatenate([images, products], axis=1)
         for _ in range(2):
             products = products - basis @ (basis.T @ products)
-        block, _ = np.linalg.qr(products)
-    exact = float(np.sum(basis * images))
+        block, _ = orthonormal(products)
     samples = np.diagonal(forms).copy()
     for budget in budgets:
         probes = spherical(rng, budget - spent)
@@ -155,7 +161,7 @@ METHODS: dict[str, tuple[Callable[..., Estimates], tuple[int, ...]]] = {
     "hutchinson": (hutchinson, (2, 4, 6, 16, 64)),
     "hutch++": (hutchpp, (12, 48, 192)),
     "xtrace": (xtrace, (8, 32, 128)),
-    "auto": (auto, (8, 48, 128)),
+    "auto": (auto, (48, 128)),
 }
 
 
@@ -190,6 +196,7 @@ def study(estimates: list[TraceEstimate], truth: float) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=2000)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     seeds = range(options.seeds)
@@ -198,7 +205,8 @@ def main() -> None:
         "| stated / true error | true error / trace |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for method, (run, budgets) in METHODS.items():
+    for method in options.methods:
+        run, budgets = METHODS[method]
         for name, eigenvalues in spectra().items():
             truth, rms = float(eigenvalues.sum()), float("nan")
             if method == "hutchinson":
