@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from hessspec import SpectralDensity
+from hessspec._spectral_density import IntervalEstimate
 
 _NORMAL_95 = float(stats.norm.isf(0.025))
 
@@ -101,28 +102,34 @@ class TaskSpectrum:
         return float(magnitudes[order][min(np.searchsorted(mass, level), mass.size - 1)])
 
     @functools.cached_property
-    def log_typical(self) -> Measured:
-        """log₁₀ of the typical magnitude (mean of |λ|^(1/2))².
+    def blur(self) -> float:
+        """Half-width of the cell about 0 that a single Lanczos node stands for.
 
-        The root makes it a number about the many: an outlier of 10⁴ times the rest among 10⁶
-        eigenvalues moves it by 10⁻⁴. Its error is the spread over probes and, beside it, what
-        the resolution leaves open: eigenvalues below it may be anything from 0 to it.
+        Most eigenvalues are there, and nothing is known of how they lie inside: the cell reaches
+        half-way to the next nodes, and never less far than the resolution.
         """
-        tiny = np.finfo(np.float64).tiny
-        spread = self.measure(
-            lambda x, w: 2 * float(np.log10(max(float(w @ np.sqrt(np.abs(x))), tiny)))
-        )
+        reach = self.resolution
+        for nodes, weights in self._probes():
+            used = np.sort(nodes[weights > 0])
+            inner = int(np.argmin(np.abs(used)))
+            sides = used[[max(inner - 1, 0), min(inner + 1, used.size - 1)]]
+            reach = max(reach, float(np.abs(0.5 * (sides + used[inner])).max()))
+        return reach
 
-        def root_mean(magnitude: Callable[[np.ndarray], np.ndarray]) -> float:
-            values = magnitude(np.abs(self.nodes))
-            return float((self.weights * np.sqrt(values)).sum(axis=1).mean())
+    def log_count(self, low: float, high: float) -> Measured:
+        """log₁₀ of the number of eigenvalues in (low, high], none counting as a half."""
+        return self._log_number(self.density.mass(low, high), complement=False)
 
-        limit = self.resolution
-        least = root_mean(lambda x: np.where(x < limit, 0.0, x))
-        most = root_mean(lambda x: np.where(x < limit, limit, x))
-        ends = 2 * np.log10(np.maximum([least, most], tiny))
-        open_ = measured_within(spread.value, float(ends[0]), float(ends[1]))
-        return Measured(spread.value, float(np.hypot(spread.error, open_.error)), spread.dof)
+    def log_count_beyond(self, radius: float) -> Measured:
+        """log₁₀ of the number of eigenvalues with |λ| > radius, none counting as a half."""
+        return self._log_number(self.density.mass(-radius, radius), complement=True)
+
+    def _log_number(self, share: IntervalEstimate, *, complement: bool) -> Measured:
+        ends = np.array([float(share.value), float(share.lower), float(share.upper)])
+        value, *sides = self.dim * (1.0 - ends if complement else ends)
+        low, high = sorted(sides)
+        logs = np.log10(np.maximum([value, low, high], 0.5))
+        return measured_within(*(float(log) for log in logs))
 
     def _probes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return zip(self.nodes, self.weights, strict=True)

@@ -1,5 +1,7 @@
 """Figures 5 and 6: snapshots of every task's spectral density, around 0 and over the full range."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -43,97 +45,107 @@ def round_up(value: float) -> float:
 def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
     """Figure 5: every task's density near 0, one panel for each of up to six epochs.
 
-    All panels share their axes. The crop holds 99.5 % of the eigenvalues of the typical snapshot;
-    the kernel is a sixtieth of its half-width. Bands are the spread over probes.
+    The kernel of a panel is as wide as the cell about 0 that Lanczos does not look into (the
+    median over tasks), and its crop twenty times that. Bands are the spread over probes.
     """
     shots = _spectra(study, 6)
-    reach = round_up(
-        float(np.median([s.magnitude_quantile(0.995) for _, row in shots for s in row]))
-    )
-    bandwidth = reach / 60
-    grid = np.linspace(-reach, reach, NUM_GRID)
     rows = []
     with house_style():
         columns = min(3, len(shots))
         lines = -(-len(shots) // columns)
-        figure = new_figure(0.75 + 1.85 * lines)
-        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-        top = 0.0
+        figure = new_figure(0.75 + 2.0 * lines)
+        axes = figure.subplots(lines, columns, squeeze=False)
         for panel, (epoch, spectra) in zip(axes.flat, shots, strict=False):
-            notes = []
-            for index, (task, spectrum) in enumerate(zip(study.tasks, spectra, strict=True)):
-                style = task_style(index)
-                curves = spectrum.smoothed(grid, bandwidth)
-                mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
-                top = max(top, float(high.max()))
-                panel.fill_between(grid, low, high, color=style.color, alpha=BAND, linewidth=0)
-                panel.plot(
-                    grid,
-                    mean,
-                    color=style.color,
-                    linestyle=style.linestyle,
-                    marker=style.marker,
-                    markevery=(20 + 25 * index, 140),
-                    markersize=3.2,
-                    label=task.label,
-                )
-                notes.append(f"{task.label} {_percent(spectrum.mass_beyond(reach))}")
-                rows.append(
-                    pd.DataFrame(
-                        {
-                            "dataset": study.name,
-                            "epoch": epoch,
-                            "task": task.name,
-                            "eigenvalue": grid,
-                            "density": mean,
-                            "lowest_probe": low,
-                            "highest_probe": high,
-                            "bandwidth": bandwidth,
-                        }
-                    )
-                )
+            bandwidth = float(np.median([spectrum.blur for spectrum in spectra])) or 1.0
+            reach = round_up(20 * bandwidth)
+            grid = np.linspace(-reach, reach, NUM_GRID)
+            table = _draw_densities(panel, study, spectra, grid, bandwidth)
+            rows.append(table.assign(dataset=study.name, epoch=epoch, bandwidth=bandwidth))
             panel.set_title(f"epoch {epoch}")
-            panel.annotate(
-                "beyond the crop:\n" + "\n".join(notes),
-                xy=(0.03, 0.96),
-                xycoords="axes fraction",
-                ha="left",
-                va="top",
-                fontsize=6.2,
-                color=MUTED,
-                linespacing=1.25,
-            )
         for panel in list(axes.flat)[len(shots) :]:
             panel.set_visible(False)
-        first = axes[0, 0]
-        first.set_yscale("log")
-        first.set_ylim(top * 1e-5, top * 4)
-        first.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
-        first.yaxis.set_minor_formatter(NullFormatter())
-        first.set_xlim(-reach, reach)
-        first.xaxis.set_major_locator(MaxNLocator(nbins=5, symmetric=True))
         figure.supxlabel(EIGENVALUE, fontsize=8.5)
         figure.supylabel("spectral density ψ (1 / eigenvalue)", fontsize=8.5)
-        handles, labels = first.get_legend_handles_labels()
+        handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    columns_ = ["dataset", "epoch", "task", "eigenvalue", "density", "lowest_probe"]
     return Plot(
         name=name,
         title=f"{study.name}: spectral densities near zero",
         caption=(
-            f"Spectral density of each task's Hessian (its integral over all eigenvalues is 1), "
-            f"cropped to ±{reach:g} and smoothed with a Gaussian kernel of standard deviation "
-            f"{bandwidth:.2g}, on a logarithmic scale. Bands span the probes: probe error, given "
-            "the graphs that the loss was averaged over. The share of eigenvalues beyond the crop "
-            "is written in each panel."
+            "Spectral density of each task's Hessian (its integral over all eigenvalues is 1) "
+            "around 0, on a logarithmic scale. It is smoothed with a Gaussian kernel as wide as "
+            "the cell about 0 into which this many Lanczos steps do not look, so the width of the "
+            "central peak is the kernel's, its height is not, and each panel has its own axes. "
+            "Bands span the probes: probe error, given the graphs that the loss was averaged over. "
+            "The share of eigenvalues beyond each panel is written in it."
         ),
         figure=figure,
-        data=pd.concat(rows, ignore_index=True),
+        data=pd.concat(rows, ignore_index=True)[[*columns_, "highest_probe", "bandwidth"]],
     )
+
+
+def _draw_densities(
+    panel: Axes,
+    study: Study,
+    spectra: Sequence[TaskSpectrum],
+    grid: np.ndarray,
+    bandwidth: float,
+) -> pd.DataFrame:
+    reach, top, notes, rows = float(grid[-1]), 0.0, [], []
+    for index, (task, spectrum) in enumerate(zip(study.tasks, spectra, strict=True)):
+        style = task_style(index)
+        curves = spectrum.smoothed(grid, bandwidth)
+        mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+        top = max(top, float(high.max()))
+        panel.fill_between(grid, low, high, color=style.color, alpha=BAND, linewidth=0)
+        panel.plot(
+            grid,
+            mean,
+            color=style.color,
+            linestyle=style.linestyle,
+            marker=style.marker,
+            markevery=(20 + 25 * index, 140),
+            markersize=3.2,
+            linewidth=1.1,
+            label=task.label,
+        )
+        notes.append(f"{task.label} {_percent(spectrum.mass_beyond(reach))}")
+        rows.append(
+            pd.DataFrame(
+                {
+                    "task": task.name,
+                    "eigenvalue": grid,
+                    "density": mean,
+                    "lowest_probe": low,
+                    "highest_probe": high,
+                }
+            )
+        )
+    panel.set_yscale("log")
+    panel.set_ylim(top * 10**-6.5, top * 4)
+    panel.yaxis.set_major_locator(LogLocator(base=100, numticks=6))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.set_xlim(-reach, reach)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=4, symmetric=True))
+    panel.annotate(
+        "beyond:\n" + "\n".join(notes),
+        xy=(0.03, 0.97),
+        xycoords="axes fraction",
+        ha="left",
+        va="top",
+        fontsize=6.2,
+        color=MUTED,
+        linespacing=1.25,
+    )
+    return pd.concat(rows, ignore_index=True)
 
 
 def _percent(share: float) -> str:
     if share == 0:
         return "none"
+    if share > 0.995:
+        return "all"
     return f"{100 * share:.2g} %" if share >= 1e-6 else "< 0.0001 %"
 
 
@@ -146,8 +158,8 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
     shots = _spectra(study, 5)
     everything = [s for _, row in shots for s in row]
     reach = widest(everything)
-    # Logarithmic as far down as any panel resolves, over seven decades at most.
-    floor = max(min(s.resolution for s in everything), 1e-7 * reach, 1e-300)
+    # Logarithmic as far down as any panel looks, over seven decades at most.
+    floor = max(min(s.blur for s in everything), 1e-7 * reach, 1e-300)
     threshold = 10.0 ** min(np.floor(np.log10(floor)), np.floor(np.log10(reach or 1.0)))
     edges = symlog_edges(threshold, reach * 1.5)
     dim = everything[0].dim
@@ -187,7 +199,7 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
             f"linear inside ±{threshold:g}. Filled steps: number of eigenvalues in each bin, the "
             "mean over probes; whiskers: the range over probes. Stems with heads: eigenvalues that "
             "were resolved one by one, at the height of their multiplicity. In the grey strip, one "
-            "bin, rounding of the products leaves size and sign of an eigenvalue unknown."
+            "bin, this many Lanczos steps (or rounding) leave size and sign of an eigenvalue open."
         ),
         figure=figure,
         data=pd.concat(rows, ignore_index=True)[
@@ -208,12 +220,10 @@ def _draw_counts(
 ) -> pd.DataFrame:
     style = task_style(index)
     atoms, multiplicities = spectrum.atoms()
-    panel.axvspan(-spectrum.resolution, spectrum.resolution, color="#d0d0d0", linewidth=0, zorder=0)
-    # Below the resolution there is one bin: where in it an eigenvalue lies is not known.
-    known = edges[np.abs(edges) > spectrum.resolution]
-    limit = spectrum.resolution if known.size < edges.size else 0.0
-    middle = [-limit, limit] if limit > 0 else []
-    edges = np.sort(np.concatenate([known, middle]))
+    # About 0 there is one bin: how eigenvalues lie inside it is not known.
+    blur = spectrum.blur
+    panel.axvspan(-blur, blur, color="#d0d0d0", linewidth=0, zorder=0)
+    edges = np.concatenate([edges[edges < -blur], [-blur, blur], edges[edges > blur]])
     counts = spectrum.counts(edges)
     mean, low, high = counts.mean(axis=0), counts.min(axis=0), counts.max(axis=0)
     panel.stairs(

@@ -115,15 +115,15 @@ def _draw_split(panel: Axes, study: Study, rows: pd.DataFrame, split: str) -> No
             baseline = rows.loc[rows["task"] == task.name, "median_predictor_test_mae"].mean()
             panel.axhline(baseline, color=style.color, linestyle=":", linewidth=0.9, zorder=1)
     panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 5)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.margins(x=0.02)
     if split == "train":
-        panel.legend(loc="lower left")
+        panel.legend(loc="upper right", ncols=2, columnspacing=1.2)
     else:
         dotted = Line2D([], [], color=MUTED, linestyle=":", linewidth=0.9)
-        panel.legend([dotted], ["predicting the median"], loc="lower left")
+        panel.legend([dotted], ["predicting the median"], loc="upper right")
 
 
 def _label_line_ends(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
