@@ -36,7 +36,9 @@ def test_growing_atom_by_atom_finds_what_trying_every_graph_finds():
     found = set()
     for elements in itertools.product(VALENCE, repeat=3):
         for orders in itertools.product(range(4), repeat=3):
-            bonds = tuple((*pair, order) for pair, order in zip(pairs, orders, strict=True) if order)
+            bonds = tuple(
+                (*pair, order) for pair, order in zip(pairs, orders, strict=True) if order
+            )
             used = [sum(order for *pair, order in bonds if atom in pair) for atom in range(3)]
             fits = all(n <= VALENCE[e] for n, e in zip(used, elements, strict=True))
             if len(bonds) >= 2 and fits and acceptable((elements, bonds)):
