@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from hessspec_mtl.graphs import MultiGraph, batch_graphs, padding_for
 from hessspec_mtl.model import NetworkConfig, predict
 from hessspec_mtl.train import (
     TrainConfig,
+    _Optimization,
     epoch_batches,
     load_history,
     load_params,
@@ -194,16 +196,24 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         train(CONFIG, NETWORK, DATA, tmp_path / "file" / "run")
 
 
-def test_an_error_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
-    targets = DATA.train.targets.copy()
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_error_that_is_not_finite_stops_the_run_and_is_named(tmp_path, split):
+    good = getattr(DATA, split)
+    targets = good.targets.copy()
     targets[3, 0] = np.inf
-    spoilt = SimpleNamespace(
-        train=SimpleNamespace(graphs=DATA.train.graphs, targets=targets),
-        test=DATA.test,
-        tasks=DATA.tasks,
-    )
-    with pytest.raises(FloatingPointError, match="task 'bonds' is inf in epoch 0"):
-        train(CONFIG, NETWORK, spoilt, tmp_path)
+    spoilt = {"train": DATA.train, "test": DATA.test, "tasks": DATA.tasks}
+    spoilt[split] = SimpleNamespace(graphs=good.graphs, targets=targets)
+    message = f"the {split} error of task 'bonds' is inf in epoch 0"
+    with pytest.raises(FloatingPointError, match=message):
+        train(CONFIG, NETWORK, SimpleNamespace(**spoilt), tmp_path)
+
+
+def test_a_diverging_run_stops_before_it_saves(tmp_path):
+    """Without normalised updates a rate of 1e30 overflows; the last good epoch stays."""
+    config = replace(CONFIG, optimizer="sgd", learning_rate=1e30, evaluate_every=4)
+    with pytest.raises(FloatingPointError, match=r"in epoch 1|not finite after epoch 1"):
+        train(config, NETWORK, DATA, tmp_path)
+    assert saved_epochs(tmp_path) == [0]
 
 
 def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
@@ -234,6 +244,12 @@ def test_the_steps_use_the_learning_rate_of_their_epoch(tmp_path):
     assert np.abs(before - first).max() > 0
 
 
+def test_the_learning_rate_warms_up_in_proportion():
+    schedule = _Optimization.of(TrainConfig(warmup_steps=10, num_epochs=8), 5).schedule
+    rates = [float(schedule(jnp.int32(count))) for count in (0, 4, 9, 10, 19, 20)]
+    np.testing.assert_allclose(rates, [1e-4, 5e-4, 1e-3, 1e-3, 1e-3, 0.997e-3], rtol=1e-5)
+
+
 def test_every_batch_fits_the_ladder_and_most_fit_its_lower_rungs():
     rng = np.random.default_rng(3)
     graphs = [graph(rng) for _ in range(200)]
@@ -255,6 +271,7 @@ def test_every_batch_fits_the_ladder_and_most_fit_its_lower_rungs():
     [
         ({"num_epochs": 0}, "`num_epochs` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be at least 0"),
         ({"optimizer": "lamb"}, r"`optimizer` must be one of \['adam', 'adamw', 'sgd'\]"),
         ({"keep_epochs": (600,)}, r"`keep_epochs` must lie in \[0, 512\]"),
     ],
