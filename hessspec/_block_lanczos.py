@@ -138,12 +138,9 @@ def search(
     basis.recombine(pairs, wanted_first(pairs.values, which)[:count])
     values, residuals = basis.measure(count, bar)
     best = wanted_first(values[:k], which)
-    rows = basis.first_rows(k)
-    if np.any(best != np.arange(k)):
-        rows = rows[jnp.asarray(best)]
     return FoundPairs(
         values=values[best] * basis.scale,
-        rows=rows,
+        rows=basis.surrender(best),
         residuals=residuals[best] * basis.scale,
         norm=basis.norm * basis.scale,
         num_matvecs=basis.num_matvecs,
@@ -301,11 +298,11 @@ class RestartedBasis:
             bar.update(WIDTH)
         return np.concatenate(values), np.concatenate(residuals)
 
-    def first_rows(self, count: int) -> Float[Array, "count dim"]:
-        """The first `count` rows of Q; the rest of the basis is given up."""
-        rows = jnp.concatenate(self.basis.chunks)[:count]
+    def surrender(self, chosen: Int[np.ndarray, " k"]) -> Float[Array, "k dim"]:
+        """These rows of Q; the basis is given up, so that they are not in memory twice."""
+        rows = jnp.concatenate(self.basis.chunks)
         self.basis.chunks = []
-        return rows
+        return rows[jnp.asarray(chosen)]
 
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
         products = self.operator.rows(block)

@@ -192,26 +192,25 @@ def _unpaired(between: Between, a: SpectralDensity, b: SpectralDensity) -> tuple
     """Distance and error for probes that have nothing to do with each other."""
     blur = float(a.resolution) + float(b.resolution)
     value = between(_mean(a), _mean(b), blur)
-    squares = [
-        np.mean([between(p, q, 2 * float(d.resolution)) ** 2 for p, q in _contrasts([d])])
-        for d in (a, b)
-        if not bool(d.exact)
-    ]
-    if any(d.num_probes == 1 and not bool(d.exact) for d in (a, b)):
-        return value, np.inf
-    return value, float(np.sum(squares)) ** 0.5
+    return value, float(np.hypot(_own_error(between, a), _own_error(between, b)))
+
+
+def _own_error(between: Between, density: SpectralDensity) -> float:
+    """Root mean square distance of an estimate from its mean."""
+    if bool(density.exact):
+        return 0.0
+    if density.num_probes == 1:
+        return np.inf
+    blur = 2 * float(density.resolution)
+    squares = [between(p, q, blur) ** 2 for p, q in _contrasts([density])]
+    return float(np.mean(squares)) ** 0.5
 
 
 def _paired(between: Between, a: SpectralDensity, b: SpectralDensity) -> tuple[float, float]:
     """Distance and error for spectra seen by the same probes."""
     blur = float(a.resolution) + float(b.resolution)
     value = between(_mean(a), _mean(b), blur)
-    inexact = [d for d in (a, b) if not bool(d.exact)]
-    if not inexact:
-        return value, 0.0
-    if a.num_probes == 1:
-        return value, np.inf
-    if len(inexact) == 1:
+    if a.num_probes == 1 or bool(a.exact) or bool(b.exact):
         return _unpaired(between, a, b)
     squares = [between(p, q, 2 * blur) ** 2 for p, q in _contrasts([a, b])]
     return value, float(np.mean(squares)) ** 0.5

@@ -83,7 +83,7 @@ def test_atoms_that_rounding_moved_apart_are_the_same_for_ks():
     """A rank-deficient H computed twice: zeros of either sign within the resolution."""
     a, b = np.zeros(DIM), np.zeros(DIM)
     a[:3] = b[:3] = [5.0, 7.0, -9.0]
-    jitter = 1e-7 * np.random.default_rng(0).normal(size=DIM)
+    jitter = 1e-7 * np.random.default_rng(0).uniform(size=DIM)
     distance = kolmogorov_smirnov(
         spectrum(a + jitter, resolution=5e-7), spectrum(b - jitter, resolution=5e-7)
     )
@@ -103,7 +103,7 @@ SPECTRA = {
 @pytest.mark.parametrize("shift", [0.0, 0.03, 1.0])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_stated_error_covers_the_deviation_from_the_truth(name, shift, probes, distance):
-    """Over 150 keys; and equal spectra are about as far apart as their error says."""
+    """Over 80 keys; and equal spectra are about as far apart as their error says."""
     rng = np.random.default_rng(7)
     a = SPECTRA[name]
     b = a + shift * np.abs(a).mean()
@@ -112,7 +112,7 @@ def test_the_stated_error_covers_the_deviation_from_the_truth(name, shift, probe
         distance(
             seen_by(a, rng.normal(size=(probes, DIM))), seen_by(b, rng.normal(size=(probes, DIM)))
         )
-        for _ in range(150)
+        for _ in range(80)
     ]
     deviation = np.sqrt(np.mean([(float(d) - truth) ** 2 for d in found]))
     stated = np.sqrt(np.mean([float(d.error) ** 2 for d in found]))
@@ -192,9 +192,9 @@ def test_small_angles_are_accurate_where_cosines_are_1():
 
 
 def test_a_span_within_another_has_angle_zero_and_a_foreign_one_a_right_angle():
-    one, three, foreign = (pairs_of(ROTATION[s]) for s in (slice(1, 2), slice(0, 3), slice(6, 8)))
-    assert principal_angles(one, three)[0] < 10 * np.finfo(dtype()).eps
-    assert principal_angles(three, one).shape == (1,)
+    two, three, foreign = (pairs_of(ROTATION[s]) for s in (slice(1, 3), slice(0, 3), slice(6, 8)))
+    assert principal_angles(two, three).max() < 10 * np.finfo(dtype()).eps
+    assert principal_angles(three, two).shape == (2,)
     np.testing.assert_allclose(principal_angles(three, foreign), np.pi / 2, rtol=1e-5)
 
 

@@ -150,6 +150,9 @@ class Counting(AbstractOperator):
     operator: AbstractOperator
     log: list = eqx.field(static=True)
 
+    def __init__(self, operator, log):
+        self.operator, self.log = operator, log
+
     @property
     def space(self):
         return self.operator.space

@@ -1,0 +1,79 @@
+"""The table of estimates beside the truth: it holds for what is right and fails what is not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessspec import FunctionOperator, HessianOperator
+from hessspec._operators import AbstractOperator
+from hessspec._verify import MAX_DIM, verify
+
+
+def dtype() -> np.dtype:
+    return np.dtype(np.float64 if jax.config.read("jax_enable_x64") else np.float32)
+
+
+def losses(params, batch):
+    inputs, targets = batch
+    outputs = jnp.tanh(inputs @ params["hidden"]) @ params["out"]
+    return ((outputs - targets) ** 2).mean(axis=0)
+
+
+def network() -> HessianOperator:
+    rng = np.random.default_rng(0)
+    hidden, out, inputs, targets = (
+        jnp.asarray(rng.normal(size=shape).astype(dtype()))
+        for shape in ((8, 6), (6, 2), (40, 8), (40, 2))
+    )
+    return HessianOperator(losses, {"hidden": hidden, "out": out}, data=(inputs, targets))
+
+
+class WrongForms(AbstractOperator):
+    """Its quadratic forms are not those of its products."""
+
+    operator: AbstractOperator
+
+    def __init__(self, operator):
+        self.operator = operator
+
+    @property
+    def space(self):
+        return self.operator.space
+
+    @property
+    def num_tasks(self):
+        return self.operator.num_tasks
+
+    def rows(self, block):
+        return self.operator.rows(block)
+
+    def forms(self, block):
+        return 2 * self.operator.forms(block)
+
+
+def test_every_estimator_holds_on_a_network_of_two_tasks():
+    found = verify(network(), key=jax.random.key(0))
+    assert found.ok, str(found)
+    names = [check.quantity for check in found.checks]
+    assert len(names) == len(set(names)) == 2 * 16
+    assert names[0] == "task 0: trace, auto"
+    assert found.num_matvecs > 2 * found.dim
+    table = str(found).splitlines()
+    assert table[0].split() == ["quantity", "truth", "estimate", "error", "z", "ok"]
+    assert table[-1] == f"32 checks of 60 parameters, {found.num_matvecs} products: all hold"
+
+
+def test_forms_that_contradict_the_products_are_noticed():
+    found = verify(WrongForms(network()), key=jax.random.key(0))
+    assert not found.ok
+    wrong = {check.quantity for check in found.checks if not check.ok}
+    assert {"task 0: trace, hutchinson", "task 1: trace, hutchinson"} <= wrong
+    assert not any("eigenvalue" in name or "density" in name for name in wrong)
+    assert "FAILED" in str(found)
+
+
+def test_a_large_operator_is_refused_with_the_ways_out():
+    like = jax.ShapeDtypeStruct((MAX_DIM + 1,), dtype())
+    with pytest.raises(ValueError, match=r"takes at most 2000 parameters, got 2001; shrink"):
+        verify(FunctionOperator(lambda v: v, like), key=jax.random.key(0))
