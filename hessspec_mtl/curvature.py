@@ -7,6 +7,7 @@ how far the estimate is from the Hessian of these graphs, not of all graphs.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from jaxtyping import Int, PRNGKeyArray
 
 import hessspec
 from hessspec import Batches, HessianOperator, SpectralDensity, TraceEstimate
+from hessspec_mtl.checkpoints import CheckpointError
 from hessspec_mtl.datasets.base import Examples
+from hessspec_mtl.files import write_whole
 from hessspec_mtl.graphs import balanced_batches
 from hessspec_mtl.model import NetworkConfig, Params
 from hessspec_mtl.tasks import is_shared, partial_losses
@@ -135,17 +138,48 @@ def follow(
     Cost, in products of one task on `examples`, for each epoch and task: `config.trace_matvecs`
     for the trace and `config.num_probes * config.num_steps` for the density.
     """
-    folder = Path(directory)
     records = []
     for epoch in epochs:
-        params = load_params(training, epoch)
+        folder = Path(directory) / f"epoch_{epoch:06d}"
+        try:
+            params = load_params(training, epoch)
+        except CheckpointError:
+            # The checkpoint has done its duty if both results are there.
+            if not _is_measured(folder):
+                raise
+            params = None
+        if params is not None:
+            _claim(folder, params)
+        if _is_measured(folder):
+            records.append(_read(folder, epoch))
+            continue
+        assert params is not None
         hessians = task_hessians(params, network, examples, config.batch_size)
-        records.append(
-            measure(
-                hessians, epoch, config, folder / f"epoch_{epoch:06d}", seed=seed, progress=progress
-            )
-        )
+        records.append(measure(hessians, epoch, config, folder, seed=seed, progress=progress))
     return tuple(records)
+
+
+def _is_measured(folder: Path) -> bool:
+    return (folder / "trace.npz").exists() and (folder / "density.npz").exists()
+
+
+def _read(folder: Path, epoch: int) -> EpochCurvature:
+    trace = TraceEstimate.load(folder / "trace.npz")
+    return EpochCurvature(epoch, trace, SpectralDensity.load(folder / "density.npz"))
+
+
+def _claim(folder: Path, params: Params) -> None:
+    """Tie the results in `folder` to the parameters they are of."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    path = folder / "parameters.txt"
+    if path.exists() and path.read_text().strip() != digest.hexdigest():
+        raise ValueError(
+            f"{folder} holds the curvature of other parameters than those trained now; "
+            "delete that folder to measure it anew, or choose another `--name`."
+        )
+    write_whole(path, digest.hexdigest() + "\n")
 
 
 def measure(

@@ -15,10 +15,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,6 @@ import pandas as pd
 from jaxtyping import Int
 
 from hessspec_mtl.curvature import (
-    EpochCurvature,
     analysed_epochs,
     follow,
     hessian_indices,
@@ -67,9 +67,9 @@ def run_study(
     root = Path(folder)
     split = dataset.split(DATA_SEED, config.test_fraction)
     encoded = dataset.encode(split)
+    _claim(root, config, encoded)
     indices = hessian_indices(len(encoded.train), config.curvature.num_graphs, DATA_SEED)
     examples = _take(encoded.train, indices)
-    _claim(root, config, encoded)
     _write_examples(root / "examples.csv", encoded, examples)
     tasks = tuple(task.name for task in encoded.tasks)
     sizes = asdict(config.network)
@@ -135,7 +135,10 @@ def _run_seed(
             hutchinson[last] = hutchinson_trace(
                 hessians,
                 config.curvature.hutchinson_samples,
-                folder / "curvature" / f"epoch_{last:06d}" / "hutchinson.npz",
+                folder
+                / "curvature"
+                / f"epoch_{last:06d}"
+                / f"hutchinson_{config.curvature.hutchinson_samples}.npz",
                 seed=seed,
                 epoch=last,
                 progress=progress,
@@ -169,7 +172,7 @@ class _Clock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = _read_json(path) if path.exists() else {}
 
     @contextmanager
     def measuring(self, stage: str) -> Iterator[None]:
@@ -190,27 +193,54 @@ def _take(examples: Examples, indices: Int[np.ndarray, " n"]) -> Examples:
 
 
 def _claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
-    """Refuse a folder whose curvature was measured with other settings or on other graphs."""
-    curvature = asdict(config.curvature)
-    # How many epochs are analysed and how products are batched change no number that is there.
+    """Refuse a folder that holds results of other settings or other examples."""
+    settings = asdict(config)
+    for free in ("seeds", "single_task"):  # these add results and change none
+        settings.pop(free)
+    for free in ("seed", "keep_epochs"):
+        settings["train"].pop(free)
     for free in ("num_epochs", "batch_size", "hutchinson_samples"):
-        curvature.pop(free)
-    wanted = json.loads(json.dumps({"curvature": curvature, "train": list(encoded.train.ids)}))
+        settings["curvature"].pop(free)
+    ids = {"train": list(encoded.train.ids), "test": list(encoded.test.ids)}
+    wanted = {"settings": _flat(json.loads(json.dumps(settings))), "examples": ids}
     path = root / "study.json"
     if path.exists():
-        found = json.loads(path.read_text())
-        for name, value in curvature.items():
-            if found["curvature"].get(name) != value:
+        found = _read_json(path)
+        for name, value in wanted["settings"].items():
+            held = found.get("settings", {}).get(name)
+            if held != value:
                 raise ValueError(
-                    f"`curvature.{name}` is {value!r}, but {root} holds results with "
-                    f"{found['curvature'].get(name)!r}; ask for the same, or choose another `name`."
+                    f"`{name}` is {value!r}, but {root} holds results with {held!r}; "
+                    "ask for the same, or choose another `--name`."
                 )
-        if found["train"] != wanted["train"]:
+        if found.get("examples") != ids:
             raise ValueError(
-                f"the training examples are not those of the results in {root}; "
-                "ask for the same data, or choose another `name`."
+                f"the examples or their split are not those of the results in {root}; "
+                "ask for the same data, or choose another `--name`."
             )
     write_whole(path, json.dumps(wanted) + "\n")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it is written anew if you delete it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object, got {type(content).__name__}; delete it.")
+    return content
 
 
 def _write_examples(path: Path, encoded: EncodedDataset, examples: Examples) -> None:
@@ -222,6 +252,3 @@ def _write_examples(path: Path, encoded: EncodedDataset, examples: Examples) -> 
         for name in getattr(encoded, split).ids:
             table.writerow([name, split, int(split == "train" and name in chosen)])
     write_whole(path, stream.getvalue())
-
-
-__all__ = ["EpochCurvature", "Study", "run_study"]

@@ -6,9 +6,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import partial
@@ -18,13 +21,11 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from hessspec_mtl.checkpoints import CheckpointError
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.computed import load_crystals, load_molecules
 from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
-from hessspec_mtl.datasets.sources import DataError
 from hessspec_mtl.files import write_whole
 from hessspec_mtl.pipeline import DATA_SEED, run_study
 from hessspec_mtl.presets import PRESETS, DatasetName, StudyConfig
@@ -40,13 +41,16 @@ class Options:
         preset: how much to do: "quick" (minutes on 2 cores), "small" (under an hour a data set
             on 2 cores), "paper" (a GPU).
         out: folder of all runs.
-        name: folder of this run below `out`; by default the preset's name. The same name again
-            goes on where that run stopped.
+        name: folder of this run below `out`; by default the preset's name, with the sets if
+            `sets` is given, or the name of your own data. The same name again goes on where that
+            run stopped.
         seeds: one training run each; default: the preset's.
         single_task: also train each task alone, to compare.
         optimizer: which optimizer trains; default: the preset's.
         num_epochs: passes over the training examples; default: the preset's.
         num_examples: a random subset of each data set; default: the preset's.
+        num_graphs: training graphs that the Hessians are averaged over; default: the preset's,
+            or all training graphs where those are fewer.
         progress: progress bars; by default shown in a terminal only.
     """
 
@@ -58,6 +62,7 @@ class Options:
     optimizer: Optimizer | None = None
     num_epochs: int | None = None
     num_examples: int | None = None
+    num_graphs: int | None = None
     progress: bool | None = None
 
 
@@ -88,14 +93,15 @@ class OwnMolecules(Options):
         smiles: the column of SMILES strings.
         targets: the columns to learn, numbers.
         units: their units, in the same order.
-        add_hydrogens: make hydrogens nodes although the SMILES leave them out.
+        add_hydrogens: make hydrogens nodes although the SMILES leave them out, as the paper has
+            them.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
     smiles: str = "smiles"
     targets: tuple[str, ...]
     units: tuple[str, ...] | None = None
-    add_hydrogens: bool = False
+    add_hydrogens: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +111,7 @@ class OwnCrystals(Options):
     Attributes:
         folder: the folder with one CIF file a crystal.
         targets: the CSV file, with a header.
-        columns: the columns to learn; default: every column of numbers.
+        columns: the columns to learn; default: every column but the first, which names the files.
         units: their units, in the same order.
     """
 
@@ -115,10 +121,11 @@ class OwnCrystals(Options):
     units: tuple[str, ...] | None = None
 
 
-# What can be wrong with input, folder or machine: said in one line, without a traceback.
-_EXPECTED = (ValueError, DataError, CheckpointError, FloatingPointError, MemoryError, OSError)
 _OWN = {"molecules": OwnMolecules, "crystals": OwnCrystals}
-_PACKAGES = ("hessspec", "jax", "jaxlib", "equinox", "flax", "optax", "numpy", "scipy", "rdkit")
+_PACKAGES = (
+    *("hessspec", "jax", "jaxlib", "equinox", "numpy", "scipy", "flax", "jraph", "optax"),
+    *("orbax-checkpoint", "pandas", "rdkit", "pymatgen"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,13 +141,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         reproduce(options)
-    except _EXPECTED as error:
-        print(f"\nStopped: {error}\nWhat is finished is kept.", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         return 130
+    except Exception as error:  # told in one line; where it came from is kept for a bug report
+        print(f"\nStopped: {error or type(error).__name__}", file=sys.stderr)
+        print(f"What is finished is kept. {_kept_traceback(options)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _kept_traceback(options: Options) -> str:
+    try:
+        path = write_whole(options.out / "error.log", traceback.format_exc())
+    except OSError:
+        return "Where it happened:\n" + traceback.format_exc()
+    return f"Where it happened stands in {path}."
 
 
 def reproduce(options: Options) -> Path:
@@ -150,19 +166,29 @@ def reproduce(options: Options) -> Path:
     from hessspec_mtl.report import FullDataset, Results, write_results
 
     start = time.perf_counter()
-    folder = options.out / (options.name or options.preset)
-    folder.mkdir(parents=True, exist_ok=True)
+    _check(options)
+    folder = options.out / _run_name(options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"`--out` must be a folder that can be written, got {options.out} ({error}); "
+            "choose another one."
+        ) from error
     studies, full = [], []
     for name, load in _sources(options):
         config = _configured(options, name)
         _say(f"Reading {name}")
         whole, dataset = load(config.num_examples)
-        study = run_study(config, dataset, folder / name, progress=options.progress, say=_say)
+        config = _fitted(config, options, dataset)
+        with _full_precision():
+            study = run_study(config, dataset, folder / name, progress=options.progress, say=_say)
         encoded = dataset.encode(study.runs[0].split)
         studies.append(study)
         full.append(FullDataset(whole, encoded.node_features, encoded.edge_features))
     _say("Appendix E: a Hessian whose spectrum is known")
-    appendix = appendix_e()
+    with _full_precision():
+        appendix = appendix_e()
     _say("Tables, figures and report")
     settings = {study.name: dict(study.settings) for study in studies}
     results = Results(
@@ -190,6 +216,43 @@ def reproduce(options: Options) -> Path:
     return report
 
 
+def _check(options: Options) -> None:
+    for flag, value, least in (
+        ("--num-examples", options.num_examples, 4),
+        ("--num-graphs", options.num_graphs, 1),
+        ("--num-epochs", options.num_epochs, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"`{flag}` must be at least {least}, got {value}.")
+    sets = getattr(options, "sets", None) or ()
+    if len(set(sets)) < len(sets):
+        raise ValueError(f"`--sets` must name each data set once, got {' '.join(sets)}.")
+
+
+def _run_name(options: Options) -> str:
+    if options.name is not None:
+        return options.name
+    if isinstance(options, OwnMolecules | OwnCrystals):
+        return _own_name(options)
+    sets = getattr(options, "sets", None)
+    return options.preset if sets is None else "-".join([options.preset, *sets])
+
+
+def _own_name(options: OwnMolecules | OwnCrystals) -> str:
+    path = options.file if isinstance(options, OwnMolecules) else options.folder
+    return path.resolve().stem
+
+
+def _fitted(config: StudyConfig, options: Options, dataset: MultitaskDataset) -> StudyConfig:
+    """With no more Hessian graphs than there are training graphs, unless asked for by name."""
+    available = len(dataset.split(DATA_SEED, config.test_fraction).train)
+    wanted = options.num_graphs or config.curvature.num_graphs
+    if options.num_graphs is None and wanted > available:
+        _say(f"The Hessians are averaged over all {available} training graphs ({wanted} wanted)")
+        wanted = available
+    return replace(config, curvature=replace(config.curvature, num_graphs=wanted))
+
+
 # Takes the number of examples to keep; gives the whole data set (perhaps without its graphs), for
 # the tables, and the part to be studied.
 Load = Callable[[int | None], tuple[MultitaskDataset, MultitaskDataset]]
@@ -198,9 +261,9 @@ Load = Callable[[int | None], tuple[MultitaskDataset, MultitaskDataset]]
 def _sources(options: Options) -> Iterator[tuple[str, Load]]:
     """Name and loader of each data set."""
     if isinstance(options, OwnMolecules):
-        yield options.file.stem, partial(_own_molecules, options)
+        yield _own_name(options), partial(_own_molecules, options)
     elif isinstance(options, OwnCrystals):
-        yield options.folder.name, partial(_own_crystals, options)
+        yield _own_name(options), partial(_own_crystals, options)
     elif isinstance(options, Reproduce):
         for name in options.sets or tuple(PRESETS[options.preset].studies):
             yield name, partial(_published, options, name)
@@ -270,9 +333,14 @@ def _configured(options: Options, name: str) -> StudyConfig:
     same kind.
     """
     studies = PRESETS[options.preset].studies
-    crystalline = isinstance(options, OwnCrystals) or name in ("crystals", "mp")
-    known: tuple[DatasetName, ...] = ("crystals", "mp") if crystalline else ("molecules", "qm8")
-    config = studies.get(name) or next(studies[key] for key in known if key in studies)  # type: ignore[call-overload]
+    own = isinstance(options, OwnMolecules | OwnCrystals)
+    crystalline = isinstance(options, OwnCrystals) if own else name in ("crystals", "mp")
+    kind: tuple[DatasetName, ...] = ("crystals", "mp") if crystalline else ("molecules", "qm8")
+    config = next(studies[key] for key in kind if key in studies)
+    if not own and name in studies:
+        config = studies[name]  # type: ignore[index]
+    if own or name not in studies:
+        config = replace(config, num_examples=None)
     train = config.train
     if options.optimizer is not None:
         train = replace(train, optimizer=options.optimizer)
@@ -281,7 +349,7 @@ def _configured(options: Options, name: str) -> StudyConfig:
     return replace(
         config,
         train=train,
-        num_examples=options.num_examples or config.num_examples,
+        num_examples=config.num_examples if options.num_examples is None else options.num_examples,
         seeds=options.seeds or config.seeds,
         single_task=options.single_task or config.single_task,
     )
@@ -293,15 +361,17 @@ def _command(options: Options) -> str:
     words = []
     for item in fields(options):
         value = getattr(options, item.name)
-        if value == item.default or item.name in ("api_key", "progress"):
+        if value == item.default or item.name == "progress":
             continue
+        if item.name == "api_key":
+            value = "YOUR_KEY"
         if item.name in ("file", "folder"):
             words.insert(0, str(value))
             continue
-        flag = "--" + item.name.replace("_", "-")
-        values = value if isinstance(value, tuple) else () if value is True else (value,)
+        flag = ("--no-" if value is False else "--") + item.name.replace("_", "-")
+        values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
         words += [flag, *map(str, values)]
-    return " ".join(["python -m hessspec_mtl.reproduce" + form, *words])
+    return "python -m hessspec_mtl.reproduce" + form + " " * bool(words) + shlex.join(words)
 
 
 def _versions() -> dict[str, str]:
@@ -313,6 +383,13 @@ def _device() -> str:
     device = jax.devices()[0]
     kind = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
     return f"{kind}, {'float64' if jax.config.read('jax_enable_x64') else 'float32'}"
+
+
+def _full_precision() -> AbstractContextManager[object]:
+    """On accelerators, products of matrices in float32 proper: with TF32 a Hessian is symmetric to
+    three digits only. A CPU knows nothing else."""
+    on_cpu = jax.default_backend() == "cpu"
+    return nullcontext() if on_cpu else jax.default_matmul_precision("highest")
 
 
 def _say(message: str) -> None:

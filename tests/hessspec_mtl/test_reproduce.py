@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "quick", Preset("toy", {"molecules": TOY}))
         assert reproduce.main(arguments) == 0
-    return out / "quick", arguments
+    return out / "quick-molecules", arguments
 
 
 def test_a_run_leaves_report_tables_figures_and_data(finished):
@@ -87,9 +87,9 @@ def test_other_settings_under_the_same_name_are_refused(finished, monkeypatch, c
     monkeypatch.setitem(presets.PRESETS, "quick", other)
     assert reproduce.main(arguments) == 1
     message = capsys.readouterr().err
-    assert "`curvature.num_steps` is 6" in message
+    assert "`curvature.num_steps` is 6" in message, message
     assert "holds results with 5" in message
-    assert "choose another `name`" in message
+    assert "choose another `--name`" in message
 
 
 def test_a_missing_file_of_ones_own_is_named(tmp_path, capsys):
