@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._atoms import MAX_ANGLE, multiplicities, product_error
 from hessspec._calls import resolve_call
+from hessspec._checks import check_finite, check_symmetric
 from hessspec._krylov import KrylovRun, RowOperator, krylov
 from hessspec._memory import resolve_budget
 from hessspec._operators import AbstractOperator, Where
@@ -171,6 +172,9 @@ def dense_spectrum(
     dim, dtype = operator.dim, starts.dtype
     rows = operator.rows(jnp.eye(dim, dtype=dtype))
     bar.update(dim)
+    check_finite(rows, operator.space, "the Hessian")
+    size = float(jnp.max(jnp.abs(rows)))
+    check_symmetric(rows, rows.T, size, dtype)
     matrix = 0.5 * (rows + rows.T)
     run = krylov(_Matrix(operator, matrix), starts, dim)
     eigenvalues = np.linalg.eigvalsh(np.asarray(matrix, np.float64))

@@ -217,6 +217,17 @@ def test_more_steps_than_parameters_give_the_exact_spectrum():
     np.testing.assert_allclose(found.plain().weights.sum(axis=1), 1.0)
 
 
+def test_a_small_operator_is_checked_as_a_large_one():
+    for entry, message in ((jnp.nan, "not finite"), (1.0, "not symmetric")):
+        matrix = jnp.eye(5, dtype=dtype()).at[0, 1].set(entry)
+        operator = FunctionOperator(
+            lambda v, m=matrix: jnp.matmul(m, v, precision="highest"),
+            jax.ShapeDtypeStruct((5,), dtype()),
+        )
+        with pytest.raises(ValueError, match=message):
+            density(operator, key=jax.random.key(0))
+
+
 def test_a_single_parameter_has_one_eigenvalue():
     found = density(lambda x: 3.0 * jnp.sum(x**2), jnp.ones(1, dtype()), jax.random.key(0))
     np.testing.assert_allclose(found.nodes, 6.0)
