@@ -250,8 +250,8 @@ def _checks(truth: _Truth, results: _Results, task: int | None) -> Iterator[Chec
         yield _bounded(
             name,
             truth.eigenvalues[place],
-            np.asarray(pairs.values)[i],
-            np.asarray(pairs.residuals)[i],
+            float(np.asarray(pairs.values)[i]),
+            float(np.asarray(pairs.residuals)[i]),
             truth.resolution,
         )
 

@@ -85,28 +85,27 @@ def crystal_of(structure: Structure | dict[str, Any]) -> Crystal:
     Raises:
         FeaturisationError: if a site is partly occupied, or holds no element with Z up to 112.
     """
-    if isinstance(structure, dict):
-        structure = Structure.from_dict(structure)
-    if not structure.is_ordered:
+    found: Any = Structure.from_dict(structure) if isinstance(structure, dict) else structure
+    if not found.is_ordered:
         raise FeaturisationError(
             "a site is partly occupied; make an ordered approximant of the structure first"
         )
-    atomic_numbers = np.array([site.specie.Z for site in structure], np.int64)
+    atomic_numbers = np.array([site.specie.Z for site in found], np.int64)
     if atomic_numbers.size == 0:
         raise FeaturisationError("the unit cell holds no atoms")
     # pymatgen makes a "dummy species" of a symbol that it does not know, with any integer for Z.
     unknown = (atomic_numbers < 1) | (atomic_numbers > MAX_ATOMIC_NUMBER)
     if unknown.any():
         symbols = sorted(
-            {str(site.specie) for site, bad in zip(structure, unknown, strict=True) if bad}
+            {str(site.specie) for site, bad in zip(found, unknown, strict=True) if bad}
         )
         raise FeaturisationError(
             f"{', '.join(symbols)} is none of the elements Z = 1 .. {MAX_ATOMIC_NUMBER}"
         )
     return Crystal(
-        lattice=np.array(structure.lattice.matrix, np.float64),
+        lattice=np.array(found.lattice.matrix, np.float64),
         atomic_numbers=atomic_numbers,
-        fractional=np.array(structure.frac_coords, np.float64),
+        fractional=np.array(found.frac_coords, np.float64),
     )
 
 

@@ -238,7 +238,8 @@ def _draw_cell(axes: Axes, crystal: Crystal) -> None:
         named.add(symbol)
         flat, depth = project(place)
         axes.text(
-            *flat,
+            flat[0],
+            flat[1],
             symbol,
             ha="center",
             va="center",
@@ -284,7 +285,8 @@ def _draw_multigraph(
         if count > 1:
             middle = 0.5 * (places[a] + places[b])
             axes.text(
-                *middle,
+                middle[0],
+                middle[1],
                 f"×{count}",
                 fontsize=7,
                 ha="center",
@@ -299,7 +301,8 @@ def _draw_multigraph(
             Circle(tuple(place), radius, facecolor=colour, edgecolor=INK, lw=0.8, zorder=4)
         )
         axes.text(
-            *place,
+            place[0],
+            place[1],
             symbol,
             ha="center",
             va="center",
@@ -335,7 +338,8 @@ def _draw_formula(axes: Axes, molecule: Chem.Mol) -> None:
         hydrogens = atom.GetTotalNumHs()
         suffix = "" if hydrogens == 0 else "H" if hydrogens == 1 else f"H$_{hydrogens}$"
         axes.text(
-            *place,
+            place[0],
+            place[1],
             symbol + suffix,
             ha="center",
             va="center",
