@@ -76,9 +76,10 @@ def load_own_molecules(
     left_out: list[LeftOut] = []
     rows: list[tuple[str, str, Molecule, list[float]]] = []
     with progress_bar(len(table.rows), "molecules", enabled=progress, unit="molecule") as bar:
-        for line, row in table.rows:
+        for line, fields in table.rows:
             bar.update(1)
             try:
+                row = table.by_column(line, fields)
                 numbers = _numbers(table, line, row, targets)
                 text = _filled(table, line, row, smiles)
                 molecule = _molecule(table, line, smiles, text, add_hydrogens)
@@ -189,9 +190,10 @@ def _crystals_with_targets(
     left_out: list[LeftOut] = []
     named: set[str] = set()
     with progress_bar(len(table.rows), "CIF files", enabled=progress, unit="crystal") as bar:
-        for line, row in table.rows:
+        for line, fields in table.rows:
             bar.update(1)
             try:
+                row = table.by_column(line, fields)
                 name = _filled(table, line, row, name_column).removesuffix(".cif")
                 if name in named:
                     problem = f"{name!r} stands in an earlier line"
@@ -222,11 +224,11 @@ class _UnusableError(Exception):
 
 @dataclass(frozen=True)
 class _Table:
-    """A CSV file: the column names, and each row with the line that it ends on."""
+    """A CSV file: the column names, and the fields of each row with the line that it ends on."""
 
     path: Path
     header: tuple[str, ...]
-    rows: tuple[tuple[int, dict[str, str]], ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
 
     @classmethod
     def read(cls, path: Path, columns: Sequence[str]) -> "_Table":
@@ -238,7 +240,7 @@ class _Table:
             with path.open(newline="", encoding="utf-8-sig") as stream:
                 lines = _numbered_lines(stream)
                 _, header = next(lines, (0, []))
-                rows = tuple((line, _fields(header, row)) for line, row in lines if row)
+                rows = tuple((line, tuple(row)) for line, row in lines if row)
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{path} cannot be read as CSV in UTF-8 ({error}); save it again in that form."
@@ -265,6 +267,26 @@ class _Table:
                 "first line; give each its own name."
             )
 
+    def by_column(self, line: int, fields: Sequence[str]) -> dict[str, str]:
+        """The fields of a row by column name; a row with too many or too few is of no use."""
+        if len(fields) == len(self.header):
+            return dict(zip(self.header, fields, strict=True))
+        # Nothing tells which of the fields is the one too many or the one that lacks.
+        problem = (
+            f"{self.path}, line {line}: {len(fields)} fields where the first line names "
+            f"{len(self.header)} columns"
+        )
+        if len(fields) < len(self.header):
+            reason = "too few fields"
+            problem += "; an empty field needs its comma too"
+        else:
+            reason = "too many fields"
+            problem += (
+                "; write numbers with a decimal point (1.5), not a decimal comma (1,5), and put "
+                "quotes around a text with a comma"
+            )
+        raise _UnusableError(LeftOut(f"line-{line}", reason, problem))
+
     def unusable(self, line: int, column: str, reason: str, problem: str) -> _UnusableError:
         """The row, named by file, line and column, with what is wrong."""
         where = f"{self.path}, line {line}, column {column!r}"
@@ -275,11 +297,6 @@ def _numbered_lines(stream: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(stream)
     for row in reader:
         yield reader.line_num, [field.strip() for field in row]
-
-
-def _fields(header: Sequence[str], row: Sequence[str]) -> dict[str, str]:
-    """Fields by column; those that a short row lacks are empty."""
-    return dict(zip(header, [*row, *[""] * (len(header) - len(row))], strict=False))
 
 
 def _filled(table: _Table, line: int, row: dict[str, str], column: str) -> str:

@@ -88,7 +88,7 @@ def test_rows_of_no_use_are_left_out_and_named_by_file_line_and_column(tmp_path,
         ("line-8", "missing target"),
         ("line-9", "non-numeric target"),
         ("line-10", "non-numeric target"),
-        ("line-11", "missing target"),
+        ("line-11", "too few fields"),
         ("line-12", "missing structure"),
     ]
     details = [record.detail for record in dataset.left_out]
@@ -97,11 +97,27 @@ def test_rows_of_no_use_are_left_out_and_named_by_file_line_and_column(tmp_path,
         f"{path}, line 8, column 'a': the field is empty",
         f"{path}, line 9, column 'a': 'many' is not a number",
         f"{path}, line 10, column 'b': 'inf' is not a finite number",
-        f"{path}, line 11, column 'b': the field is empty",
+        f"{path}, line 11: 3 fields where the first line names 4 columns; an empty field needs "
+        "its comma too",
         f"{path}, line 12, column 'smiles': the field is empty",
     ]
     assert "6 records are left out" in caplog.text
-    assert count_reasons(dataset.left_out)["missing target"] == 2
+    assert count_reasons(dataset.left_out)["missing target"] == 1
+
+
+def test_a_decimal_comma_is_not_read_as_two_fields(tmp_path):
+    text = "smiles,a\nC,1.0\nCC,2.5\nCCC,3.0\nCCCC,4.0\nCCO,1,5\n"
+    path = write(tmp_path, text)
+    dataset = load_own_molecules(path, targets=["a"])
+    assert dataset.targets[:, 0].tolist() == [1.0, 2.5, 3.0, 4.0]
+    (left_out,) = dataset.left_out
+    assert (left_out.id, left_out.reason) == ("line-6", "too many fields")
+    assert left_out.detail.startswith(
+        f"{path}, line 6: 3 fields where the first line names 2 columns; write numbers with a "
+        "decimal point (1.5), not a decimal comma (1,5)"
+    )
+    with pytest.raises(DataError, match="too many fields: 1"):
+        load_own_molecules(path, targets=["a"], strict=True)
 
 
 def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
