@@ -60,7 +60,7 @@ def load_own_molecules(
 
     Args:
         path: file in UTF-8, fields separated by commas, with column names in the first line.
-        targets: names of the columns of numbers to predict.
+        targets: names of the columns to predict, which hold numbers.
         smiles: name of the column of SMILES strings.
         units: of the targets, for axes and tables; none if not given.
         add_hydrogens: make nodes of the hydrogens that SMILES leaves implicit, as QM8 has them.
@@ -70,9 +70,11 @@ def load_own_molecules(
         progress: whether to show a progress bar; None for "if standard error is a terminal".
 
     Raises:
-        DataError: if the file or a column is missing, too few rows can be used, or `strict`.
+        DataError: if the file or a column is missing, a column of `targets` holds no number, too
+            few rows can be used, or `strict`.
     """
     table = _Table.read(Path(path), [smiles, *targets])
+    table.check_numbers(targets, "`targets` (--targets)")
     left_out: list[LeftOut] = []
     rows: list[tuple[str, str, Molecule, list[float]]] = []
     with progress_bar(len(table.rows), "molecules", enabled=progress, unit="molecule") as bar:
@@ -127,7 +129,9 @@ def load_own_crystals(
         directory: folder with one structure in each `NAME.cif`.
         targets_file: file in UTF-8, fields separated by commas, with column names in the first
             line and one row for each NAME.
-        targets: names of the columns of numbers to predict; None for all but `id_column`.
+        targets: names of the columns to predict; None for every column except `id_column`. They
+            must hold numbers: a column of text (a formula, say) is an error that names it, so
+            that such a file needs `targets`.
         id_column: name of the column of NAMEs, with or without ".cif"; None for the first column.
         units: of the targets, for axes and tables; none if not given.
         num_examples: keep this many of the usable rows, chosen at random; None for all.
@@ -137,8 +141,8 @@ def load_own_crystals(
         progress: whether to show progress bars; None for "if standard error is a terminal".
 
     Raises:
-        DataError: if the folder, the file or a column is missing, too few rows can be used, or
-            `strict`.
+        DataError: if the folder, the file or a column is missing, a column of targets holds no
+            number, too few rows can be used, or `strict`.
     """
     folder = Path(directory)
     if not folder.is_dir():
@@ -149,6 +153,7 @@ def load_own_crystals(
     tasks = [c for c in table.header if c != name_column] if targets is None else list(targets)
     if not tasks:
         raise DataError(f"{table.path} has no column of targets beside {name_column!r}.")
+    table.check_numbers(tasks, "`targets` (--columns)")
     files = {path.stem: path for path in sorted(folder.glob("*.cif"))}
     if not files:
         raise DataError(f"{folder} holds no files whose name ends in .cif; check `directory`.")
@@ -267,6 +272,25 @@ class _Table:
                 "first line; give each its own name."
             )
 
+    def check_numbers(self, columns: Sequence[str], option: str) -> None:
+        """Raise if one of `columns` holds no number at all: it was not meant as a target.
+
+        Args:
+            columns: are in the header.
+            option: how the reader chooses other columns.
+        """
+        rows = [(line, row) for line, row in self.rows if len(row) == len(self.header)]
+        for column in columns:
+            place = self.header.index(column)
+            # A column that is empty throughout says no more about itself than its name.
+            filled = [(line, row[place]) for line, row in rows if row[place]]
+            if rows and all(_finite(field) is None for _, field in filled):
+                holds = f"text ({filled[0][1]!r} in line {filled[0][0]})" if filled else "nothing"
+                raise DataError(
+                    f"column {column!r} of {self.path} holds {holds} where numbers are needed; "
+                    f"name the columns to predict in {option}, without this one."
+                )
+
     def by_column(self, line: int, fields: Sequence[str]) -> dict[str, str]:
         """The fields of a row by column name; a row with too many or too few is of no use."""
         if len(fields) == len(self.header):
@@ -310,16 +334,21 @@ def _numbers(table: _Table, line: int, row: dict[str, str], columns: Sequence[st
     for column in columns:
         if not row[column]:
             raise table.unusable(line, column, "missing target", "the field is empty")
-        try:
-            number = float(row[column])
-        except ValueError:
-            problem = f"{row[column]!r} is not a number"
-            raise table.unusable(line, column, "non-numeric target", problem) from None
-        if not math.isfinite(number):
+        number = _finite(row[column])
+        if number is None:
             problem = f"{row[column]!r} is not a finite number"
             raise table.unusable(line, column, "non-numeric target", problem)
         numbers.append(number)
     return numbers
+
+
+def _finite(field: str) -> float | None:
+    """The number that `field` is, or None if it is none that can be learnt."""
+    try:
+        number = float(field)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _molecule(table: _Table, line: int, column: str, smiles: str, add_hydrogens: bool) -> Molecule:

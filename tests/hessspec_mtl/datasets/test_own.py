@@ -95,7 +95,7 @@ def test_rows_of_no_use_are_left_out_and_named_by_file_line_and_column(tmp_path,
     assert details[0].startswith(f"{path}, line 7, column 'smiles': rdkit cannot read")
     assert details[1:] == [
         f"{path}, line 8, column 'a': the field is empty",
-        f"{path}, line 9, column 'a': 'many' is not a number",
+        f"{path}, line 9, column 'a': 'many' is not a finite number",
         f"{path}, line 10, column 'b': 'inf' is not a finite number",
         f"{path}, line 11: 3 fields where the first line names 4 columns; an empty field needs "
         "its comma too",
@@ -140,7 +140,16 @@ def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
         ("smiles,a,b\n", "has no rows below its first line"),
         ("", r"has no column \['smiles', 'a', 'b'\]"),
         ("smiles,a,b\nC,1,2\nCC,2,3\n", "leaves 2 usable examples, at least 4 are needed"),
-        ("smiles,a,b\nC,x,2\n", r"(?s)leaves 0 usable .*non-numeric target: 1.*line 2, column 'a'"),
+        (
+            "smiles,a,b\nC,x,2\n?,1,2\n",
+            r"(?s)leaves 0 usable .*non-numeric target: 1.*line 2, column 'a'",
+        ),
+        (
+            "smiles,a,b\nC,1,red\nCC,2,blue\n",
+            r"column 'b' of .*my.csv holds text \('red' in line 2\) where numbers are needed; "
+            r"name the columns to predict in `targets` \(--targets\)",
+        ),
+        ("smiles,a,b\nC,1,\nCC,2,\n", "column 'b' of .*my.csv holds nothing where numbers"),
     ],
 )
 def test_a_file_of_no_use_is_refused_with_the_reason(tmp_path, text, message):
@@ -217,6 +226,18 @@ def test_columns_may_be_chosen_and_names_may_end_in_cif(crystals, tmp_path):
     )
     assert dataset.ids[0] == "po0"
     assert dataset.targets[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_column_of_text_among_all_columns_is_named_with_the_way_out(crystals, tmp_path):
+    text = "file,formula,hardness\n" + "".join(f"po{i},Po{i},{i}\n" for i in range(5))
+    path = write(tmp_path, text)
+    with pytest.raises(
+        DataError,
+        match=r"column 'formula' of .* holds text \('Po0' in line 2\).* `targets` \(--columns\)",
+    ):
+        load_own_crystals(crystals, path)
+    dataset = load_own_crystals(crystals, path, targets=["hardness"], num_workers=1)
+    assert dataset.num_tasks == 1
 
 
 def test_files_and_rows_of_no_use_are_left_out_and_named(crystals, tmp_path):
