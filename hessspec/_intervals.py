@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 # Calibrated by simulation, to one digit: the smallest multiple for which the interval covers as
 # stated for every member of the family below, n from 10 to 256 and levels from 0.8 to 0.998.
@@ -45,7 +45,7 @@ def mean_interval(
     mean = samples.mean(axis=-1)
     if n == 1:
         return np.full_like(mean, -np.inf), np.full_like(mean, np.inf)
-    t = float(stats.t.ppf(0.5 + level / 2, n - 1))
+    t = float(special.stdtrit(n - 1, 0.5 + level / 2))  # Student's quantile
     skewness = sample_skewness(samples)
     correction = (1.0 + SECOND_ORDER * t**2 / n) * (2.0 * t**2 + 1.0) / (6.0 * n**0.5)
     error = samples.std(axis=-1, ddof=1) / n**0.5 * inflation
