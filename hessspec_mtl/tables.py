@@ -258,7 +258,7 @@ def target_table(dataset: MultitaskDataset) -> Table:
 
 def is_papers_dataset(dataset: MultitaskDataset) -> bool:
     """Whether this is one of the paper's two data sets, not the project's own or a user's."""
-    return dataset.name in {"QM8", "MP", "Materials Project"}
+    return dataset.published is not None
 
 
 def why_fewer(dataset: MultitaskDataset) -> str:

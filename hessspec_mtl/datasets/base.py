@@ -143,6 +143,8 @@ class MultitaskDataset:
         elements: atomic numbers that get a node feature.
         left_out: records of the source that are not examples, each with the reason.
         sources: the files that all this was read from.
+        published: which of the paper's two data sets this is, set by its loader alone; None for
+            every other set, whatever its name.
     """
 
     name: str
@@ -156,6 +158,7 @@ class MultitaskDataset:
     elements: tuple[int, ...]
     left_out: tuple[LeftOut, ...] = ()
     sources: tuple[Source, ...] = ()
+    published: Literal["QM8", "Materials Project"] | None = None
 
     def __post_init__(self) -> None:
         lengths = {

@@ -115,6 +115,7 @@ def load_materials_project(
         elements=ELEMENTS,
         left_out=(*left_out, *outside),
         sources=sources,
+        published="Materials Project",
     )
     if num_examples is not None:
         dataset = dataset.take(subset_indices(len(dataset), num_examples, seed))

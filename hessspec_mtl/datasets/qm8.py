@@ -112,6 +112,7 @@ def load_qm8(
         elements=ELEMENTS,
         left_out=tuple(left_out),
         sources=(source,),
+        published="QM8",
     )
 
 

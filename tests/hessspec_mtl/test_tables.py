@@ -92,11 +92,23 @@ def test_table_1_has_ours_the_papers_and_the_difference(records):
 
 
 def test_other_data_sets_are_not_compared_with_the_paper(records):
-    dataset = replace(records.dataset("QM8"), name="mine")
+    dataset = replace(records.dataset("QM8"), name="mine", published=None)
     table = target_table(dataset)
     assert "paper" not in str(table.rows)
     assert table.header[1] == "E₁ (hartree)"
     assert table.header[3] == "f₁"
+    assert "not a data set of the paper" in table.notes[0]
+
+
+@pytest.mark.parametrize("name", ["QM8", "MP"])
+def test_a_set_of_ones_own_with_the_name_of_the_papers_is_not_compared_with_it(records, name):
+    whole = records.dataset(name)
+    dataset = replace(
+        whole, targets=whole.targets[:, :2], tasks=whole.tasks[:2], left_out=(), published=None
+    )
+    assert len(target_table(dataset).header) == 3
+    table = dataset_table([dataset], [(9, 4)])
+    assert [row[1] for row in table.rows] == ["this work"]
     assert "not a data set of the paper" in table.notes[0]
 
 

@@ -82,6 +82,7 @@ def own_cache(cache):
 def test_targets_are_natural_logarithms_of_moduli_and_the_poisson_ratio(tmp_path, monkeypatch):
     write_lines(tmp_path, [row(1), row(2)], monkeypatch)
     dataset = load_materials_project(tmp_path, num_workers=1)
+    assert dataset.published == "Materials Project"
     assert [(task.name, task.unit) for task in dataset.tasks] == [
         ("log_G", "log GPa"),
         ("log_K", "log GPa"),

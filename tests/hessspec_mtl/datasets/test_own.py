@@ -40,6 +40,12 @@ def test_molecules_are_read_with_their_targets_and_elements(tmp_path):
     assert dataset.left_out == ()
 
 
+def test_no_name_makes_it_a_set_of_the_papers(tmp_path):
+    dataset = load(write(tmp_path, MOLECULES, "QM8.csv"))
+    assert dataset.name == "QM8"
+    assert dataset.published is None
+
+
 def test_hydrogens_may_stay_implicit(tmp_path):
     dataset = load(write(tmp_path, MOLECULES), add_hydrogens=False)
     assert dataset.graphs[0].num_nodes == 1

@@ -48,6 +48,7 @@ def test_a_negative_oscillator_strength_is_left_out_and_named(small):
 
 def test_targets_are_those_at_cc2_with_their_units(small):
     dataset = load_qm8(small)
+    assert dataset.published == "QM8"
     assert [(task.name, task.unit) for task in dataset.tasks] == [
         ("E1", "hartree"),
         ("E2", "hartree"),
