@@ -192,6 +192,9 @@ def dataset_table(
 def target_table(dataset: MultitaskDataset) -> Table:
     """Table 2 (crystals) or Table 3 (molecules): statistics of the targets beside the paper's.
 
+    The table of a set that is not the paper's has the set's name in its own, so that the two can
+    stand in one folder: `table3` is QM8's, `table3_mine` that of a set called "mine".
+
     Args:
         dataset: complete, before any subsampling.
     """
@@ -204,7 +207,7 @@ def target_table(dataset: MultitaskDataset) -> Table:
         data = ours.rename_axis("statistic").reset_index()
         note = f"{dataset.name} is not a data set of the paper and has no numbers to compare with."
         return Table(
-            f"table{number}",
+            f"table{number}_{_slug(dataset.name)}",
             f"Table {number}. Targets of {dataset.name} ({len(dataset):,} data points)",
             header,
             rows,
@@ -282,6 +285,11 @@ def why_fewer(dataset: MultitaskDataset) -> str:
 def axis_label(label: str, unit: str) -> str:
     """`label (unit)`, or `label` alone for a pure number."""
     return label if unit in {"", "1"} else f"{label} ({unit})"
+
+
+def _slug(name: str) -> str:
+    """`name` fit for a file: lower case, everything but letters and digits a hyphen."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 def _signed_count(gap: int) -> str:

@@ -112,6 +112,16 @@ def test_a_set_of_ones_own_with_the_name_of_the_papers_is_not_compared_with_it(r
     assert "not a data set of the paper" in table.notes[0]
 
 
+def test_tables_of_one_domain_do_not_overwrite_one_another(records, tmp_path):
+    papers = records.dataset("QM8")
+    own = [replace(papers, name=name, published=None) for name in ("molecules", "My QM8, v2")]
+    tables = [target_table(dataset) for dataset in (papers, *own)]
+    assert [table.name for table in tables] == ["table3", "table3_molecules", "table3_my-qm8-v2"]
+    for table in tables:
+        write_table(table, tmp_path)
+    assert len(list(tmp_path.glob("*.csv"))) == 3
+
+
 def test_all_three_forms_are_written_and_escaped(tmp_path):
     data = pd.DataFrame({"a": [1.25]})
     table = Table("t", "A | <title>", ("x", "y"), (("<b>", "p|q"),), data, ("n & m",))
