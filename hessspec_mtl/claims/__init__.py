@@ -2,7 +2,8 @@
 
 - `statistics`: `Statistic`, `Judgement` and the one rule that turns numbers into verdicts
 - `training`: claims that the training history decides
-- `curvature`: claims that traces and spectra decide
+- `traces`, `spectra`: claims that curvature decides
+- `statements`: the claims in words
 - `ledger`: all of them together, as JSON, Markdown and HTML
 """
 

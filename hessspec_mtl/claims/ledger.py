@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hessspec_mtl.claims.curvature import (
+from hessspec_mtl.claims.spectra import (
     concentrated,
     effective_rank,
     lanczos_steps,
     outliers,
-    samples_for_trace,
     spreading,
-    traces_differ,
 )
+from hessspec_mtl.claims.statements import STATEMENTS
 from hessspec_mtl.claims.statistics import Judgement, Statistic, Verdict
+from hessspec_mtl.claims.traces import samples_for_trace, traces_differ
 from hessspec_mtl.claims.training import (
-    STATEMENTS,
     multi_against_single,
     oscillator_strengths,
     poisson_ratio,
@@ -81,7 +80,7 @@ def known_spectrum(appendix: AppendixE) -> Judgement:
     between = appendix.cdf_agreement.largest_error
     return Judgement(
         10,
-        "100 Lanczos steps give the extreme eigenvalues, and an approximate density between them.",
+        STATEMENTS[10],
         "appendix E",
         (
             Statistic(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from hessspec_mtl.claims.statements import STATEMENTS
 from hessspec_mtl.claims.statistics import Judgement, Statistic
 from hessspec_mtl.spectra import Measured
 from hessspec_mtl.study import SeedRun, Study, error_curve, final_window
@@ -20,15 +21,6 @@ ROUGHLY_EQUAL = 1.5  # largest over smallest error: "rough equality" below, "var
 REGRESSION = 1.1  # a training error this much above the best so far is a regression
 RELATIVELY_SMOOTH = 0.1  # share of epochs that may be regressions
 FALLEN = 0.5  # final over first training error
-
-STATEMENTS = {
-    1: "Training errors of all tasks converge to rough equality; test errors differ by task.",
-    2: "MP: the Poisson ratio has a higher test error than log G and log K, although it is a "
-    "function of G and K.",
-    3: "QM8: f1 has the lowest and f2 the highest test error.",
-    8: "A single multi-task model does worse than a set of single-task models.",
-    12: "Training error falls relatively smoothly, with occasional regressions for MP.",
-}
 
 
 def error_matrix(history: pd.DataFrame, split: str, tasks: list[str]) -> np.ndarray:

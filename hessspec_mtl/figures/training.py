@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -18,7 +19,7 @@ from hessspec_mtl.figures.style import (
     spread_apart,
     task_style,
 )
-from hessspec_mtl.study import Study, error_curve, median_error
+from hessspec_mtl.study import Study, error_curve, final_error, median_error
 
 
 def error_table(studies: Sequence[Study]) -> pd.DataFrame:
@@ -66,7 +67,7 @@ def training_error_figure(studies: Sequence[Study], *, name: str = "figure3") ->
                 side = "training" if split == "train" else "test"
                 panel_title(panel, next(letters), f"{study.name}: {side}")
             row[0].set_ylabel("MAE (standard deviations)")
-            _label_line_ends(row[1], study, here[here["split"] == "test"])
+            _label_line_ends(figure, row[1], study)
         for panel in axes[-1]:
             panel.set_xlabel("epoch")
         figure.align_ylabels()
@@ -78,7 +79,8 @@ def training_error_figure(studies: Sequence[Study], *, name: str = "figure3") ->
             "Mean absolute error in standard deviations of the training targets, on the training "
             "split (left) and on the test split (right), for the one network trained on all tasks; "
             f"{seeds}. Dotted lines: the error of always predicting the training median, below "
-            "which a network must get to have learnt anything."
+            "which a network must get to have learnt anything. Numbers at the right: test error, "
+            "mean over the last epochs."
         ),
         figure=figure,
         data=data,
@@ -126,13 +128,15 @@ def _draw_split(panel: Axes, study: Study, rows: pd.DataFrame, split: str) -> No
         panel.legend([dotted], ["predicting the median"], loc="upper right")
 
 
-def _label_line_ends(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
-    """Name each task and its final error to the right of its line, without overlaps."""
-    last = rows[rows["epoch"] == rows["epoch"].max()].groupby("task")["standardised_mae"].mean()
-    finals = [float(last[task.name]) for task in study.tasks]
-    panel.figure.draw_without_rendering()  # fixes the limits that the placing below relies on
+def _label_line_ends(figure: Figure, panel: Axes, study: Study) -> None:
+    """Name each task and its error at the end to the right of its line, without overlaps."""
+    finals = [
+        float(np.mean([final_error(run.history, "test", task.name)[0] for run in study.runs]))
+        for task in study.tasks
+    ]
+    figure.draw_without_rendering()  # fixes the limits that the placing below relies on
     low, high = np.log10(panel.get_ylim())
-    height = panel.get_window_extent().height / panel.figure.dpi * 72
+    height = panel.get_window_extent().height / figure.dpi * 72
     wishes = [(np.log10(value) - low) / (high - low) * height for value in finals]
     for index, (task, value, place) in enumerate(
         zip(study.tasks, finals, spread_apart(wishes, 10.0), strict=True)

@@ -10,20 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hessspec_mtl.claims import Statistic, Verdict, judge, ledger_html, ledger_markdown
-from hessspec_mtl.claims.curvature import (
+from hessspec_mtl.claims.ledger import number
+from hessspec_mtl.claims.spectra import (
     concentrated,
     effective_rank,
     lanczos_steps,
     outliers,
     prominence,
+    spreading,
+)
+from hessspec_mtl.claims.statistics import verdict_of
+from hessspec_mtl.claims.traces import (
     samples_for_trace,
     sign_flip,
-    spreading,
     traces_differ,
     widest_ratio,
 )
-from hessspec_mtl.claims.ledger import number
-from hessspec_mtl.claims.statistics import verdict_of
 from hessspec_mtl.claims.training import (
     multi_against_single,
     oscillator_strengths,

@@ -1,0 +1,78 @@
+"""The report as Markdown, with links to the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hessspec_mtl.claims import Judgement, ledger_markdown
+from hessspec_mtl.figures import PlotFiles
+from hessspec_mtl.report.results import Results, test_errors
+from hessspec_mtl.report.words import (
+    ERROR_BARS,
+    PAPER_CITATION,
+    facts,
+    figure_number,
+    flat_settings,
+    sources,
+    summary,
+)
+from hessspec_mtl.study import Study
+from hessspec_mtl.tables import Table
+
+
+def report_markdown(
+    results: Results,
+    tables: Sequence[Table],
+    figures: Sequence[PlotFiles],
+    judgements: Sequence[Judgement],
+    directory: Path,
+) -> str:
+    """The report as Markdown, with links to the files beside it."""
+    lines = [f"# {results.title}", ""]
+    lines += [f"- **{name}**: {value}" for name, value in facts(results)]
+    lines += ["", "## Summary", ""]
+    for paragraph in summary(results, judgements):
+        lines += [paragraph, ""]
+    lines += ["## Test errors", "", _test_errors_markdown(results.studies), "", "## Data", ""]
+    for table in tables:
+        lines += [table.to_markdown(), ""]
+    lines += ["## Figures", "", ERROR_BARS, ""]
+    for files in figures:
+        image, pdf, data = (
+            path.relative_to(directory).as_posix() for path in (files.png, files.pdf, files.csv)
+        )
+        lines += [
+            f"![{files.title}]({image})",
+            "",
+            f"**{figure_number(files.name)}. {files.title}.** {files.caption} "
+            f"([PDF]({pdf}), [data]({data}))",
+            "",
+        ]
+    lines += ["## The paper's claims", "", ledger_markdown(judgements)]
+    lines += ["## How this was run", ""]
+    rows = [*flat_settings(results.settings), *results.versions.items()]
+    lines += ["| Setting or package | Value |", "| --- | --- |"]
+    lines += [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows]
+    lines += [""]
+    lines += [f"- [{name}]({name}): {what}" for name, what in results.other_files.items()]
+    lines += ["", "## Sources and licences", "", f"- The paper: {PAPER_CITATION}"]
+    lines += [f"- {name}. {text}" for name, text in sources(results.studies)]
+    return "\n".join(lines) + "\n"
+
+
+def _test_errors_markdown(studies: Sequence[Study]) -> str:
+    lines = [
+        "| Data set | Property | Test MAE | over the last epochs | over seeds | Median predictor "
+        "| Better? |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in test_errors(studies).itertuples():
+        seeds = "one seed" if np.isnan(row.mae_seed_sd) else f"± {row.mae_seed_sd:.3f}"
+        lines.append(
+            f"| {row.dataset} | {row.label} | {row.mae:.3f} | ± {row.mae_epoch_sd:.3f} | {seeds} "
+            f"| {row.median_mae:.3f} | {'yes' if row.better else 'no'} |"
+        )
+    return "\n".join(lines)

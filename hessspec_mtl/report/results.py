@@ -1,0 +1,89 @@
+"""What a run of the command brought, ready to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hessspec_mtl.study import Study, final_error, median_error
+
+if TYPE_CHECKING:
+    from hessspec_mtl.appendix_e import AppendixE
+    from hessspec_mtl.datasets.base import MultitaskDataset
+
+
+@dataclass(frozen=True)
+class FullDataset:
+    """A data set before subsampling, for Tables 1 to 3, and its feature counts."""
+
+    dataset: MultitaskDataset
+    node_features: int
+    edge_features: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that one run of the command brought, ready to be shown.
+
+    Attributes:
+        title: heading of the report.
+        studies: one a data set.
+        full: the data sets before subsampling, in the order of `studies`.
+        appendix: the experiment of appendix E, if it was run.
+        preset: its name.
+        command: what a reader types to get this again.
+        settings: the effective configuration, nested.
+        versions: package -> version.
+        device: what it ran on, in words.
+        seconds: wall-clock seconds of the whole run.
+        finished: date and time of its end, as text.
+        other_files: file name relative to the report -> what it holds, e.g. the ids of the splits.
+    """
+
+    title: str
+    studies: Sequence[Study]
+    full: Sequence[FullDataset]
+    appendix: AppendixE | None = None
+    preset: str = ""
+    command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    seconds: float = 0.0
+    finished: str = ""
+    other_files: Mapping[str, str] = field(default_factory=dict)
+
+
+def test_errors(studies: Sequence[Study]) -> pd.DataFrame:
+    """Final test error of every task beside that of predicting the training median.
+
+    Columns: dataset, task, label, mae and mae_epoch_sd (mean and standard deviation over the last
+    epochs, averaged over seeds), mae_seed_sd (empty for one seed), median_mae, better (whether mae
+    is below median_mae for every seed).
+    """
+    rows = []
+    for study in studies:
+        for index, task in enumerate(study.tasks):
+            finals = np.array(
+                [final_error(run.history, "test", task.name) for run in study.runs], np.float64
+            )
+            baselines = np.array(
+                [median_error(study.dataset, run.split)[index] for run in study.runs]
+            )
+            rows.append(
+                {
+                    "dataset": study.name,
+                    "task": task.name,
+                    "label": task.label,
+                    "mae": finals[:, 0].mean(),
+                    "mae_epoch_sd": finals[:, 1].mean(),
+                    "mae_seed_sd": finals[:, 0].std(ddof=1) if len(finals) > 1 else np.nan,
+                    "median_mae": baselines.mean(),
+                    "better": bool((finals[:, 0] < baselines).all()),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,222 @@
+"""The report in words: its summary, what its error bars mean, where its data come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hessspec_mtl.claims import Judgement, Verdict
+from hessspec_mtl.claims.ledger import number
+from hessspec_mtl.report.results import FullDataset, Results, test_errors
+from hessspec_mtl.study import Study
+
+if TYPE_CHECKING:
+    from hessspec_mtl.appendix_e import AppendixE
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as a person would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def slug(name: str) -> str:
+    """`name` fit for a file: lower case, everything but letters and digits a hyphen."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value) pairs."""
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += flat_settings(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", str(value)))
+    return rows
+
+
+ERROR_BARS = (
+    "What the error bars mean. Traces and densities are estimated with random vectors (probes). "
+    "Their error bars say how much the estimates would change with other probes, for the same "
+    "network and the same graphs: they are probe errors, given the graphs named below, and not "
+    "errors from the choice of graphs. Errors between seeds are stated apart wherever several "
+    "seeds were run. Losses are mean squared errors of standardised targets, hence pure numbers; "
+    "eigenvalues have the unit loss / parameter²."
+)
+PAPER_CITATION = (
+    "New, Pekala, Le, Domenico, Piatko, Stiles: Curvature-informed multi-task learning for graph "
+    "networks. ICML 2022 workshop AI for Science, arXiv 2208.01684."
+)
+
+
+def summary(results: Results, judgements: Sequence[Judgement]) -> list[str]:
+    """The report in a few paragraphs of plain English."""
+    paragraphs = [
+        "A graph network was trained to predict several properties of a molecule or a crystal at "
+        "once. While it learned, the curvature of each property's loss was measured with respect "
+        "to the parameters that all properties share: the trace of the Hessian matrix (the sum of "
+        "its eigenvalues) and its spectral density (where the eigenvalues lie). The question, put "
+        "by New and co-authors in “Curvature-informed multi-task learning for graph networks” "
+        "(arXiv 2208.01684), is whether properties differ in curvature, which could explain why "
+        "learning them together is hard."
+    ]
+    paragraphs += [_study_paragraph(results, position) for position in range(len(results.studies))]
+    paragraphs.append(_error_paragraph(results.studies))
+    paragraphs.append(_verdict_paragraph(judgements))
+    if results.appendix is not None:
+        paragraphs.append(appendix_paragraph(results.appendix))
+    return paragraphs
+
+
+def _study_paragraph(results: Results, position: int) -> str:
+    study = results.studies[position]
+    dataset, run = study.dataset, study.runs[0]
+    things = dataset.domain
+    whole = len(results.full[position].dataset) if position < len(results.full) else len(dataset)
+    subset = f"a random subset of {len(dataset):,} of its" if whole != len(dataset) else "all"
+    subset_size = f"{whole:,}"
+    epochs = int(run.history["epoch"].max()) if len(run.history) else 0
+    text = (
+        f"{study.name}: {subset} {subset_size} {things} ({len(run.split.train):,} for training, "
+        f"{len(run.split.test):,} for testing), {len(study.tasks)} properties "
+        f"({listed([task.label for task in study.tasks])}). The network has P = "
+        f"{study.num_params:,} shared parameters and was trained for {plural(epochs, 'epoch')} "
+        f"with {plural(len(study.runs), 'seed')}"
+    )
+    training = sum(r.seconds.get("training", 0.0) for r in study.runs)
+    curvature = sum(r.seconds.get("curvature", 0.0) for r in study.runs)
+    text += f", in {duration(training)}" if training else ""
+    if run.curvature:
+        at = listed([str(point.epoch) for point in run.curvature])
+        graphs = len(run.hessian_ids)
+        text += (
+            f". Curvature was measured after {plural(len(run.curvature), 'epoch')} ({at}), "
+            f"averaged over {graphs:,} {things} of the training set, the same ones each time"
+        )
+        text += f", in {duration(curvature)}" if curvature else ""
+    return text + "."
+
+
+def _error_paragraph(studies: Sequence[Study]) -> str:
+    errors = test_errors(studies)
+    worse = errors[~errors["better"]]
+    if worse.empty:
+        return (
+            "The test error of every property is below that of always predicting the training "
+            "median, so the network has learnt something about each of them."
+        )
+    names = [f"{row.label} ({row.dataset})" for row in worse.itertuples()]
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"The test error of {listed(names)} {verb} NOT below that of always predicting the "
+        "training median, averaged over the last epochs: what the network has learnt about it "
+        "does not yet beat this simplest guess on new data, and its curvature should be read with "
+        "that in mind."
+        + (
+            ""
+            if len(worse) == len(errors)
+            else " All other properties are predicted better than by the median."
+        )
+    )
+
+
+def _verdict_paragraph(judgements: Sequence[Judgement]) -> str:
+    counts = {v: sum(j.verdict is v for j in judgements) for v in Verdict}
+    numbers = len({j.number for j in judgements})
+    return (
+        f"The paper makes {numbers} claims that can be tested. Judged on each data set apart, "
+        f"{counts[Verdict.REPRODUCED]} judgements are “reproduced”, "
+        f"{counts[Verdict.NOT_REPRODUCED]} “not reproduced”, {counts[Verdict.UNDECIDED]} "
+        f"“undecided” and {counts[Verdict.NOT_MEASURED]} “not measured in this run”. Each verdict "
+        "follows from a number, its error and a rule that are all given below."
+    )
+
+
+def appendix_paragraph(appendix: AppendixE) -> str:
+    """Whether density and trace of appendix E agree with the truth, with the numbers."""
+    low, high = (float(end) for end in appendix.trace.confidence_interval(0.95))
+    cdf = appendix.cdf_agreement
+    inside = "inside" if appendix.trace_within_interval else "OUTSIDE"
+    band = "inside" if cdf.inside else "NOT everywhere inside"
+    ends = appendix.extreme_errors
+    return (
+        "Where the truth is known (appendix E of the paper, a random symmetric matrix with "
+        f"{appendix.eigenvalues.size:,} eigenvalues): the true trace {appendix.true_trace:.2f} is "
+        f"{inside} the reported 95 % interval from {low:.2f} to {high:.2f} "
+        f"({abs(appendix.trace_z):.2f} standard errors from the estimate); the true distribution "
+        f"function is {band} the reported 95 % band, and at most {cdf.largest_error:.3f} from the "
+        f"estimate; the extreme eigenvalues are off by {number(ends[0])} and {number(ends[1])}."
+    ).replace("-", "−")
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    # A run that was resumed remembers the time of the stages that it did not do again.
+    stages = sum(sum(run.seconds.values()) for study in results.studies for run in study.runs)
+    seconds = max(results.seconds, stages)
+    facts = [
+        ("Preset", results.preset),
+        ("Command", results.command),
+        ("Ran on", results.device),
+        ("Took", duration(seconds) if seconds else ""),
+        ("Finished", results.finished),
+    ]
+    seeds = sorted({run.seed for study in results.studies for run in study.runs})
+    facts.append((plural(len(seeds), "Seed").split(" ", 1)[1], ", ".join(map(str, seeds))))
+    return [(name, value) for name, value in facts if value]
+
+
+def hessian_graphs(studies: Sequence[Study]) -> list[tuple[str, str]]:
+    rows = []
+    for study in studies:
+        for run in study.runs:
+            if run.hessian_ids:
+                shown = ", ".join(run.hessian_ids[:400])
+                more = len(run.hessian_ids) - 400
+                shown += f" and {more:,} more" if more > 0 else ""
+                rows.append((f"{study.name}, seed {run.seed} ({len(run.hessian_ids)})", shown))
+    return rows
+
+
+def sources(studies: Sequence[Study]) -> list[tuple[str, str]]:
+    rows = []
+    for study in studies:
+        for source in study.dataset.sources:
+            where = f" Address: {source.url}." if source.url else ""
+            rows.append(
+                (source.name, f"Licence: {source.licence}. Cite: {source.citation}.{where}")
+            )
+    return list(dict(rows).items())
+
+
+def left_out(full: Sequence[FullDataset]) -> list[tuple[str, str]]:
+    rows = []
+    for entry in full:
+        reasons: dict[str, int] = {}
+        for left in entry.dataset.left_out:
+            reasons[left.reason] = reasons.get(left.reason, 0) + 1
+        common = sorted(reasons.items(), key=lambda pair: -pair[1])[:12]
+        if common:
+            text = "; ".join(f"{count:,} × {reason}" for reason, count in common)
+            text += f"; and {len(reasons) - 12} rarer reasons" if len(reasons) > 12 else ""
+            rows.append((entry.dataset.name, text))
+    return rows
+
+
+def figure_number(name: str) -> str:
+    """`Figure 5` of `figure5_qm8`."""
+    return f"Figure {name.split('_')[0].removeprefix('figure')}"

@@ -1,0 +1,96 @@
+"""From the records of a run to its files: tables, figures, claims, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hessspec_mtl.claims import Judgement, judge, write_ledger
+from hessspec_mtl.figures import (
+    Plot,
+    PlotFiles,
+    appendix_e_figure,
+    cropped_density_figure,
+    crystal_figure,
+    full_density_figure,
+    molecule_figure,
+    single_task_figure,
+    trace_convergence_figure,
+    trace_figure,
+    training_error_figure,
+    write_plot,
+)
+from hessspec_mtl.files import write_whole
+from hessspec_mtl.report.markdown import report_markdown
+from hessspec_mtl.report.page import report_html
+from hessspec_mtl.report.results import Results, test_errors
+from hessspec_mtl.report.words import slug
+from hessspec_mtl.study import Study
+from hessspec_mtl.tables import Table, dataset_table, target_table, write_table
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What was written."""
+
+    html: Path
+    markdown: Path
+    figures: tuple[PlotFiles, ...]
+    judgements: tuple[Judgement, ...]
+
+
+def write_results(results: Results, directory: Path) -> ReportFiles:
+    """Draw, tabulate and judge everything, and write it under `directory`.
+
+    Files: `tables/` (CSV, Markdown, HTML fragment), `figures/` (PDF, PNG, CSV), `claims.json`,
+    `claims.md`, `test_errors.csv`, `report.html` (self-contained) and `report.md`. Each appears
+    whole or not at all; running it again replaces them.
+    """
+    tables = tables_of(results)
+    for table in tables:
+        write_table(table, directory / "tables")
+    figures = tuple(write_plot(plot, directory / "figures") for plot in plots_of(results))
+    judgements = judge(results.studies, results.appendix)
+    write_ledger(judgements, directory)
+    errors = test_errors(results.studies)
+    write_whole(directory / "test_errors.csv", errors.to_csv(index=False, float_format="%.9g"))
+    page = report_html(results, tables, figures, judgements)
+    text = report_markdown(results, tables, figures, judgements, directory)
+    return ReportFiles(
+        write_whole(directory / "report.html", page),
+        write_whole(directory / "report.md", text),
+        figures,
+        judgements,
+    )
+
+
+def tables_of(results: Results) -> list[Table]:
+    """Tables 1 to 3, as far as the data sets of this run have them."""
+    if not results.full:
+        return []
+    counts = [(entry.node_features, entry.edge_features) for entry in results.full]
+    datasets = [entry.dataset for entry in results.full]
+    targets = sorted((target_table(dataset) for dataset in datasets), key=lambda t: t.name)
+    return [dataset_table(datasets, counts), *targets]
+
+
+def plots_of(results: Results) -> list[Plot]:
+    """Every figure that the records of this run allow, in the order of their numbers."""
+    studies = [study for study in results.studies if any(run.curvature for run in study.runs)]
+    several = len(results.studies) > 1
+
+    def name(figure: str, study: Study) -> str:
+        return f"{figure}_{slug(study.name)}" if several else figure
+
+    plots: list[Plot | None] = [
+        crystal_figure(),
+        molecule_figure(),
+        training_error_figure(results.studies),
+        trace_figure(studies) if studies else None,
+        *(cropped_density_figure(study, name=name("figure5", study)) for study in studies),
+        *(full_density_figure(study, name=name("figure6", study)) for study in studies),
+        appendix_e_figure(results.appendix) if results.appendix is not None else None,
+        single_task_figure(results.studies),
+        trace_convergence_figure(results.studies),
+    ]
+    return [plot for plot in plots if plot is not None]
