@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hessspec_mtl.datasets.materials_project import BULK_RANGE, POISSON_RANGE, SHEAR_RANGE
+from hessspec_mtl.datasets.sources import MP_API
 from hessspec_mtl.files import write_whole
 
 if TYPE_CHECKING:
@@ -265,20 +267,30 @@ def is_papers_dataset(dataset: MultitaskDataset) -> bool:
 
 
 def why_fewer(dataset: MultitaskDataset) -> str:
-    """Why the number of data points is not the paper's."""
+    """Why the number of data points of one of the paper's sets is not the paper's."""
     count, printed = f"{len(dataset):,}", f"{PAPER[dataset.domain].sizes[0]:,}"
     sources = " and ".join(source.name for source in dataset.sources)
     if dataset.domain == "molecules":
         return (
             f"{dataset.name} has {count} data points here and {printed} in the paper ({sources})."
         )
+    if MP_API in dataset.sources:
+        history = (
+            f"The paper took {printed} crystals from the Materials Project as it then was; the "
+            "database has grown and changed since."
+        )
+    else:
+        history = (
+            f"The paper took {printed} crystals from the Materials Project of October 2020, a "
+            "state of the database that can no longer be asked for."
+        )
+    (k_low, k_high), (g_low, g_high), (p_low, p_high) = BULK_RANGE, SHEAR_RANGE, POISSON_RANGE
     return (
-        f"The paper took {printed} crystals from the Materials Project of October 2020, a state of "
-        f"the database that can no longer be asked for. Read here: {sources}. Of its crystals "
-        "those are kept whose elastic constants lie in the ranges that the paper prints (bulk "
-        "modulus 14 to 233 GPa, shear modulus 1 to 124 GPa, Poisson ratio 0.18 to 0.50, all "
-        f"inclusive), which leaves {count}. So the extremes agree by construction, and means and "
-        "deviations differ because the two sets of crystals do."
+        f"{history} Read here: {sources}. Of its crystals those are kept whose elastic constants "
+        f"lie in the ranges that the paper prints (bulk modulus {k_low:g} to {k_high:g} GPa, shear "
+        f"modulus {g_low:g} to {g_high:g} GPa, Poisson ratio {p_low:.2f} to {p_high:.2f}, all "
+        f"inclusive), which leaves {count}. So the extremes lie within the paper's by "
+        "construction, and means and deviations differ because the two sets of crystals do."
     )
 
 

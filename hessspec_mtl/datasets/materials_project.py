@@ -49,10 +49,10 @@ ELEMENTS = tuple(range(1, MAX_ATOMIC_NUMBER + 1))
 """Hydrogen to copernicium: the 112 node features of the paper."""
 
 # The paper's printed minima and maxima are the logarithms of integer moduli: log 1 = 0 and
-# log 124 = 4.8203 for G, log 14 = 2.6391 and log 233 = 5.4510 for K (its Table 2).
-_BULK_RANGE = (14.0, 233.0)
-_SHEAR_RANGE = (1.0, 124.0)
-_POISSON_RANGE = (0.18, 0.50)
+# log 124 = 4.8203 for G, log 14 = 2.6391 and log 233 = 5.4510 for K (its Table 2). In GPa.
+BULK_RANGE = (14.0, 233.0)
+SHEAR_RANGE = (1.0, 124.0)
+POISSON_RANGE = (0.18, 0.50)
 
 # Moduli that were stored as log10 come back from it to about 12 digits.
 _MODULUS_DECIMALS = 6
@@ -130,9 +130,9 @@ def _in_range(records: Sequence[ElasticRecord]) -> Records:
     outside: list[LeftOut] = []
     for record in records:
         ranges = (
-            ("K_VRH", record.bulk_modulus, _BULK_RANGE, _MODULUS_DECIMALS, " GPa"),
-            ("G_VRH", record.shear_modulus, _SHEAR_RANGE, _MODULUS_DECIMALS, " GPa"),
-            ("Poisson ratio", record.poisson_ratio, _POISSON_RANGE, _POISSON_DECIMALS, ""),
+            ("K_VRH", record.bulk_modulus, BULK_RANGE, _MODULUS_DECIMALS, " GPa"),
+            ("G_VRH", record.shear_modulus, SHEAR_RANGE, _MODULUS_DECIMALS, " GPa"),
+            ("Poisson ratio", record.poisson_ratio, POISSON_RANGE, _POISSON_DECIMALS, ""),
         )
         for name, value, (lowest, highest), decimals, unit in ranges:
             if not lowest <= round(value, decimals) <= highest:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hessspec_mtl.datasets.sources import MP_API
 from hessspec_mtl.tables import (
     PAPER,
     Table,
@@ -18,6 +19,7 @@ from hessspec_mtl.tables import (
     dataset_table,
     target_statistics,
     target_table,
+    why_fewer,
     write_table,
 )
 
@@ -89,6 +91,17 @@ def test_table_1_has_ours_the_papers_and_the_difference(records):
     assert [row[1] for row in table.rows] == ["paper", "this work", "difference"] * 2
     assert table.rows[2][2:] == ("−21,665", "0", "0", "0")
     assert any("10,500 crystals" in note for note in table.notes)
+
+
+def test_the_note_on_crystals_states_the_ranges_and_the_state_of_the_database(records):
+    dataset = records.dataset("MP")
+    note = why_fewer(dataset)
+    assert "bulk modulus 14 to 233 GPa, shear modulus 1 to 124 GPa" in note
+    assert "Poisson ratio 0.18 to 0.50" in note
+    assert "October 2020" in note
+    today = why_fewer(replace(dataset, sources=(MP_API,)))
+    assert "2020" not in today
+    assert MP_API.name in today
 
 
 def test_other_data_sets_are_not_compared_with_the_paper(records):
