@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def verify_qm8(path: Path) -> None:
             f"QM8 has {_NUM_KEPT:,}: {advice}"
         )
     means = kept.mean(axis=0)
-    if np.abs(means - _MEANS).max() > 1e-7:
+    # Asked this way round, a mean that is NaN is refused too.
+    if not np.abs(means - _MEANS).max() <= 1e-7:
         raise DataError(
             f"the targets in {path} have means {means.round(8).tolist()}, those of QM8 have "
             f"{list(_MEANS)}: {advice}"
@@ -155,29 +157,40 @@ def _locate(directory: str | os.PathLike[str] | None, download: bool) -> tuple[P
 
 
 def _read(path: Path) -> _Table:
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = csv.reader(stream)
-        header = next(rows, [])
-        missing = [name for name in ("smiles", *COLUMNS) if name not in header]
-        if missing:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return _table(path, stream)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as CSV in UTF-8 ({error}); the file is altered or compressed, "
+            "replace it by a fresh copy."
+        ) from error
+
+
+def _table(path: Path, stream: Iterable[str]) -> _Table:
+    """The rows that `stream`, the text of the file at `path`, holds."""
+    rows = csv.reader(stream)
+    header = next(rows, [])
+    missing = [name for name in ("smiles", *COLUMNS) if name not in header]
+    if missing:
+        raise DataError(
+            f"{path} has no column {missing}; its first line must name the columns of QM8, "
+            f"got {header[:8]}."
+        )
+    # The file names the PBE0 columns twice; those at CC2 come once.
+    places = [header.index(name) for name in COLUMNS]
+    smiles_place = header.index("smiles")
+    smiles: list[str] = []
+    targets: list[list[float]] = []
+    for row in rows:
+        try:
+            targets.append([float(row[place]) for place in places])
+            smiles.append(row[smiles_place])
+        except (ValueError, IndexError) as error:
             raise DataError(
-                f"{path} has no column {missing}; its first line must name the columns of QM8, "
-                f"got {header[:8]}."
-            )
-        # The file names the PBE0 columns twice; those at CC2 come once.
-        places = [header.index(name) for name in COLUMNS]
-        smiles_place = header.index("smiles")
-        smiles: list[str] = []
-        targets: list[list[float]] = []
-        for row in rows:
-            try:
-                targets.append([float(row[place]) for place in places])
-                smiles.append(row[smiles_place])
-            except (ValueError, IndexError) as error:
-                raise DataError(
-                    f"{path}, line {rows.line_num}: expected a SMILES and 16 numbers, got "
-                    f"{row[:5]} ({error}); the file is truncated or altered, replace it by a "
-                    "fresh copy."
-                ) from error
+                f"{path}, line {rows.line_num}: expected a SMILES and 16 numbers, got "
+                f"{row[:5]} ({error}); the file is truncated or altered, replace it by a "
+                "fresh copy."
+            ) from error
     ids = tuple(f"qm8-{row:05d}" for row in range(1, len(smiles) + 1))
     return _Table(ids, tuple(smiles), np.array(targets, np.float64).reshape(-1, len(COLUMNS)))

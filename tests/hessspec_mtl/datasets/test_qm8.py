@@ -1,5 +1,6 @@
 """QM8 as in the paper."""
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_a_damaged_file_is_named_with_its_line(small, rows, header, message):
         load_qm8(small)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(gzip.compress(HEADER.encode()), id="compressed"),
+        pytest.param(HEADER.encode("utf-16"), id="UTF-16"),
+        pytest.param(f"{HEADER}\n{'C' * 200_000},0,0,0,0".encode(), id="no CSV"),
+    ],
+)
+def test_a_file_that_is_not_text_is_named(small, content):
+    path = small / "qm8.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"qm8.csv cannot be read as CSV in UTF-8 .* fresh copy"):
+        load_qm8(small)
+
+
 def test_an_unknown_copy_must_have_the_rows_of_qm8(tmp_path):
     with pytest.raises(DataError, match="has 6 rows, QM8 has 21,786: the file is truncated"):
         verify_qm8(write(tmp_path))
@@ -109,6 +125,8 @@ def test_an_unknown_copy_must_have_the_filter_and_the_means_of_qm8(tmp_path, mon
         verify_qm8(write(tmp_path))
     monkeypatch.setattr(qm8, "_MEANS", (0.248, 0.326, 0.054, 0.08))
     verify_qm8(write(tmp_path))
+    with pytest.raises(DataError, match=r"have means \[nan, 0.326"):
+        verify_qm8(write(tmp_path, [ROWS[0].replace("0.41", "nan"), *ROWS[1:]]))
 
 
 def test_a_downloaded_file_that_is_not_qm8_is_not_kept(cache, server, tmp_path, monkeypatch):
