@@ -202,7 +202,9 @@ def main() -> None:
             f"docs/studies/density_accuracy.md`: {options.seeds} seeds, {np.dtype(dtype).name}. "
             "W1 is the Wasserstein-1 distance to the true spectrum in units of the mean "
             "|eigenvalue|; all errors are rms over the seeds. The first table has P = "
-            f"{DIM}, outliers from 10 to 10,000 times the bulk.\n\n" + text
+            f"{DIM}, outliers from 10 to 10,000 times the bulk, and |trace| at least 0.3 of the "
+            "outliers' absolute sum (signs that miss this are drawn again at random: alternating "
+            "ones of 15 and 50 outliers do).\n\n" + text
         )
 
 
