@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from hessspec import FunctionOperator, HessianOperator, TraceEstimate, trace
 from hessspec._xtrace import leave_one_out, pair_covariance
@@ -76,8 +77,7 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-@pytest.mark.parametrize("method", ["hutch++", "xtrace", "auto"])
-@pytest.mark.parametrize("num_matvecs", [17, 64])
+@pytest.mark.parametrize(("method", "num_matvecs"), [("hutch++", 48), ("xtrace", 13), ("auto", 64)])
 def test_zero_identity_and_low_rank_are_exact(name, method, num_matvecs, x64):
     eigenvalues = SPECIAL[name]
     found = estimate(hessian(with_spectrum(eigenvalues)), method, num_matvecs)
@@ -87,7 +87,7 @@ def test_zero_identity_and_low_rank_are_exact(name, method, num_matvecs, x64):
     assert found.num_matvecs <= num_matvecs
 
 
-@pytest.mark.parametrize("num_matvecs", [1, 2, 3, 4, 5, 7, 13, 33])
+@pytest.mark.parametrize("num_matvecs", [1, 2, 5, 13])
 @pytest.mark.parametrize("method", METHODS)
 def test_any_number_of_products_gives_an_estimate(spectrum, method, num_matvecs):
     operator, _ = spectrum
@@ -207,7 +207,7 @@ def test_the_variance_of_xtrace_counts_the_covariance_of_its_samples():
     """Without it the stated variance is a third too small on a decaying spectrum."""
     eigenvalues = 0.9 ** np.arange(100)
     rng = np.random.default_rng(0)
-    errors, stated, plain = [], [], []
+    errors, stated, plain, covered = [], [], [], []
     for _ in range(400):
         tests = rng.normal(size=(100, 8))
         tests *= 10.0 / np.linalg.norm(tests, axis=0)
@@ -223,10 +223,17 @@ def test_the_variance_of_xtrace_counts_the_covariance_of_its_samples():
         )
         errors.append(found.samples.mean() - eigenvalues.sum())
         plain.append(found.samples.var(ddof=1) / 8)
-        stated.append(plain[-1] + pair_covariance([found.influence])[0, 0])
+        covariance = pair_covariance([found.influence])[0, 0]
+        stated.append(plain[-1] + covariance)
+        record = TraceEstimate.from_samples(found.samples, pair_covariance=covariance)
+        low, high = record.confidence_interval()
+        covered.append(low <= eigenvalues.sum() <= high)
     true = np.mean(np.square(errors))
     assert np.mean(plain) < 0.75 * true
     assert 0.8 * true < np.mean(stated) < 1.25 * true
+    # So Student's t covers too seldom, and the record's interval does not.
+    assert np.mean(np.abs(errors) <= stats.t.ppf(0.975, 7) * np.sqrt(plain)) < 0.92
+    assert np.mean(covered) > 0.93
 
 
 @pytest.fixture(scope="module")

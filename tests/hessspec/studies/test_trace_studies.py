@@ -42,7 +42,7 @@ def network_like(count: int, signs: str, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("count", [5, 15, 50])
 @pytest.mark.parametrize("method", ["xtrace", "auto"])
 def test_48_products_give_the_trace_of_a_network_like_spectrum(basis, method, count, signs):
-    """Within 1 % for up to 15 outliers; as far off as stated for 50, which 24 vectors cannot hold."""
+    """Within 1 % for up to 15 outliers; as far off as stated for 50, more than 24 vectors hold."""
     errors, stated = [], []
     for seed in range(20):
         eigenvalues = network_like(count, signs, seed)
