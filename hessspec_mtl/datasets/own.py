@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # A training and a test side with two examples each, the least that can be standardised and judged.
 _FEWEST_EXAMPLES = 4
 
+_CIF = ".cif"
+
 _SHOWN = 5
 """Problems quoted in full in an error or a warning."""
 
@@ -126,7 +128,7 @@ def load_own_crystals(
     The unit cells are taken as they stand in the files. Node features are Z = 1..112.
 
     Args:
-        directory: folder with one structure in each `NAME.cif`.
+        directory: folder with one structure in each `NAME.cif` (or `NAME.CIF`).
         targets_file: file in UTF-8, fields separated by commas, with column names in the first
             line and one row for each NAME.
         targets: names of the columns to predict; None for every column except `id_column`. They
@@ -154,9 +156,7 @@ def load_own_crystals(
     if not tasks:
         raise DataError(f"{table.path} has no column of targets beside {name_column!r}.")
     table.check_numbers(tasks, "`targets` (--columns)")
-    files = {path.stem: path for path in sorted(folder.glob("*.cif"))}
-    if not files:
-        raise DataError(f"{folder} holds no files whose name ends in .cif; check `directory`.")
+    files = _cif_files(folder)
     rows, left_out = _crystals_with_targets(table, name_column, tasks, files, progress)
     _report(left_out, len(rows), table.path, strict)
     names = list(rows)
@@ -183,6 +183,24 @@ def load_own_crystals(
     return dataset
 
 
+def _cif_files(folder: Path) -> dict[str, Path]:
+    """The CIF files of a folder by name without ending, in order of their names."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == _CIF)
+    if not paths:
+        raise DataError(
+            f"{folder} holds no files whose name ends in .cif or .CIF; check `directory` (FOLDER)."
+        )
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in files:
+            raise DataError(
+                f"{folder} holds both {files[path.stem].name} and {path.name}, which a line of "
+                "targets cannot tell apart; rename or remove one."
+            )
+        files[path.stem] = path
+    return files
+
+
 def _crystals_with_targets(
     table: "_Table",
     name_column: str,
@@ -199,7 +217,9 @@ def _crystals_with_targets(
             bar.update(1)
             try:
                 row = table.by_column(line, fields)
-                name = _filled(table, line, row, name_column).removesuffix(".cif")
+                name = _filled(table, line, row, name_column)
+                if name.lower().endswith(_CIF):
+                    name = name[: -len(_CIF)]
                 if name in named:
                     problem = f"{name!r} stands in an earlier line"
                     raise table.unusable(line, name_column, "duplicate id", problem)

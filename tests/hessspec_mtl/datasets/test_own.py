@@ -234,6 +234,17 @@ def test_columns_may_be_chosen_and_names_may_end_in_cif(crystals, tmp_path):
     assert dataset.targets[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
+def test_the_ending_of_cif_files_may_be_in_capitals(crystals, tmp_path):
+    (crystals / "po1.cif").rename(crystals / "po1.CIF")
+    path = write(tmp_path, TARGETS.replace("po2,", "po2.CIF,"))
+    dataset = load_own_crystals(crystals, path, num_workers=1)
+    assert dataset.ids == ("po0", "po1", "po2", "po3", "po4")
+    assert dataset.left_out == ()
+    write(crystals, cif(3.9), "po1.cif")
+    with pytest.raises(DataError, match=r"holds both po1\.CIF and po1\.cif"):
+        load_own_crystals(crystals, path)
+
+
 def test_a_column_of_text_among_all_columns_is_named_with_the_way_out(crystals, tmp_path):
     text = "file,formula,hardness\n" + "".join(f"po{i},Po{i},{i}\n" for i in range(5))
     path = write(tmp_path, text)
@@ -274,7 +285,7 @@ def test_a_folder_of_no_use_is_refused_with_the_reason(crystals, tmp_path):
     with pytest.raises(DataError, match="`directory` must be a folder with CIF files"):
         load_own_crystals(tmp_path / "nowhere", path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no files whose name ends in \.cif"):
+    with pytest.raises(DataError, match=r"holds no files whose name ends in \.cif or \.CIF"):
         load_own_crystals(tmp_path / "empty", path)
     with pytest.raises(DataError, match=r"has no column \['name'\]"):
         load_own_crystals(crystals, path, id_column="name")
