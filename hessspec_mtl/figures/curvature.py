@@ -63,7 +63,10 @@ def trace_figure(studies: Sequence[Study], *, name: str = "figure4") -> Plot:
         axes = figure.subplots(len(studies), 1, squeeze=False)[:, 0]
         for letter, panel, study in zip("abcdefgh", axes, studies, strict=False):
             _draw_traces(panel, study, data[data["dataset"] == study.name])
-            panel_title(panel, letter, study.name)
+            if len(studies) > 1:
+                panel_title(panel, letter, study.name)
+            else:
+                panel.set_title(study.name)
             panel.set_ylabel("trace of the Hessian\n(loss / parameter²)")
         axes[-1].set_xlabel("epoch (those analysed)")
         figure.align_ylabels()
@@ -75,7 +78,8 @@ def trace_figure(studies: Sequence[Study], *, name: str = "figure4") -> Plot:
             "sum of its eigenvalues, on a symmetric logarithmic axis (linear between the grey "
             "lines). Bars are 95 % confidence intervals of the probe error, given the graphs that "
             "the loss was averaged over; points are shifted sideways a little so that bars do not "
-            "hide each other. Faint lines are other seeds."
+            "hide each other."
+            + (" Faint lines are other seeds." if any(len(s.runs) > 1 for s in studies) else "")
         ),
         figure=figure,
         data=data,

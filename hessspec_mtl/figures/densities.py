@@ -75,8 +75,8 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
         caption=(
             "Spectral density of each task's Hessian (its integral over all eigenvalues is 1) "
             "around 0, on a logarithmic scale. It is smoothed with a Gaussian kernel as wide as "
-            "the cell about 0 into which this many Lanczos steps do not look, so the width of the "
-            "central peak is the kernel's, its height is not, and each panel has its own axes. "
+            "the cell about 0 into which this many Lanczos steps do not look: the central peak has "
+            "the kernel's width, the shoulders have their own. Each panel has its own axes. "
             "Bands span the probes: probe error, given the graphs that the loss was averaged over. "
             "The share of eigenvalues beyond each panel is written in it."
         ),

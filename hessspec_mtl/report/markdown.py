@@ -71,8 +71,9 @@ def _test_errors_markdown(studies: Sequence[Study]) -> str:
     ]
     for row in test_errors(studies).itertuples():
         seeds = "one seed" if np.isnan(row.mae_seed_sd) else f"± {row.mae_seed_sd:.3f}"
+        answer = "no" if not row.better else "yes" if row.clearly else "barely"
         lines.append(
             f"| {row.dataset} | {row.label} | {row.mae:.3f} | ± {row.mae_epoch_sd:.3f} | {seeds} "
-            f"| {row.median_mae:.3f} | {'yes' if row.better else 'no'} |"
+            f"| {row.median_mae:.3f} | {answer} |"
         )
     return "\n".join(lines)

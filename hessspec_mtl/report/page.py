@@ -127,7 +127,7 @@ def _test_errors_html(errors: pd.DataFrame) -> str:
     rows = []
     for row in errors.itertuples():
         seeds = "one seed" if np.isnan(row.mae_seed_sd) else f"± {row.mae_seed_sd:.3f}"
-        badge = ("yes", "yes") if row.better else ("no", "no")
+        badge = _badge(bool(row.better), bool(row.clearly))
         rows.append(
             f"<tr><td>{html.escape(str(row.dataset))}</td><td>{html.escape(str(row.label))}</td>"
             f"<td>{row.mae:.3f}</td><td>± {row.mae_epoch_sd:.3f}</td><td>{seeds}</td>"
@@ -150,6 +150,13 @@ def _test_errors_html(errors: pd.DataFrame) -> str:
         f"targets (mean and standard deviation over the last epochs)</caption><thead><tr>{head}"
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _badge(better: bool, clearly: bool) -> tuple[str, str]:
+    """Style and text of the answer whether a task is predicted better than by the median."""
+    if not better:
+        return "no", "no"
+    return ("yes", "yes") if clearly else ("open", "barely")
 
 
 def _figures_html(figures: Sequence[PlotFiles]) -> str:

@@ -63,7 +63,7 @@ def test_errors(studies: Sequence[Study]) -> pd.DataFrame:
 
     Columns: dataset, task, label, mae and mae_epoch_sd (mean and standard deviation over the last
     epochs, averaged over seeds), mae_seed_sd (empty for one seed), median_mae, better (whether mae
-    is below median_mae for every seed).
+    is below median_mae for every seed), clearly (whether by more than mae_epoch_sd).
     """
     rows = []
     for study in studies:
@@ -84,6 +84,7 @@ def test_errors(studies: Sequence[Study]) -> pd.DataFrame:
                     "mae_seed_sd": finals[:, 0].std(ddof=1) if len(finals) > 1 else np.nan,
                     "median_mae": baselines.mean(),
                     "better": bool((finals[:, 0] < baselines).all()),
+                    "clearly": bool((finals.sum(axis=1) < baselines).all()),
                 }
             )
     return pd.DataFrame(rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from hessspec_mtl.claims import Judgement, Verdict
 from hessspec_mtl.claims.ledger import number
 from hessspec_mtl.report.results import FullDataset, Results, test_errors
@@ -115,24 +117,34 @@ def _study_paragraph(results: Results, position: int) -> str:
 def _error_paragraph(studies: Sequence[Study]) -> str:
     errors = test_errors(studies)
     worse = errors[~errors["better"]]
+    narrow = errors[errors["better"] & ~errors["clearly"]]
     if worse.empty:
-        return (
+        text = (
             "The test error of every property is below that of always predicting the training "
-            "median, so the network has learnt something about each of them."
+            "median, so the network has learnt something about each of them"
         )
-    names = [f"{row.label} ({row.dataset})" for row in worse.itertuples()]
-    verb = "is" if len(names) == 1 else "are"
-    return (
-        f"The test error of {listed(names)} {verb} NOT below that of always predicting the "
-        "training median, averaged over the last epochs: what the network has learnt about it "
-        "does not yet beat this simplest guess on new data, and its curvature should be read with "
-        "that in mind."
-        + (
-            ""
-            if len(worse) == len(errors)
-            else " All other properties are predicted better than by the median."
+    else:
+        text = (
+            f"The test error of {_names(worse)} {_is(worse)} NOT below that of always predicting "
+            "the training median, averaged over the last epochs: what the network has learnt about "
+            "it does not yet beat this simplest guess on new data, and its curvature should be "
+            "read with that in mind"
         )
-    )
+        if len(worse) < len(errors):
+            text += ". All other properties are predicted better than by the median"
+    if not narrow.empty:
+        text += (
+            f"; for {_names(narrow)} by less, though, than the error changes from epoch to epoch"
+        )
+    return text + "."
+
+
+def _names(errors: pd.DataFrame) -> str:
+    return listed([f"{row.label} ({row.dataset})" for row in errors.itertuples()])
+
+
+def _is(errors: pd.DataFrame) -> str:
+    return "is" if len(errors) == 1 else "are"
 
 
 def _verdict_paragraph(judgements: Sequence[Judgement]) -> str:
