@@ -49,6 +49,7 @@ th, td { text-align: right; padding: .35em .7em; border-bottom: 1px solid var(--
   vertical-align: top; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 thead th { background: var(--soft); font-weight: 600; line-height: 1.3; vertical-align: bottom; }
+table:not(.statistics):not(.pairs) td { white-space: nowrap; }
 table.pairs { min-width: 0; }
 table.pairs th { font-weight: 600; color: var(--muted); white-space: nowrap; padding-left: 0; }
 table.pairs td { text-align: left; overflow-wrap: anywhere; }
