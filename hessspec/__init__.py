@@ -19,12 +19,16 @@ from hessspec._density import density
 from hessspec._trace import trace
 from hessspec._diagonal import diagonal
 from hessspec._eigenpairs import eigenpairs
+from hessspec._compare import kolmogorov_smirnov, principal_angles, wasserstein1
+from hessspec._verify import verify
 
 # What comes out
 from hessspec._spectral_density import SpectralDensity
 from hessspec._trace_estimate import TraceEstimate
 from hessspec._diagonal import DiagonalEstimate
 from hessspec._eigenpairs import EigenPairs
+from hessspec._compare import SpectralDistance
+from hessspec._verify import Verification
 
 # Kernels, on plain arrays
 from hessspec._probes import gaussian, rademacher
@@ -44,14 +48,20 @@ __all__ = [
     "HessianOperator",
     "KrylovDecomposition",
     "SpectralDensity",
+    "SpectralDistance",
     "TraceEstimate",
+    "Verification",
     "density",
     "diagonal",
     "eigenpairs",
     "gauss_quadrature",
     "gaussian",
     "hvp",
+    "kolmogorov_smirnov",
     "lanczos",
+    "principal_angles",
     "rademacher",
     "trace",
+    "verify",
+    "wasserstein1",
 ]
