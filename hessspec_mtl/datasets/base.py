@@ -82,7 +82,7 @@ def fit_standardisation(
     if targets.shape[0] < 2:
         raise ValueError(
             f"`targets` must hold at least 2 training examples to be standardised, "
-            f"got {targets.shape[0]}."
+            f"got {targets.shape[0]}; use more examples (--num-examples)."
         )
     constant = [
         task.name for task, column in zip(tasks, targets.T, strict=True) if np.ptp(column) == 0
@@ -90,7 +90,8 @@ def fit_standardisation(
     if constant:
         raise ValueError(
             f"`targets` of {constant} are constant on the training split and cannot be "
-            "standardised; drop the task or use more examples."
+            "standardised; leave them out (of --targets, or of --columns for crystals) or use more "
+            "examples (--num-examples)."
         )
     return Standardisation(targets.mean(axis=0), targets.std(axis=0, ddof=1))
 
@@ -260,8 +261,8 @@ def subset_indices(num_examples: int, n: int, seed: int) -> Int[np.ndarray, " n"
     """
     if not 1 <= n <= num_examples:
         raise ValueError(
-            f"`n`, the size of a subset, must lie in [1, {num_examples}], that of the data set, "
-            f"got {n}."
+            f"`n` (--num-examples), the size of a subset, must lie in [1, {num_examples}], "
+            f"that of the data set, got {n}."
         )
     generator = np.random.default_rng([_SUBSET_STREAM, seed])
     return np.sort(generator.permutation(num_examples)[:n])

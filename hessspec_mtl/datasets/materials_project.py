@@ -161,7 +161,7 @@ def _read_source(
         return read_elastic_records(path, snapshot=_SNAPSHOT), (MP_ELASTIC,)
     shear, bulk = find(MATBENCH_G, directory), find(MATBENCH_K, directory)
     if (shear is None or bulk is None) and not download:
-        hint = " With an account there, `api_key` asks the Materials Project itself."
+        hint = " With an account there, `api_key` (--api-key) asks the Materials Project itself."
         raise not_at_hand([MP_ELASTIC, MATBENCH_G, MATBENCH_K], directory, hint)
     return read_matbench(shear or fetch(MATBENCH_G), bulk or fetch(MATBENCH_K)), (
         MATBENCH_G,

@@ -148,7 +148,9 @@ def load_own_crystals(
     """
     folder = Path(directory)
     if not folder.is_dir():
-        raise DataError(f"`directory` must be a folder with CIF files, got {str(folder)!r}.")
+        raise DataError(
+            f"`directory` (FOLDER) must be a folder with CIF files, got {str(folder)!r}."
+        )
     table = _Table.read(Path(targets_file), [] if targets is None else list(targets))
     name_column = table.header[0] if id_column is None else id_column
     table.check_columns([name_column])
@@ -395,7 +397,8 @@ def _crystal(path: Path) -> Crystal:
 def _tasks(targets: Sequence[str], units: Sequence[str] | None) -> tuple[Task, ...]:
     if units is not None and len(units) != len(targets):
         raise ValueError(
-            f"`units` must have one entry for each of {len(targets)} targets, got {len(units)}."
+            f"`units` (--units) must have one entry for each of {len(targets)} targets, "
+            f"got {len(units)}."
         )
     return tuple(
         Task(name, name, unit)

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 DATA_VARIABLE = "HESSSPEC_DATA"
 CACHE_VARIABLE = "HESSSPEC_CACHE"
 
+_GIVE_FOLDER = f"give that folder as `directory` (--data-dir) or in {DATA_VARIABLE}"
+
 # A failed download is tried this many times more, after 1, 2, ... seconds.
 _RETRIES = 2
 
@@ -130,7 +132,9 @@ def search_path(directory: str | os.PathLike[str] | None) -> tuple[Path, ...]:
     if given is None:
         return (cache_directory(),)
     if not Path(given).is_dir():
-        name = "`directory`" if directory is not None else f"the variable {DATA_VARIABLE}"
+        name = (
+            "`directory` (--data-dir)" if directory is not None else f"the variable {DATA_VARIABLE}"
+        )
         raise DataError(f"{name} must name an existing folder with data files, got {str(given)!r}.")
     return (Path(given), cache_directory())
 
@@ -174,7 +178,7 @@ def fetch(source: Source, verify: Callable[[Path], object] | None = None) -> Pat
     if source.url is None:
         raise DataError(
             f"{source.name} has no public address; put `{source.file_name}` into a folder and "
-            f"give that as `directory` or in {DATA_VARIABLE}."
+            f"{_GIVE_FOLDER}."
         )
     folder = cache_directory()
     logger.info("downloading %s from %s to %s", source.name, source.url, folder)
@@ -191,15 +195,15 @@ def fetch(source: Source, verify: Callable[[Path], object] | None = None) -> Pat
     except requests.exceptions.RequestException as error:
         raise DataError(
             f"{source.name} could not be downloaded from {source.url} ({error}). If this machine "
-            f"has no network, download `{source.file_name}` elsewhere and give its folder as "
-            f"`directory` or in {DATA_VARIABLE}."
+            f"has no network, download `{source.file_name}` elsewhere, put it into a folder and "
+            f"{_GIVE_FOLDER}."
         ) from error
     except ValueError as error:
         raise DataError(
             f"what {source.url} sent is not {source.name}: its SHA-256 is not {source.sha256}. "
             "Nothing was kept; the file may have been altered on the way or replaced by its "
-            f"publisher. Get `{source.file_name}` from a source you trust and give its folder as "
-            f"`directory` or in {DATA_VARIABLE}."
+            f"publisher. Get `{source.file_name}` from a source you trust, put it into a folder "
+            f"and {_GIVE_FOLDER}."
         ) from error
     except OSError as error:
         raise DataError(
@@ -222,8 +226,8 @@ def not_at_hand(
     names = " or ".join(f"`{source.file_name}`" for source in sources)
     folders = " and ".join(str(folder) for folder in search_path(directory))
     return DataError(
-        f"no {names} in {folders}, and `download` is False; put the file there, give its folder "
-        f"as `directory` or in {DATA_VARIABLE}, or allow the download.{hint}"
+        f"no {names} in {folders}, and `download` is False; put the file there, or into a folder "
+        f"and {_GIVE_FOLDER}, or allow the download.{hint}"
     )
 
 

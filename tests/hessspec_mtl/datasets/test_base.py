@@ -77,7 +77,9 @@ def test_a_larger_subset_contains_a_smaller_one_of_the_same_seed():
 
 
 def test_a_subset_beyond_the_data_set_is_refused():
-    with pytest.raises(ValueError, match=r"`n`, the size of a subset, must lie in \[1, 5\]"):
+    with pytest.raises(
+        ValueError, match=r"`n` \(--num-examples\), the size of a subset, must lie in \[1, 5\]"
+    ):
         crystals(5).subset(6, seed=0)
 
 

@@ -174,7 +174,7 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
 
 def test_units_must_match_the_targets(tmp_path):
     with pytest.raises(
-        ValueError, match="`units` must have one entry for each of 2 targets, got 1"
+        ValueError, match=r"`units` \(--units\) must have one entry for each of 2 targets, got 1"
     ):
         load(write(tmp_path, MOLECULES), units=["eV"])
 
@@ -282,7 +282,7 @@ def test_files_and_rows_of_no_use_are_left_out_and_named(crystals, tmp_path):
 
 def test_a_folder_of_no_use_is_refused_with_the_reason(crystals, tmp_path):
     path = write(tmp_path, TARGETS)
-    with pytest.raises(DataError, match="`directory` must be a folder with CIF files"):
+    with pytest.raises(DataError, match=r"`directory` \(FOLDER\) must be a folder with CIF files"):
         load_own_crystals(tmp_path / "nowhere", path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no files whose name ends in \.cif or \.CIF"):

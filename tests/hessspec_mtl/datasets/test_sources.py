@@ -53,7 +53,9 @@ def test_a_missing_page_says_how_to_go_on_without_a_network(server, cache):
 
 def test_no_server_says_how_to_go_on_without_a_network(cache):
     source = replace(FILE, url="http://127.0.0.1:9/file.csv")
-    with pytest.raises(DataError, match="give its folder as `directory` or in HESSSPEC_DATA"):
+    with pytest.raises(
+        DataError, match=r"give that folder as `directory` \(--data-dir\) or in HESSSPEC"
+    ):
         fetch(source)
 
 
@@ -183,7 +185,7 @@ def test_the_directory_of_the_call_comes_before_the_variable_and_the_cache(
 
 
 def test_a_folder_that_does_not_exist_is_refused(cache, monkeypatch):
-    with pytest.raises(DataError, match="`directory` must name an existing folder"):
+    with pytest.raises(DataError, match=r"`directory` \(--data-dir\) must name an existing"):
         find(FILE, "no/such/folder")
     monkeypatch.setenv(sources.DATA_VARIABLE, "no/such/folder")
     with pytest.raises(DataError, match="the variable HESSSPEC_DATA must name an existing folder"):
