@@ -16,8 +16,8 @@ from hessspec._block_krylov import (
     growth_pays,
     off_diagonal,
 )
-from hessspec._blocks import rescaled, spherical
-from hessspec._hutchinson import Hutchinson, finite_forms, guarded_products
+from hessspec._blocks import gram, rescaled, spherical
+from hessspec._hutchinson import Hutchinson, finite_forms, guarded_products, row_lengths
 from hessspec._hutchpp import SKETCH_STREAM
 from hessspec._operators import AbstractOperator
 from hessspec._progress import ProgressBar
@@ -48,6 +48,7 @@ class Deflated:
         self.forms = np.zeros((0, 0))
         self.signs: Hutchinson | None = None
         self.samples: list[np.ndarray] = []
+        self.squares: list[np.ndarray] = []
         self.variances: list[tuple[int, float]] = []
 
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
@@ -107,19 +108,42 @@ class Deflated:
         self.drawn += count
         inside = rescaled(self.krylov.basis.without(probes), (dim - self.krylov.rank) ** 0.5)
         norm = self.krylov.size * self.krylov.scale
-        _, scale, forms = guarded_products(self.operator, inside, norm)
+        rows, scale, forms = guarded_products(self.operator, inside, norm)
         self.samples.append(np.diagonal(forms) * scale)
+        self.squares.append(row_lengths(rows) ** 2 * scale**2)
         self._spend(count, bar)
 
+    def _pilot_squares(self) -> np.ndarray:
+        """|Hrᵢ|² of the pilot probes, from Hr = Hv - QᵀT(Qv) - NᵀB(Qv), the last block's part."""
+        krylov, dim = self.krylov, self.operator.dim
+        own = row_lengths(self.products) ** 2 * self.product_scale**2
+        if krylov.rank == 0:
+            return own
+        inside = krylov.basis.components(self.pilot)
+        images = krylov.basis.components(self.products) * self.product_scale
+        within = krylov.compressed @ inside * krylov.scale
+        beyond = krylov.coupling @ inside[krylov.rank - krylov.coupling.shape[1] :] * krylov.scale
+        outside = gram(krylov.next, self.products) * self.product_scale
+        cross = np.sum(images * within, axis=0) + np.sum(outside * beyond, axis=0)
+        whole = np.sum(within**2, axis=0) + np.sum(beyond**2, axis=0)
+        lengths = dim - np.sum(inside**2, axis=0)
+        return np.maximum(own - 2 * cross + whole, 0.0) * (dim - krylov.rank) / lengths
+
     def _estimate(self) -> TraceEstimate:
+        krylov = self.krylov
         first, _ = self._pilot_forms()
+        known = np.sum(krylov.compressed**2) + np.sum(krylov.coupling**2)  # Σ |Hqᵢ|²
+        common = {"method": self.method, "dim": self.operator.dim, "num_matvecs": self.spent}
+        square = TraceEstimate.from_samples(
+            np.concatenate([self._pilot_squares(), *self.squares]),
+            exact=known * krylov.scale**2,
+            **common,
+        )
         return TraceEstimate.from_samples(
             np.concatenate([first, *self.samples]),
-            exact=np.trace(self.krylov.compressed) * self.krylov.scale,
-            method=self.method,
-            dim=self.operator.dim,
-            num_matvecs=self.spent,
-            matvecs_per_sample=1.0,
+            exact=np.trace(krylov.compressed) * krylov.scale,
+            square=square,
+            **common,
         )
 
 

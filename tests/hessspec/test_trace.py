@@ -161,7 +161,7 @@ def test_deflation_beats_plain_averaging_by_orders_of_magnitude(spectrum):
 def test_the_frobenius_norm_comes_from_the_same_products(spectrum):
     operator, eigenvalues = spectrum
     norm = np.sqrt(np.sum(eigenvalues**2))
-    for method in ("hutch++", "xtrace"):
+    for method in ("hutch++", "xtrace", "auto"):
         found = estimate(operator, method)
         np.testing.assert_allclose(found.frobenius_norm, norm, rtol=1e-4)
         low, high = found.square.confidence_interval(0.999)
