@@ -19,7 +19,7 @@ from hessspec_mtl.claims.spectra import (
     spreading,
 )
 from hessspec_mtl.claims.statements import STATEMENTS
-from hessspec_mtl.claims.statistics import Judgement, Statistic, Verdict
+from hessspec_mtl.claims.statistics import Bounded, Judgement, Statistic, Verdict
 from hessspec_mtl.claims.traces import samples_for_trace, traces_differ
 from hessspec_mtl.claims.training import (
     multi_against_single,
@@ -122,8 +122,11 @@ def number(value: float) -> str:
 def _within(statistic: Statistic) -> str:
     if statistic.within == "exact":
         return "none (exact for this run)"
-    error = number(statistic.within_error)
-    return "not measured" if error == "–" else f"± {error} ({statistic.within})"
+    error = statistic.within_error
+    if math.isfinite(error):
+        return f"± {number(error)} ({statistic.within})"
+    bounded = any(math.isfinite(end) for end in statistic.interval)
+    return f"see the interval ({statistic.within})" if bounded else "not measured"
 
 
 def _seeds(statistic: Statistic) -> str:
@@ -133,6 +136,17 @@ def _seeds(statistic: Statistic) -> str:
     if statistic.seed_error == 0 and statistic.within != "exact":
         return f"no more than within a run {seeds}"
     return f"± {number(statistic.seed_error)} {seeds}"
+
+
+def _interval(statistic: Statistic) -> str:
+    low, high = statistic.interval
+    if math.isinf(low) and math.isinf(high):
+        return "unknown"
+    if math.isinf(high):
+        return f"at least {number(low)}"
+    if math.isinf(low):
+        return f"at most {number(high)}"
+    return f"{number(low)} to {number(high)}"
 
 
 def _threshold(statistic: Statistic) -> str:
@@ -146,6 +160,7 @@ HEADER = (
     "Value",
     "Error within a run",
     "Error between seeds",
+    "95 % interval from these errors alone",
     "Holds if",
     "Verdict",
     "Shown in",
@@ -167,9 +182,7 @@ def ledger_rows(judgements: Sequence[Judgement]) -> list[tuple[str, ...]]:
         if not judgement.statistics:
             how = judgement.how_to_measure
             text = f"not measured in this run; measure it with: {how}" if how else "too few epochs"
-            rows.append(
-                (claim, judgement.dataset, text, "", "", "", "", str(judgement.verdict), "–")
-            )
+            rows.append((claim, judgement.dataset, text, *[""] * 5, str(judgement.verdict), "–"))
         for position, statistic in enumerate(judgement.statistics):
             first = position == 0
             rows.append(
@@ -180,6 +193,7 @@ def ledger_rows(judgements: Sequence[Judgement]) -> list[tuple[str, ...]]:
                     number(statistic.value),
                     _within(statistic),
                     _seeds(statistic),
+                    _interval(statistic),
                     _threshold(statistic),
                     str(judgement.verdict) if first else "",
                     shown if first else "",
@@ -250,26 +264,24 @@ def ledger_html(judgements: Sequence[Judgement]) -> str:
                 )
             if judgement.remark:
                 parts.append(f'<p class="note">{html.escape(judgement.remark)}</p>')
-        if mine[0].rule:
-            parts.append(f'<p class="note rule">{html.escape(mine[0].rule)}</p>')
+        for rule in dict.fromkeys(judgement.rule for judgement in mine if judgement.rule):
+            parts.append(f'<p class="note rule">{html.escape(rule)}</p>')
         parts.append("</section>")
     return "\n".join(parts) + "\n"
 
 
 def _statistics_html(statistics: Sequence[Statistic]) -> str:
-    heads = (*HEADER[2:7], "95 % interval", "")
+    heads = (*HEADER[2:8], "")
     rows = []
     for statistic in statistics:
-        low, high = statistic.interval
-        interval = "unknown" if math.isinf(low) else f"{number(low)} to {number(high)}"
         holds = {True: "holds", False: "fails", None: "open"}[statistic.holds]
         cells = (
             statistic.name,
             number(statistic.value),
             _within(statistic),
             _seeds(statistic),
+            _interval(statistic),
             _threshold(statistic),
-            interval,
             holds,
         )
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
@@ -311,7 +323,11 @@ def ledger_records(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
                     "interval_95": [_finite(end) for end in statistic.interval],
                     "threshold": statistic.threshold,
                     "claim_is_above": statistic.above,
-                    "comparisons": statistic.comparisons,
+                    "comparisons": max(
+                        statistic.comparisons,
+                        *(v.comparisons for v in statistic.values if isinstance(v, Bounded)),
+                        1,
+                    ),
                     "holds": statistic.holds,
                 }
                 for statistic in judgement.statistics

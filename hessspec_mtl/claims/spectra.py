@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from hessspec_mtl.claims.statements import MEASURE, STATEMENTS
-from hessspec_mtl.claims.statistics import Judgement, Statistic, average
-from hessspec_mtl.claims.traces import traces_of
-from hessspec_mtl.spectra import Measured, TaskSpectrum, measured_by_probes, measured_within
+from hessspec_mtl.claims.statistics import (
+    Bounded,
+    Judgement,
+    Statistic,
+    average,
+    ends,
+    largest,
+    smallest,
+)
+from hessspec_mtl.claims.traces import traces_of, widest_log
+from hessspec_mtl.spectra import Measured, TaskSpectrum, measured_by_probes
 from hessspec_mtl.study import SeedRun, Study
 
 NEAR_ZERO = 0.01  # of the largest |eigenvalue|: what is smaller is "near 0", the rest outliers
@@ -61,7 +70,7 @@ def concentrated(study: Study) -> Judgement:
     """Claim 5: mass near 0, and how one-sided the spectra are."""
 
     def least(spectra: Spectra) -> Measured:
-        return min((near_zero(s) for row in spectra for s in row), key=lambda m: m.value)
+        return smallest([near_zero(s) for row in spectra for s in row])
 
     def balance(spectra: Spectra) -> Measured:
         return average([one_sidedness(s) for row in spectra for s in row])
@@ -105,18 +114,17 @@ def outliers(study: Study) -> Judgement:
 
     def rarest(sign: int) -> Callable[[Spectra], Measured]:
         def functional(spectra: Spectra) -> Measured:
-            shares = [log_share_far(s, sign) for row in spectra for s in row]
-            return min(shares, key=lambda m: m.value)
+            return smallest([log_share_far(s, sign) for row in spectra for s in row])
 
         return functional
 
     def rise_and_fall(spectra: Spectra) -> Measured:
-        tasks = zip(*spectra, strict=True)
-        return max((prominence(list(path)) for path in tasks), key=lambda m: m.value)
+        # Already bounded for all tasks and epochs together.
+        return largest([prominence(path, len(spectra[0])) for path in zip(*spectra, strict=True)])
 
     def between_tasks(spectra: Spectra) -> Measured:
-        ratios = [_log_ratio([s.radii for s in row]) for row in spectra]
-        return max(ratios, key=lambda m: m.value)
+        rows = [_log_radii(row, len(spectra) * len(row)) for row in spectra]
+        return widest_log(*np.stack(rows, axis=1))
 
     def share_of_trace(run: SeedRun) -> Measured:
         values, errors = traces_of(run)
@@ -193,17 +201,30 @@ def log_share_far(spectrum: TaskSpectrum, sign: int) -> Measured:
     return Measured(count.value - float(np.log10(spectrum.dim)), count.error)
 
 
-def _log_ratio(columns: Sequence[np.ndarray]) -> Measured:
-    """log10 of the largest over the smallest, probe by probe."""
-    table = np.maximum(np.stack(columns), 1e-300)
-    return measured_by_probes(np.log10(table.max(axis=0) / table.min(axis=0)))
+def _log_radii(spectra: Sequence[TaskSpectrum], comparisons: int) -> Float[np.ndarray, "3 spectra"]:
+    """log10 of the largest |λ|: values, lower ends, upper ends that hold together."""
+    logs = [measured_by_probes(np.log10(np.maximum(s.radii, 1e-300))) for s in spectra]
+    return np.array([(log.value, *ends(log, comparisons)) for log in logs]).T
 
 
-def prominence(path: Sequence[TaskSpectrum]) -> Measured:
-    """log10 of the factor by which the largest |λ| rises to some epoch and falls again after it."""
-    logs = np.log10(np.maximum(np.stack([s.radii for s in path]), 1e-300))
-    before, after = np.minimum.accumulate(logs), np.minimum.accumulate(logs[::-1])[::-1]
-    return measured_by_probes(np.minimum(logs - before, logs - after).max(axis=0))
+def prominence(path: Sequence[TaskSpectrum], num_tasks: int = 1) -> Bounded:
+    """log10 of the factor by which the largest |λ| rises to some epoch and falls again after it.
+
+    A peak is picked among all epochs, and among `num_tasks` paths: the interval is that of the
+    extreme cases of sizes whose intervals hold together.
+    """
+    many = len(path) * num_tasks
+    values, low, high = _log_radii(path, many)
+
+    def rise(top: np.ndarray, foot: np.ndarray) -> float:
+        before, after = np.minimum.accumulate(foot), np.minimum.accumulate(foot[::-1])[::-1]
+        # `fmax`: without any end, infinity less infinity, nothing is known to rise.
+        with np.errstate(invalid="ignore"):
+            return float(np.fmax(np.minimum(top - before, top - after), 0.0).max())
+
+    return Bounded(
+        rise(values, values), low=rise(low, high), high=rise(high, low), comparisons=many
+    )
 
 
 def outlier_share(spectrum: TaskSpectrum, trace: float, trace_error: float) -> Measured:
@@ -234,15 +255,21 @@ def spreading(study: Study) -> Judgement:
 
     def widening(spectra: Spectra) -> Measured:
         pairs = zip(*counts(spectra), strict=True)
-        return min((_difference(last, first) for first, last in pairs), key=lambda m: m.value)
+        return smallest([_difference(last, first) for first, last in pairs])
 
     def parting(spectra: Spectra) -> Measured:
-        def spread(logs: Sequence[Measured]) -> Measured:
-            ordered = sorted(logs, key=lambda m: m.value)
-            return _difference(ordered[-1], ordered[0])
+        many = 2 * len(spectra[0])
 
-        first, last = counts(spectra)
-        return _difference(spread(last), spread(first))
+        def spread(logs: Sequence[Measured]) -> Bounded:
+            return widest_log(*np.array([[(m.value, *ends(m, many))] for m in logs]).T)
+
+        first, last = map(spread, counts(spectra))
+        return Bounded(
+            last.value - first.value,
+            low=last.low - first.high,
+            high=last.high - first.low,
+            comparisons=many,
+        )
 
     statistics = (
         (
@@ -317,12 +344,13 @@ def lanczos_steps(study: Study) -> Judgement:
     )
 
 
-def rank_share(spectrum: TaskSpectrum) -> Measured:
+def rank_share(spectrum: TaskSpectrum, comparisons: int = 1) -> Bounded:
     """(Σ|λ|)² / Σλ² as a share of P, with an interval that Lanczos cannot overstate.
 
     Σλ² is exact for the measure of each start. Of Σ|λ| the nodes give a lower bound, since a
     node is a mean of what it stands for; for those below `NEAR_ZERO` of the largest, Cauchy and
-    Schwarz give the upper bound (mass · Σ w λ²)^(1/2).
+    Schwarz give the upper bound (mass · Σ w λ²)^(1/2). Either bound varies from probe to probe,
+    by Student's t with one degree of freedom fewer than there are probes.
     """
     limit = NEAR_ZERO * spectrum.radius
 
@@ -333,25 +361,26 @@ def rank_share(spectrum: TaskSpectrum) -> Measured:
             first += float((near.sum() * (near @ nodes**2)) ** 0.5 - near @ np.abs(nodes))
         return first**2 / max(float(weights @ nodes**2), np.finfo(float).tiny)
 
-    low = spectrum.measure(lambda x, w: bound(x, w, upper=False))
-    high = spectrum.measure(lambda x, w: bound(x, w, upper=True))
-    return measured_within(
-        0.5 * (low.value + high.value),
-        low.value - 2 * low.error,
-        high.value + 2 * high.error,
+    least = spectrum.measure(lambda x, w: bound(x, w, upper=False))
+    most = spectrum.measure(lambda x, w: bound(x, w, upper=True))
+    return Bounded(
+        0.5 * (least.value + most.value),
+        low=max(ends(least, comparisons)[0], 0.0),
+        high=ends(most, comparisons)[1],
+        comparisons=comparisons,
     )
 
 
 def effective_rank(study: Study) -> Judgement:
     """Claim 11: (Σ|λ|)² / Σλ², as a share of P, at the last analysed epoch."""
 
-    def largest(spectra: Spectra) -> Measured:
-        return max((rank_share(s) for s in spectra[-1]), key=lambda m: m.value)
+    def highest(spectra: Spectra) -> Measured:
+        return largest([rank_share(s, len(spectra[-1])) for s in spectra[-1]])
 
     statistics: tuple[Statistic, ...] = ()
     remark = ""
     if _measured(study, 1):
-        values = _per_seed(study, largest)
+        values = _per_seed(study, highest)
         statistics = (
             Statistic(
                 "effective rank (Σ|λ|)² / Σλ² as a share of P, largest over tasks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -21,6 +21,65 @@ class Verdict(StrEnum):
     NOT_REPRODUCED = "not reproduced"
     UNDECIDED = "undecided"
     NOT_MEASURED = "not measured in this run"
+
+
+@dataclass(frozen=True)
+class Bounded(Measured):
+    """A number with an interval of its own, of at least 95 %: lopsided, or open on one side.
+
+    A lower bound has `high` infinite: it can lie above a threshold but never below one. What is
+    picked from many numbers is bounded for all of them together (`comparisons` of them).
+    """
+
+    low: float = -np.inf
+    high: float = np.inf
+    comparisons: int = 1
+
+
+def ends(item: Measured, comparisons: int = 1) -> tuple[float, float]:
+    """The item's own interval, or the symmetric one of its error, Bonferroni for `comparisons`.
+
+    The whole line where value or error is not a number: what was not measured is not ignored.
+    """
+    if isinstance(item, Bounded):
+        return item.low, item.high
+    if np.isnan(item.value) or np.isnan(item.error) or np.isinf(item.error):
+        return -np.inf, np.inf
+    if item.error == 0.0:
+        return item.value, item.value
+    half = float(stats.t.isf(0.5 * (1.0 - LEVEL) / comparisons, item.dof)) * item.error
+    return item.value - half, item.value + half
+
+
+def largest(items: Sequence[Measured]) -> Bounded:
+    """The largest of several true numbers: the item of largest value, and an interval for it.
+
+    The largest of noisy values tends to come out too large. Its lower end is therefore the
+    highest of lower ends that hold for all items together; the upper end is the highest of the
+    plain upper ends, since it is enough that the one of the truly largest item holds. An item
+    without an error leaves the largest unbounded above.
+    """
+    best = max(items, key=lambda item: -np.inf if np.isnan(item.value) else item.value)
+    return Bounded(
+        best.value,
+        best.error,
+        best.dof,
+        max(ends(item, len(items))[0] for item in items),
+        max(ends(item)[1] for item in items),
+        len(items),
+    )
+
+
+def smallest(items: Sequence[Measured]) -> Bounded:
+    """The smallest of several true numbers: `largest` mirrored."""
+    top = largest([_mirrored(item) for item in items])
+    return replace(top, value=-top.value, low=-top.high, high=-top.low)
+
+
+def _mirrored(item: Measured) -> Measured:
+    if isinstance(item, Bounded):
+        return replace(item, value=-item.value, low=-item.high, high=-item.low)
+    return replace(item, value=-item.value)
 
 
 @dataclass(frozen=True)
@@ -76,8 +135,11 @@ class Statistic:
     def interval(self) -> tuple[float, float]:
         """Confidence interval of 95 %: both sources of error with several seeds, else one.
 
-        Infinite on both sides where no error was measured.
+        It covers the sources that `within` names and, with several seeds, the spread between
+        them. Infinite on both sides where no error was measured, on one side for a bound.
         """
+        if any(isinstance(measured, Bounded) for measured in self.values):
+            return self._mean_of_intervals()
         tail = 0.5 * (1.0 - LEVEL) / self.comparisons
         within = self.within_error
         dof = float(sum(measured.dof for measured in self.values))
@@ -105,6 +167,22 @@ class Statistic:
         if low == high:  # exactly on the threshold, without error
             return False
         return None
+
+    def _mean_of_intervals(self) -> tuple[float, float]:
+        """Mean over seeds of the ends, each moved out by its own spread from seed to seed.
+
+        Ends and not errors are averaged: seeds may share what the intervals are for (the test
+        set, the pull of a maximum towards large values), and that does not average out.
+        """
+        sides = np.array([ends(measured, self.comparisons) for measured in self.values]).T
+        result = []
+        for side, outward in zip(sides, (-1.0, 1.0), strict=True):
+            end = outward * np.inf if np.isinf(side).any() else float(side.mean())
+            if side.size > 1 and np.isfinite(end):
+                spread = float(side.std(ddof=1)) / side.size**0.5
+                end += outward * spread * float(stats.t.isf(0.5 * (1 - LEVEL), side.size - 1))
+            result.append(end)
+        return result[0], result[1]
 
     def _spread_squared(self) -> float:
         values = np.array([measured.value for measured in self.values])
@@ -155,12 +233,12 @@ class Judgement:
 def average(items: Sequence[Measured]) -> Measured:
     """Mean of several numbers whose errors may be fully correlated, since tasks share probes.
 
-    The error of the mean is then at most the root mean square of the errors; their degrees of
-    freedom add up.
+    The error of the mean is then at most the root mean square of the errors, and known no better
+    than the least known of them: shared probes add no degrees of freedom.
     """
     errors = np.array([item.error for item in items])
     return Measured(
         float(np.mean([item.value for item in items])),
         float(np.sqrt(np.mean(errors**2))),
-        float(sum(item.dof for item in items)),
+        float(min(item.dof for item in items)),
     )
