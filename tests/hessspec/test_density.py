@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import hessspec
 from hessspec import FunctionOperator, HessianOperator, SpectralDensity, density
@@ -94,6 +96,46 @@ def test_three_outliers_over_a_tiny_bulk_are_three():
     assert list((np.asarray(found.nodes) > 0.5).sum(axis=1)) == [3, 3]
     count = found.count(0.5, np.inf)
     assert (float(count), count.lower, count.upper) == (pytest.approx(3), 3, 3)
+
+
+SMALL = 60
+SMALL_BASIS, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(SMALL, SMALL)))
+FAMILIES = {
+    "outliers": lambda g: np.concatenate(
+        [g.choice([-1, 1], 5) * np.logspace(1, 4, 5), g.normal(size=55)]
+    ),
+    "clusters": lambda g: np.repeat(g.normal(size=6), 10),
+    "low rank": lambda g: np.concatenate([g.normal(size=7), np.zeros(SMALL - 7)]),
+    "decaying": lambda g: g.choice([-1, 1]) * 0.7 ** np.arange(SMALL),
+    "one value": lambda g: np.full(SMALL, g.normal()),
+}
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    seed=st.integers(0, 999),
+    exponent=st.integers(-12, 12),
+)
+def test_every_kind_of_spectrum_gives_a_valid_density(family, seed, exponent):
+    """Rows are probability measures inside the spectrum; truth lies in the wide intervals."""
+    eigenvalues = np.sort(FAMILIES[family](np.random.default_rng(seed))) * 10.0**exponent
+    matrix = jnp.asarray(((SMALL_BASIS * eigenvalues) @ SMALL_BASIS.T).astype(dtype()))
+    operator = FunctionOperator(
+        lambda v: jnp.matmul(matrix, v, precision="highest"),
+        jax.ShapeDtypeStruct((SMALL,), dtype()),
+    )
+    found = density(operator, key=jax.random.key(seed), num_steps=20)
+    nodes, weights = np.asarray(found.nodes), np.asarray(found.weights)
+    slack = 4 * float(found.resolution) + 50 * np.finfo(dtype()).eps * np.abs(eigenvalues).max()
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
+    assert weights.min() >= 0
+    assert nodes.min() >= eigenvalues[0] - slack
+    assert nodes.max() <= eigenvalues[-1] + slack
+    low, high = found.trace().confidence_interval(1 - 1e-6)
+    assert low - SMALL * slack <= eigenvalues.sum() <= high + SMALL * slack
+    middle = np.median(eigenvalues) + 2 * slack
+    below, above = found.cdf_band(np.array([middle]), level=1 - 1e-6)
+    assert below[0] - 1e-9 <= np.mean(eigenvalues <= middle) <= above[0] + 1e-9
 
 
 # --- bands, masses, quantiles -----------------------------------------------------------------
