@@ -15,6 +15,7 @@ from hessspec_mtl.claims.spectra import (
     concentrated,
     effective_rank,
     lanczos_steps,
+    outlier_share,
     outliers,
     prominence,
     spreading,
@@ -164,11 +165,19 @@ def test_traces_all_alike_refute_the_claim(records):
 
 def test_outliers_that_rise_and_fall_are_found(records):
     judgement = outliers(records.study("QM8"))
-    assert judgement.verdict is Verdict.REPRODUCED
+    assert [s.holds for s in judgement.statistics[:4]] == [True] * 4
     rise = judgement.statistics[2]
     assert rise.value == pytest.approx(math.log10(30 / 2), abs=1e-3)  # 1, 30, 2, 5
     between = judgement.statistics[3]
     assert between.value == pytest.approx(3 * math.log10(3), abs=1e-3)
+
+
+def test_outliers_drive_a_trace_that_is_their_sum(records):
+    eigenvalues = records.outlier_spectrum(0, 1.0)
+    far = eigenvalues[np.abs(eigenvalues) > 0.01].sum()
+    spectrum = task_spectra(records.density(eigenvalues[None]))[0]
+    assert outlier_share(spectrum, far, 0.0).value == pytest.approx(1.0, abs=0.01)
+    assert outlier_share(spectrum, 3 * far, 0.0).value == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_an_outlier_that_only_grows_does_not_come_and_go(records):
