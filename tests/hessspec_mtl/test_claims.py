@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,13 +19,22 @@ from hessspec_mtl.claims.spectra import (
     outlier_share,
     outliers,
     prominence,
+    rank_share,
     spreading,
 )
-from hessspec_mtl.claims.statistics import verdict_of
+from hessspec_mtl.claims.statistics import (
+    Bounded,
+    Judgement,
+    average,
+    largest,
+    smallest,
+    verdict_of,
+)
 from hessspec_mtl.claims.traces import (
     samples_for_trace,
     sign_flip,
     traces_differ,
+    traces_of,
     widest_ratio,
 )
 from hessspec_mtl.claims.training import (
@@ -165,7 +175,8 @@ def test_traces_all_alike_refute_the_claim(records):
 
 def test_outliers_that_rise_and_fall_are_found(records):
     judgement = outliers(records.study("QM8"))
-    assert [s.holds for s in judgement.statistics[:4]] == [True] * 4
+    # Five of 4000 above 0 are more than one in a thousand, three below are fewer.
+    assert [s.holds for s in judgement.statistics[:4]] == [False, True, True, True]
     rise = judgement.statistics[2]
     assert rise.value == pytest.approx(math.log10(30 / 2), abs=1e-3)  # 1, 30, 2, 5
     between = judgement.statistics[3]
@@ -239,12 +250,18 @@ def test_plain_samples_are_preferred_to_the_bound_for_claim_nine(records):
     study = records.study("QM8")
     bound = samples_for_trace(study)
     assert "bound" in bound.statistics[0].name
+    tiny = tuple(
+        replace(p, trace=records.trace(np.full(4, 1e-3), 1e-6)) for p in study.runs[0].curvature
+    )
+    loose = samples_for_trace(replace(study, runs=(replace(study.runs[0], curvature=tiny),)))
+    assert loose.verdict is Verdict.UNDECIDED
     estimate = records.trace(np.array([100.0, 100.0, 100.0, 100.0]), 1.0)
     run = replace(study.runs[0], hutchinson={40: estimate})
     direct = samples_for_trace(replace(study, runs=(run,)))
     # 32 samples with a standard error of 1: 500 of them leave (32/500)^(1/2) on 100.
     assert direct.statistics[0].value == pytest.approx((32 / 500) ** 0.5 / 100, rel=1e-6)
     assert direct.verdict is Verdict.REPRODUCED
+    assert "at epoch 40" in direct.statistics[0].name
 
 
 def test_extremes_that_converged_reproduce_claim_ten_with_fewer_steps(records):
@@ -310,3 +327,118 @@ def test_the_ledger_escapes_what_it_shows(records):
 )
 def test_numbers_are_written_to_three_digits(value, text):
     assert number(value) == text
+
+
+DRAWS = 400
+
+
+@pytest.mark.parametrize("dof", [9.0, math.inf])
+def test_the_largest_of_many_that_all_lie_on_the_threshold_is_rarely_above_it(dof):
+    generator = np.random.default_rng(1)
+    holds = {"largest": 0, "smallest": 0}
+    for _ in range(DRAWS):
+        noise = generator.normal(size=12)
+        errors = np.ones(12) if dof == math.inf else np.sqrt(generator.chisquare(dof, 12) / dof)
+        items = [Measured(float(v), float(e), dof) for v, e in zip(noise, errors, strict=True)]
+        holds["largest"] += statistic(largest(items)).holds is True
+        holds["smallest"] += statistic(smallest(items), above=False).holds is True
+    assert max(holds.values()) <= 0.05 * DRAWS
+
+
+def test_seeds_do_not_average_out_the_pull_of_a_maximum():
+    generator = np.random.default_rng(2)
+    above = 0
+    for _ in range(DRAWS):
+        seeds = [
+            largest([Measured(float(v), 1.0) for v in generator.normal(size=12)]) for _ in range(5)
+        ]
+        above += statistic(*seeds).holds is True
+    assert above <= 0.05 * DRAWS
+
+
+def test_traces_that_differ_by_ten_exactly_are_rarely_found_to_differ_by_more():
+    generator = np.random.default_rng(3)
+    truth = np.tile([100.0, 100.0, 100.0, 10.0, 10.0, 10.0], (4, 1))
+    errors = np.full_like(truth, 1.0)
+    ratios, signs = 0, 0
+    for _ in range(DRAWS):
+        noise = generator.normal(size=truth.shape)
+        ratios += statistic(widest_ratio(truth + noise, errors), threshold=1.0).holds is True
+        signs += statistic(sign_flip(noise, errors)).holds is True
+    assert max(ratios, signs) <= 0.05 * DRAWS
+
+
+@given(st.floats(0.0, 30.0))
+def test_a_ratio_to_a_trace_that_may_be_zero_is_never_refuted(small):
+    values, errors = np.array([[100.0, small]]), np.array([[15.0, 15.0]])
+    ratio = statistic(widest_ratio(values, errors), threshold=1.0)
+    assert ratio.interval[1] == math.inf
+    assert verdict_of([ratio]) is not Verdict.NOT_REPRODUCED
+
+
+def test_a_trace_that_may_be_zero_can_support_a_large_ratio():
+    ratio = statistic(widest_ratio(np.array([[1e4, 1.0]]), np.array([[15.0, 15.0]])), threshold=1.0)
+    assert ratio.interval == (pytest.approx(2.45, abs=0.02), math.inf)
+    assert ratio.holds
+
+
+def test_what_has_no_error_is_not_passed_over():
+    known, unknown = Measured(1.0, 0.01), Measured(5.0)
+    assert largest([known, known]).high < 2
+    assert largest([known, unknown]).high == math.inf
+    assert statistic(smallest([known, unknown])).holds is None
+    flips = sign_flip(np.array([[5.0], [3.0], [-9.0]]), np.array([[1.0], [1.0], [np.nan]]))
+    assert statistic(flips).holds is None
+
+
+def test_the_worst_item_is_picked_by_the_end_of_its_interval():
+    sure, vague = Measured(1.0, 0.1), Measured(2.0, 5.0)
+    assert statistic(smallest([sure, vague])).holds is None
+    assert statistic(smallest([sure, sure])).holds is True
+
+
+def test_a_bound_speaks_for_a_claim_and_never_against_it():
+    above = Bounded(0.5, low=0.0, high=0.6)
+    assert statistic(above, threshold=0.1, above=False).holds is None
+    assert statistic(above, threshold=0.7, above=False).holds is True
+
+
+def test_errors_of_traces_are_those_of_their_confidence_intervals(records):
+    trace = records.trace(np.array([100.0, -20.0]), 1.0)
+    run = SimpleNamespace(curvature=[SimpleNamespace(trace=trace)])
+    values, errors = traces_of(run)
+    np.testing.assert_allclose(values[0], [100.0, -20.0])
+    np.testing.assert_allclose(1.959964 * errors[0], trace.half_width(0.95), rtol=1e-6)
+
+
+def test_the_rank_of_two_probes_is_as_uncertain_as_students_t_says():
+    spectrum = SimpleNamespace(
+        radius=1.0, measure=lambda functional: Measured(0.5, 0.01, 1), dim=100
+    )
+    share = rank_share(spectrum)
+    assert share.high == pytest.approx(0.5 + 12.7062 * 0.01, rel=1e-4)
+    assert share.low == pytest.approx(0.5 - 12.7062 * 0.01, rel=1e-4)
+
+
+def test_shared_probes_add_no_degrees_of_freedom():
+    assert average([Measured(1.0, 0.1, 2), Measured(2.0, 0.1, 2)]).dof == 2
+
+
+def test_a_gap_within_the_sampling_of_the_test_set_decides_nothing(records):
+    study = records.study("MP")
+    run = study.runs[0]
+    wide = run.history.copy()
+    wide["mse"] = 4 * wide["mae"] ** 2  # |error| varies by 3^(1/2) times its mean
+    judgement = poisson_ratio(replace(study, runs=(replace(run, history=wide),)))
+    assert judgement is not None
+    assert judgement.verdict is Verdict.UNDECIDED
+    expected = (3 * (0.45**2 + 0.35**2) / 20) ** 0.5
+    assert judgement.statistics[0].within_error == pytest.approx(expected, rel=0.02)
+    assert "test set" in judgement.statistics[0].within
+
+
+def test_every_rule_of_a_claim_is_shown():
+    known = (statistic(Measured(3.0, 1.0)),)
+    one, other = (Judgement(10, "c", n, known, f"rule of {n}.", "figure6") for n in ("A", "B"))
+    page = ledger_html([one, other, one])
+    assert page.count("rule of A.") == page.count("rule of B.") == 1
