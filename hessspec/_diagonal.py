@@ -66,6 +66,7 @@ class DiagonalEstimate:
             "num_samples": self.num_samples,
             "num_matvecs": self.num_matvecs,
             "method": self.method,
+            "trace_method": self.trace.method,
             "dim": self.trace.dim,
             "matvecs_per_sample": self.trace.matvecs_per_sample,
         }
@@ -90,15 +91,16 @@ class DiagonalEstimate:
             jax.tree.unflatten(treedef, [jnp.asarray(arrays[f"{name}.{i}"]) for i in range(saved)])
             for name in ("value", "standard_error")
         ]
-        common = {"method": meta["method"], "num_matvecs": meta["num_matvecs"]}
         trace = TraceEstimate.from_samples(
             arrays["samples"],
             exact=arrays["exact"],
+            method=meta["trace_method"],
             dim=meta["dim"],
+            num_matvecs=meta["num_matvecs"],
             matvecs_per_sample=meta["matvecs_per_sample"],
-            **common,
         )
-        return cls(trees[0], trees[1], trace, num_samples=meta["num_samples"], **common)
+        counts = {name: meta[name] for name in ("num_samples", "num_matvecs")}
+        return cls(trees[0], trees[1], trace, method=meta["method"], **counts)
 
 
 @overload
@@ -323,7 +325,10 @@ def _add_products(
 
 def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
     values, errors = zip(*(run.result() for run in runs), strict=True)
-    samples = np.stack([np.concatenate(run.samples) for run in runs])
+    # Each task's basis has its own size, so budgets leave them different numbers of samples; the
+    # first of them belong to the same probes.
+    num_samples = min(run.count for run in runs)
+    samples = np.stack([np.concatenate(run.samples)[:num_samples] for run in runs])
     exact = np.array([np.trace(run.basis.compressed) * run.basis.scale for run in runs])
     num_matvecs = sum(run.spent for run in runs)
     scalar = operator.num_tasks is None
@@ -339,7 +344,7 @@ def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
         _tree(operator, values),
         _tree(operator, errors),
         trace,
-        num_samples=runs[0].count,
+        num_samples=num_samples,
         num_matvecs=num_matvecs,
         method="deflated" if any(run.basis.rank for run in runs) else "hutchinson",
     )

@@ -54,18 +54,20 @@ def test_simple_outliers_become_atoms_of_weight_one_over_p(num_probes):
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-13)
 
 
-def test_a_double_outlier_needs_three_probes():
+def test_a_double_outlier_needs_three_probes_or_a_copy():
     """Two random vectors of a plane are independent; a third is not."""
     eigenvalues = with_outliers(70.0, 70.0, 300.0)
-    # Few steps: later, rounding brings up a second vector of the plane in each probe.
-    two, three = (spectrum_of(eigenvalues, k, num_steps=8) for k in (2, 3))
-    assert atoms_near(two, 70.0) == [0, 0]
+    two, three = (spectrum_of(eigenvalues, k, num_steps=9) for k in (2, 3))
     assert atoms_near(three, 70.0) == [2, 2, 2]
     assert atoms_near(two, 300.0) == [1, 1]
-    plain = np.asarray(two.plain().weights)[np.abs(np.asarray(two.nodes) - 70.0) < 0.1]
-    kept = np.asarray(two.weights)[np.abs(np.asarray(two.nodes) - 70.0) < 0.1]
-    assert np.all(kept > 0)
-    assert np.all(np.abs(kept / plain - 1) < 0.5)  # the plain weight, rescaled with the rest
+    # Rounding brings up a second vector of the plane in a probe, in float32 after 9 steps; then
+    # two probes prove it too, and nothing ever shows multiplicity 1.
+    assert atoms_near(two, 70.0) == ([2, 2] if dtype() == np.float32 else [0, 0])
+    if dtype() == np.float64:
+        near = np.abs(np.asarray(two.nodes) - 70.0) < 0.1
+        kept, plain = np.asarray(two.weights)[near], np.asarray(two.plain().weights)[near]
+        assert np.all(kept > 0)
+        assert np.all(np.abs(kept / plain - 1) < 0.5)  # rescaled with the rest
 
 
 def test_copies_that_rounding_brings_up_help_to_prove_a_multiplicity():

@@ -43,7 +43,9 @@ def test_the_true_eigenvalues_follow_the_semicircle():
 def test_density_and_trace_agree_with_the_truth_within_their_errors(record):
     assert abs(record.trace_z) < 3
     assert record.cdf_agreement.inside
-    assert record.cdf_agreement.largest_error < 0.05
+    # At one point the mean of 4 random distribution functions has deviation (p(1 - p) 2 / (N + 2)
+    # / 4)^(1/2), by the Beta law; the largest over all points stays within 3 of the widest.
+    assert record.cdf_agreement.largest_error < 3 * (0.25 * 2 / (N + 2) / 4) ** 0.5
     for error in record.extreme_errors:
         assert abs(error) < 1e-3 * np.abs(record.eigenvalues).max()
 
@@ -51,7 +53,7 @@ def test_density_and_trace_agree_with_the_truth_within_their_errors(record):
 def test_trace_errors_are_standard_normal_over_seeds():
     """20 seeds: mean within 3 / sqrt(20) of 0, spread within the 0.1 % tails of chi-squared."""
     z = [
-        appendix_e(seed, n=60, num_probes=1, num_steps=8, num_matvecs=64).trace_z
+        appendix_e(seed, n=120, num_probes=1, num_steps=8, num_matvecs=64).trace_z
         for seed in range(20)
     ]
     assert abs(np.mean(z)) < 3 / 20**0.5
