@@ -331,11 +331,12 @@ def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
     samples = np.stack([np.concatenate(run.samples)[:num_samples] for run in runs])
     exact = np.array([np.trace(run.basis.compressed) * run.basis.scale for run in runs])
     num_matvecs = sum(run.spent for run in runs)
+    method = "deflated" if any(run.basis.rank for run in runs) else "hutchinson"
     scalar = operator.num_tasks is None
     trace = TraceEstimate.from_samples(
         samples[0] if scalar else samples,
         exact=exact[0] if scalar else exact,
-        method="diagonal",
+        method=method,
         dim=operator.dim,
         num_matvecs=num_matvecs,
         matvecs_per_sample=float(len(runs)),
@@ -346,7 +347,7 @@ def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
         trace,
         num_samples=num_samples,
         num_matvecs=num_matvecs,
-        method="deflated" if any(run.basis.rank for run in runs) else "hutchinson",
+        method=method,
     )
 
 
