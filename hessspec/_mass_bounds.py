@@ -15,9 +15,9 @@ from hessspec._quadrature import RitzPairs
 # Distance from a node, relative to the operator, at which the rule with a node at x is no longer
 # evaluated: its entry 1 / (θ - x) would cost the digits of the rest.
 _NODE_GUARD = 1e-13
-# A Ritz value whose residual is below this, relative to the gap to the next, is a node of every
-# rule up to the square of it.
-_NEGLIGIBLE_SHAFT = 1e-7
+# A Ritz value whose residual is below this, relative to the operator, is taken for a node of every
+# rule.
+_NEGLIGIBLE_SHAFT = 1e-9
 _RIDDERS_ROUNDS = 40
 _GRID_BLOCK = 32
 
@@ -81,10 +81,10 @@ def _mass_below(
     Where bᵢ is negligible, θᵢ has converged and is itself a node with its own weight.
     """
     shaft = beta * pairs.vectors[-1]
-    gaps = np.diff(pairs.values, prepend=-np.inf, append=np.inf)
-    gap = np.minimum(np.minimum(gaps[:-1], gaps[1:]), np.ptp(pairs.values) + beta)
-    free = np.abs(shaft) > _NEGLIGIBLE_SHAFT * gap
-    fixed = (pairs.values[None] < x[:, None]) & ~free[None]
+    norm = float(np.max(np.abs(pairs.values))) + beta
+    free = np.abs(shaft) > _NEGLIGIBLE_SHAFT * norm
+    # A converged node within its residual of x may lie on either side: the smaller mass counts.
+    fixed = ((pairs.values + np.abs(shaft))[None] < x[:, None]) & ~free[None]
     mass = (fixed * pairs.weights[None]).sum(axis=1)
     theta, b, first = pairs.values[free], shaft[free], pairs.vectors[0][free]
     if theta.size == 0:
@@ -106,6 +106,8 @@ def _free_mass_below(
         return np.zeros(x.size)
     pull = b**2 / (x[:, None] - theta[None])
     width = float(theta[-1] - theta[0]) or float(np.abs(theta[0])) or 1.0
+    # Copies of an eigenvalue can agree to the last digit.
+    least = 1e-18 * max(float(np.max(np.abs(theta))), width)
     top = theta[None, :roots]
     gaps = np.diff(theta[:roots], prepend=np.nan)[None]
 
@@ -121,7 +123,7 @@ def _free_mass_below(
         i = np.arange(roots)
         distance[:, i, i] = -to_top
         distance[:, i[1:], i[:-1]] = to_bottom[:, 1:]
-        return distance
+        return np.where(np.abs(distance) < least, np.copysign(least, distance), distance)
 
     def cleared(t: np.ndarray) -> np.ndarray:
         """The secular function without its poles at the ends of the interval of z."""
