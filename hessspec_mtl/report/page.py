@@ -83,7 +83,8 @@ def _claims_html(judgements: Sequence[Judgement]) -> str:
         "of its threshold with its whole 95 % interval (“reproduced”); it fails if one lies on the "
         "other side with its whole interval (“not reproduced”); otherwise it is “undecided”. "
         "Errors within a run are probe errors for curvature and the standard deviation over the "
-        "last epochs for training; errors between seeds are what seeds differ by beyond that. "
+        "last epochs for training, with the sampling of the test examples for test errors; errors "
+        "between seeds are what seeds differ by beyond that. "
         "Thresholds are ours, since the paper states its claims in words."
     )
     return _paragraph(how) + ledger_html(judgements)
