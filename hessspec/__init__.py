@@ -23,7 +23,8 @@ from hessspec._compare import kolmogorov_smirnov, principal_angles, wasserstein1
 from hessspec._verify import verify
 
 # What comes out
-from hessspec._spectral_density import SpectralDensity
+from hessspec._spectral_density import Extremes, IntervalEstimate, SpectralDensity
+from hessspec._spectral_trace import SpectralTrace
 from hessspec._trace_estimate import TraceEstimate
 from hessspec._diagonal import DiagonalEstimate
 from hessspec._eigenpairs import EigenPairs
@@ -42,13 +43,16 @@ __all__ = [
     "Batches",
     "DiagonalEstimate",
     "EigenPairs",
+    "Extremes",
     "FunctionOperator",
     "GaussNewtonOperator",
     "GaussRule",
     "HessianOperator",
+    "IntervalEstimate",
     "KrylovDecomposition",
     "SpectralDensity",
     "SpectralDistance",
+    "SpectralTrace",
     "TraceEstimate",
     "Verification",
     "density",
