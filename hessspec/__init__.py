@@ -10,8 +10,8 @@ Operators say what is multiplied, verbs what is asked of it, records what came o
 from hessspec._batches import Batches
 from hessspec._operators import AbstractOperator
 from hessspec._operators import FunctionOperator
-from hessspec._operators import GaussNewtonOperator
-from hessspec._operators import HessianOperator
+from hessspec._hessian import GaussNewtonOperator
+from hessspec._hessian import HessianOperator
 
 # What is asked
 from hessspec._products import hvp

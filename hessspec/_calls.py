@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from hessspec._operators import AbstractOperator, HessianOperator, Where
+from hessspec._hessian import HessianOperator
+from hessspec._operators import AbstractOperator
+from hessspec._selection import Where
 
 
 def resolve_operator(

@@ -14,10 +14,11 @@ from hessspec._calls import resolve_call
 from hessspec._checks import check_finite, check_symmetric
 from hessspec._krylov import KrylovRun, RowOperator, krylov
 from hessspec._memory import resolve_budget
-from hessspec._operators import AbstractOperator, Where
+from hessspec._operators import AbstractOperator
 from hessspec._probes import gaussian
 from hessspec._progress import ProgressBar, progress_bar
 from hessspec._quadrature import RitzPairs, ritz_pairs
+from hessspec._selection import Where
 from hessspec._spectral_density import SpectralDensity
 
 DEFAULT_PROBES = 2  # the least that can prove a multiplicity

@@ -22,10 +22,11 @@ from hessspec._blocks import BLOCK_ROWS, combine, row_forms
 from hessspec._calls import resolve_call
 from hessspec._hutchinson import block_sizes, finite_forms, guarded_products
 from hessspec._hutchpp import SKETCH_STREAM
-from hessspec._operators import AbstractOperator, Where
+from hessspec._operators import AbstractOperator
 from hessspec._probes import rademacher
 from hessspec._progress import ProgressBar, progress_bar
 from hessspec._records import load_record, save_record
+from hessspec._selection import Where
 from hessspec._trace_estimate import TraceEstimate
 
 DEFAULT_MATVECS = 64

@@ -16,9 +16,10 @@ from hessspec._calls import resolve_call
 from hessspec._checks import check_finite, check_symmetric
 from hessspec._krylov import RowOperator
 from hessspec._memory import require_memory, resolve_budget
-from hessspec._operators import AbstractOperator, Where
+from hessspec._operators import AbstractOperator
 from hessspec._progress import ProgressBar, progress_bar
 from hessspec._records import load_record, save_record
+from hessspec._selection import Where
 from hessspec._space import VectorSpace, leaf_path
 
 _KIND = "EigenPairs"

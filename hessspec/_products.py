@@ -8,7 +8,8 @@ from jaxtyping import Array, PyTree
 from hessspec._batches import Batches
 from hessspec._calls import resolve_operator
 from hessspec._checks import check_finite
-from hessspec._operators import AbstractOperator, Where
+from hessspec._operators import AbstractOperator
+from hessspec._selection import Where
 
 
 @overload

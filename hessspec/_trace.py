@@ -13,8 +13,9 @@ from hessspec._calls import resolve_call
 from hessspec._hutchinson import Hutchinson, exact_trace
 from hessspec._hutchpp import HutchPlusPlus
 from hessspec._memory import require_memory, resolve_budget
-from hessspec._operators import AbstractOperator, Where
+from hessspec._operators import AbstractOperator
 from hessspec._progress import ProgressBar, progress_bar
+from hessspec._selection import Where
 from hessspec._trace_estimate import TraceEstimate
 from hessspec._xtrace import XTrace
 

@@ -14,7 +14,8 @@ from hessspec._density import density
 from hessspec._diagonal import DiagonalEstimate, diagonal
 from hessspec._eigenpairs import EigenPairs, eigenpairs
 from hessspec._intervals import mean_interval
-from hessspec._operators import AbstractOperator, Where
+from hessspec._operators import AbstractOperator
+from hessspec._selection import Where
 from hessspec._spectral_density import SpectralDensity
 from hessspec._trace import METHODS, trace
 from hessspec._trace_estimate import TraceEstimate

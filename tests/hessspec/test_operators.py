@@ -11,12 +11,8 @@ from hypothesis import strategies as st
 
 from hessspec._batches import Batches
 from hessspec._calls import check_key, resolve_call
-from hessspec._operators import (
-    FunctionOperator,
-    GaussNewtonOperator,
-    HessianOperator,
-    ScaledOperator,
-)
+from hessspec._hessian import GaussNewtonOperator, HessianOperator
+from hessspec._operators import FunctionOperator, ScaledOperator, compiled_rows
 from hessspec._products import hvp
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(11, 3)))
@@ -204,11 +200,9 @@ def test_a_new_checkpoint_and_a_new_batch_reuse_the_compiled_program():
     def run(params, batch):
         with jax.log_compiles(False):
             operator = HessianOperator(scalar_loss, params, data=batch)
-        from hessspec._operators import _rows
-
-        size = _rows._cached._cache_size()  # equinox's view of jit's cache
+        size = compiled_rows._cached._cache_size()  # equinox's view of jit's cache
         operator.rows(jnp.ones((2, operator.dim)))
-        compiled.append(_rows._cached._cache_size() - size)
+        compiled.append(compiled_rows._cached._cache_size() - size)
 
     run(network_params(), (X, Y))
     run(jax.tree.map(lambda leaf: 2 * leaf, network_params()), (X + 1, Y))
@@ -217,17 +211,16 @@ def test_a_new_checkpoint_and_a_new_batch_reuse_the_compiled_program():
 
 def test_a_loss_defined_anew_reuses_the_compiled_program_but_not_its_old_arrays():
     """Closed-over arrays are lifted, so a fresh closure is the same program on other data."""
-    from hessspec._operators import _rows
 
     def operator_for(data):
         return HessianOperator(lambda p: ((data @ p) ** 4).sum(), jnp.ones(3))
 
     first = operator_for(X)
     first.rows(jnp.ones((2, 3)))
-    size = _rows._cached._cache_size()
+    size = compiled_rows._cached._cache_size()
     second = operator_for(2 * X)
     close(second.rows(jnp.ones((2, 3))), 16 * np.asarray(first.rows(jnp.ones((2, 3)))))
-    assert _rows._cached._cache_size() == size
+    assert compiled_rows._cached._cache_size() == size
 
 
 def test_arrays_closed_over_inside_jit_are_lifted_too():

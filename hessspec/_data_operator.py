@@ -1,0 +1,217 @@
+"""Operators that sum over data: one compiled loop for each batch shape, or batches as they come."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from hessspec._batches import Batches, BatchGroup, StreamedData, collect
+from hessspec._checks import check_losses
+from hessspec._lift import LiftedFunction, lift
+from hessspec._memory import resolve_budget
+from hessspec._operators import AbstractOperator, compiled_forms, compiled_rows
+from hessspec._selection import Where, choose
+from hessspec._space import VectorSpace
+
+
+class Chunk(eqx.Module):
+    """Batches of equal shape and the functions traced at that shape."""
+
+    functions: tuple[LiftedFunction, ...]
+    group: BatchGroup
+
+
+class _Source:
+    """The user's functions, needed to trace them at another shape. All compare equal.
+
+    The traces identify the program; the functions themselves must not, or a loss that is
+    defined anew for each checkpoint would compile anew.
+    """
+
+    def __init__(self, functions: tuple[Callable[..., PyTree], ...]) -> None:
+        self.functions = functions
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source)
+
+    def __hash__(self) -> int:
+        return hash(_Source)
+
+
+class DataOperator(AbstractOperator):
+    """Common part of the operators that sum over data. Not for users."""
+
+    chosen: PyTree
+    held: PyTree
+    chunks: tuple[Chunk, ...]
+    streamed: StreamedData | None
+    weights: Float[Array, " T"] | None
+    num_losses: int | None = eqx.field(static=True)
+    source: _Source = eqx.field(static=True)
+    takes_batch: bool = eqx.field(static=True)
+    label: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        functions: tuple[Callable[..., PyTree], ...],
+        params: PyTree,
+        data: PyTree | Batches | None,
+        where: Where | None,
+        memory_budget: int | None,
+    ) -> None:
+        self.source = _Source(functions)
+        self.chosen, self.held = choose(params, where)
+        self.takes_batch = data is not None
+        self.weights = None
+        groups = collect(() if data is None else data, resolve_budget(memory_budget))
+        if isinstance(groups, StreamedData):
+            self.streamed, self.chunks = groups, ()
+            first = next(groups.groups())
+        else:
+            self.streamed, first = None, groups
+        chunks, shape = self._lift_all(first)
+        if self.streamed is None:
+            self.chunks = chunks
+        self.num_losses = _num_tasks(shape)
+        self.label = _describe(data)
+
+    @property
+    def space(self) -> VectorSpace:  # type: ignore[override]
+        """The trees of selected parameters."""
+        return VectorSpace.of(self.chosen)
+
+    @property
+    def num_tasks(self) -> int | None:  # type: ignore[override]
+        """T if the loss has shape (T,) and no weights were chosen, else None."""
+        return self.num_losses if self.weights is None else None
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters at which the operator stands, whole."""
+        return eqx.combine(self.chosen, self.held)
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        return self._over_stream(compiled_rows, block)
+
+    def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
+        return self._over_stream(compiled_forms, block)
+
+    def validate(self) -> None:
+        first, second = (np.asarray(self._over_stream(_loss_values)) for _ in range(2))
+        shape = () if self.num_losses is None else (self.num_losses,)
+        check_losses(first.reshape(shape), second.reshape(shape), self.dtype)
+
+    def losses(self) -> Float[Array, "*T"]:
+        """The loss at the operator's parameters: a scalar, or shape (T,)."""
+        values = self._over_stream(_loss_values)
+        return values[0] if self.num_losses is None else values
+
+    def __repr__(self) -> str:
+        space = self.space
+        leaves = [
+            f"    {path}: {dtype.name}{list(shape)}"
+            for path, shape, dtype in zip(space.paths, space.shapes, space.dtypes, strict=True)
+        ]
+        if len(leaves) > 24:
+            leaves = [*leaves[:20], f"    ... and {len(leaves) - 20} more leaves"]
+        tasks = "" if self.num_tasks is None else f", {self.num_tasks} tasks"
+        return "\n".join(
+            [f"{type(self).__name__} of {self.dim:,} parameters{tasks}, {self.label}:", *leaves]
+        )
+
+    def _over_stream(self, program: Callable[..., Array], *arguments: Array) -> Array:
+        if self.streamed is None:
+            return program(self, *arguments)
+        total: Any = None
+        for groups in self.streamed.groups():
+            chunks, _ = self._lift_all(groups)
+            view = eqx.tree_at(
+                lambda o: (o.chunks, o.streamed), self, (chunks, None), is_leaf=lambda x: x is None
+            )
+            part = program(view, *arguments)
+            total = part if total is None else total + part
+        return total
+
+    def _lift_all(self, groups: tuple[BatchGroup, ...]) -> tuple[tuple[Chunk, ...], Any]:
+        lifted = [self._lift(group) for group in groups]
+        return tuple(chunk for chunk, _ in lifted), lifted[0][1]
+
+    def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
+        batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
+        function, shape = lift(self.source.functions[0], self.params, *([batch] * self.takes_batch))
+        return Chunk((function,), group), shape
+
+    def _sum(self, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]) -> Array:
+        """Σ over all batches of weight · per_batch, one compiled loop for each batch shape."""
+        parts = [_sum_chunk(chunk, per_batch) for chunk in self.chunks]
+        return functools.reduce(operator.add, parts)
+
+    def _arguments(self, x: Float[Array, " dim"], batch: PyTree) -> tuple[PyTree, ...]:
+        params = eqx.combine(self.space.unflatten(x), self.held)
+        return (params, batch) if self.takes_batch else (params,)
+
+    def _values(self, functions: tuple[LiftedFunction, ...], x: Array, batch: PyTree) -> Array:
+        """The losses of one batch as an array of shape (T,), T = 1 for a scalar."""
+        value = jnp.atleast_1d(functions[0](*self._arguments(x, batch)))
+        return value.astype(self.dtype)
+
+    def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
+        return eqx.tree_at(lambda o: o.weights, self, weights, is_leaf=lambda x: x is None)
+
+    def _scalar_weights(self) -> Float[Array, " T"]:
+        return jnp.ones((1,), self.dtype) if self.weights is None else self.weights
+
+
+def _sum_chunk(
+    chunk: Chunk, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]
+) -> Array:
+    group = chunk.group
+
+    def weighted(arrays: PyTree, weight: Array) -> Array:
+        value = per_batch(chunk.functions, group.batch(arrays))
+        return value * weight.astype(value.dtype)
+
+    first = jax.tree.map(lambda leaf: leaf[0], group.arrays)
+    if group.weights.size == 1:
+        return weighted(first, group.weights[0])
+    shape = jax.eval_shape(weighted, first, group.weights[0])
+    total, _ = jax.lax.scan(
+        lambda carry, item: (carry + weighted(*item), None),
+        jnp.zeros(shape.shape, shape.dtype),
+        (group.arrays, group.weights),
+    )
+    return total
+
+
+@eqx.filter_jit
+def _loss_values(hessian: DataOperator) -> Array:
+    x = hessian.space.flatten(hessian.chosen)
+    return hessian._sum(lambda functions, batch: hessian._values(functions, x, batch))
+
+
+def _num_tasks(shape: Any) -> int | None:
+    leaves = jax.tree.leaves(shape)
+    ok = len(leaves) == 1 and jax.tree.structure(shape) == jax.tree.structure(0)
+    if not ok or len(leaves[0].shape) > 1 or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
+        raise ValueError(
+            "`loss_fn` must return one float scalar, or shape (T,) for T losses, "
+            f"got {found if ok else jax.tree.structure(shape)}."
+        )
+    if leaves[0].shape == (0,):
+        raise ValueError("`loss_fn` must return at least one loss, got shape (0,)")
+    return leaves[0].shape[0] if leaves[0].shape else None
+
+
+def _describe(data: PyTree | Batches | None) -> str:
+    if data is None:
+        return "without data"
+    return f"{data.reduction} over batches" if isinstance(data, Batches) else "one batch of data"

@@ -1,0 +1,42 @@
+"""Which leaves of a tree are the parameters of an operator, and which are held constant."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from hessspec._space import leaf_path
+
+Where = Callable[[str, Array], bool]
+
+
+def choose(params: PyTree, where: Where | None) -> tuple[PyTree, PyTree]:
+    """`params` as (chosen, held): float arrays that `where` wants, and all the rest."""
+
+    def is_chosen(path: tuple[Any, ...], leaf: Any) -> bool:
+        if not eqx.is_array_like(leaf) or not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            return False
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"`params` must be real, got {leaf.dtype} at `{leaf_path(path)}`; "
+                "split it into real and imaginary parts."
+            )
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return False
+        return where is None or bool(where(leaf_path(path), jnp.asarray(leaf)))
+
+    chosen, held = eqx.partition(params, jax.tree.map_with_path(is_chosen, params))
+    chosen = jax.tree.map(jnp.asarray, chosen)
+    if sum(leaf.size for leaf in jax.tree.leaves(chosen)) == 0:
+        paths = [leaf_path(path) for path, _ in jax.tree.leaves_with_path(params)]
+        shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
+        reason = "holds no float array with entries" if where is None else "nothing was chosen"
+        raise ValueError(
+            f"`{'params' if where is None else 'where'}` must select at least one parameter, "
+            f"but {reason}; the leaves are: {shown or 'none'}."
+        )
+    return chosen, held
