@@ -8,12 +8,14 @@ process that was killed, and is swept away by the next one.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +57,16 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(hidden, ignore_errors=True)
-            _checkpointer().save(hidden.absolute(), {**state, "checksum": _checksum(state)})
+            with _absl_silenced():
+                _checkpointer().save(hidden.absolute(), {**state, "checksum": _checksum(state)})
             self._remove(epoch)
             os.replace(hidden, self.path(epoch))
-        except OSError as error:
+        # A full disk is an OSError here and a ValueError of tensorstore's there.
+        except (OSError, RuntimeError, ValueError) as error:
+            self.sweep()
             raise CheckpointError(
-                f"the checkpoint {self.path(epoch)} cannot be written ({error}); free space, "
-                "make the folder writable or choose another one."
+                f"the checkpoint {self.path(epoch)} cannot be written ({_reason(error)}), earlier "
+                "ones are kept; free space, make the folder writable or choose another one."
             ) from error
 
     def restore(self, epoch: int) -> dict[str, Any]:
@@ -78,34 +83,36 @@ class Checkpoints:
                 "before training, or take another."
             )
         try:
-            state = _checkpointer().restore(path.absolute())
+            with _absl_silenced():
+                state = _checkpointer().restore(path.absolute())
             checksum = state.pop("checksum")
         # orbax and tensorstore have no common base class for what a damaged file raises.
         except Exception as error:
-            raise _damaged(
-                path, str(error).splitlines()[0] if str(error) else repr(error)
-            ) from error
+            raise _damaged(path, _reason(error)) from error
         if int(checksum) != int(_checksum(state)):
             raise _damaged(path, "its checksum does not match its contents")
         return state
 
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest epoch that can be read and its state, or None if there is no checkpoint.
+    def sound_epochs(self) -> list[int]:
+        """Epochs whose checkpoint can be read, in order.
 
-        One that cannot be read is passed over with a warning that names it.
+        One that cannot is passed over with a warning that names it. Cost: reads all of them.
 
         Raises:
             CheckpointError: if there are checkpoints and none can be read.
         """
-        epochs = self.epochs()
-        for epoch in reversed(epochs):
+        sound, damaged = [], []
+        for epoch in self.epochs():
             try:
-                return epoch, self.restore(epoch)
+                self.restore(epoch)
+                sound.append(epoch)
             except CheckpointError as error:
-                if epoch == epochs[0]:
-                    raise
-                warnings.warn(f"{error} Going on from an earlier one.", stacklevel=2)
-        return None
+                damaged.append(error)
+        if damaged and not sound:
+            raise damaged[-1]
+        for error in damaged:
+            warnings.warn(str(error), stacklevel=2)
+        return sound
 
     def prune(self, keep: Collection[int], newest: int = 2) -> None:
         """Remove all checkpoints but those of the epochs `keep` and the `newest` last ones."""
@@ -132,6 +139,24 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
+@contextmanager
+def _absl_silenced() -> Iterator[None]:
+    """orbax logs pages of tracebacks of the errors that it also raises."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the message; of a long one the end, where the cause stands."""
+    line = (str(error) or repr(error)).splitlines()[0]
+    return line if len(line) <= 200 else f"... {line[-160:]}"
+
+
 def _checksum(state: dict[str, Any]) -> np.ndarray:
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -142,6 +167,6 @@ def _checksum(state: dict[str, Any]) -> np.ndarray:
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"the checkpoint {path} cannot be read: {reason}. Remove that folder; training then goes "
-        "on from an earlier checkpoint, or from the start if there is none."
+        f"the checkpoint {path} cannot be read: {reason}. Training makes it again from an earlier "
+        "one, or from the start if you remove all that are there."
     )

@@ -25,6 +25,7 @@ from hessspec_mtl.files import write_whole
 from hessspec_mtl.graphs import balanced_batches
 from hessspec_mtl.model import NetworkConfig, Params
 from hessspec_mtl.tasks import is_shared, partial_losses
+from hessspec_mtl.timing import timed
 from hessspec_mtl.train import load_params
 
 # Streams of random numbers drawn from one seed, so that none of them is used twice.
@@ -197,23 +198,25 @@ def measure(
     if trace_file.exists():
         trace = TraceEstimate.load(trace_file)
     else:
-        trace = hessspec.trace(
-            hessians,
-            key=_key(seed, _TRACE, epoch),
-            num_matvecs=config.trace_matvecs,
-            progress=progress,
-        )
+        with timed(folder, "trace"):
+            trace = hessspec.trace(
+                hessians,
+                key=_key(seed, _TRACE, epoch),
+                num_matvecs=config.trace_matvecs,
+                progress=progress,
+            )
         trace.save(trace_file)
     if density_file.exists():
         density = SpectralDensity.load(density_file)
     else:
-        density = hessspec.density(
-            hessians,
-            key=_key(seed, _DENSITY, epoch),
-            num_probes=config.num_probes,
-            num_steps=config.num_steps,
-            progress=progress,
-        )
+        with timed(folder, "density"):
+            density = hessspec.density(
+                hessians,
+                key=_key(seed, _DENSITY, epoch),
+                num_probes=config.num_probes,
+                num_steps=config.num_steps,
+                progress=progress,
+            )
         density.save(density_file)
     return EpochCurvature(epoch, trace, density)
 
@@ -230,13 +233,14 @@ def hutchinson_trace(
     """The paper's own estimator, the mean of v'Hv over `num_samples` signs v, kept in `file`."""
     if file.exists():
         return TraceEstimate.load(file)
-    estimate = hessspec.trace(
-        hessians,
-        key=_key(seed, _HUTCHINSON, epoch),
-        method="hutchinson",
-        num_matvecs=num_samples,
-        progress=progress,
-    )
+    with timed(file.parent, file.stem):
+        estimate = hessspec.trace(
+            hessians,
+            key=_key(seed, _HUTCHINSON, epoch),
+            method="hutchinson",
+            num_matvecs=num_samples,
+            progress=progress,
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     estimate.save(file)
     return estimate

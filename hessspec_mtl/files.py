@@ -1,8 +1,18 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process works in at a time."""
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+_PART = ".part"
+_LOCK = ".lock"
+
+
+class FolderInUseError(RuntimeError):
+    """Another process works in the folder; the message says which."""
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
@@ -11,17 +21,88 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
     The content goes to a temporary name in the same folder, which is then renamed: a reader, or a
     run that is killed half-way, sees the old file or the new one and never a part. Missing parent
     folders are made.
+
+    Raises:
+        OSError: if it cannot be written (no space, no permission); what stood there stays.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp gives 0o600, which nobody else could read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            os.chmod(temporary, 0o644)  # mkstemp gives 0o600, which nobody else could read
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} cannot be written ({error.strerror}), what stood there before is kept; free "
+            "space or make the folder writable",
+        ) from error
     return path
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in `folder` and below.
+
+    Only for a folder that no other process writes to (`sole_use`).
+    """
+    for part in folder.rglob(f".*{_PART}"):
+        if part.is_file():
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """While this lasts, no other process gets the sole use of `folder`.
+
+    The lock is advisory, on the file `.lock`, and belongs to the open file: the operating system
+    releases it when the process ends, however it ends. Where a file system knows no locks, nothing
+    is locked.
+
+    Raises:
+        FolderInUseError: if another process has it.
+        OSError: if the folder cannot be written.
+    """
+    path = folder / _LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{folder} must be a folder that can be written ({error.strerror}); make it so, or "
+            "choose another one with `--out`",
+        ) from error
+    with stream:
+        if not _locked(stream):
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise FolderInUseError(
+                f"another process (number {holder}) works in {folder}; wait until it has ended, or "
+                "choose another `--name`."
+            )
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+def _locked(stream: TextIO) -> bool:
+    """Whether this process now holds the lock on `stream`, as far as locks are known here."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -14,9 +14,7 @@ import csv
 import io
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +36,19 @@ from hessspec_mtl.files import write_whole
 from hessspec_mtl.model import NetworkConfig, init_params
 from hessspec_mtl.presets import StudyConfig
 from hessspec_mtl.study import SeedRun, Study
-from hessspec_mtl.train import TrainConfig, load_params, train
+from hessspec_mtl.timing import unit_seconds
+from hessspec_mtl.train import TrainConfig, load_params, train, training_seconds
 
 # The subset and the split are the same for all seeds of training, so that those compare.
 DATA_SEED = 0
+
+# Which option of the command sets a field.
+_OPTIONS = {
+    "num_examples": "--num-examples",
+    "train.num_epochs": "--num-epochs",
+    "train.optimizer": "--optimizer",
+    "curvature.num_graphs": "--num-graphs",
+}
 
 
 def run_study(
@@ -95,7 +102,6 @@ def _run_seed(
     say: Callable[[str], None],
 ) -> SeedRun:
     folder = root / f"seed-{seed}"
-    clock = _Clock(folder / "seconds.json")
     epochs = analysed_epochs(config.train.num_epochs, config.curvature.num_epochs)
     settings = replace(config.train, seed=seed, keep_epochs=epochs)
 
@@ -103,46 +109,42 @@ def _run_seed(
         f"{encoded.name}, seed {seed}: training on {len(encoded.train)} examples, "
         f"{len(encoded.test)} held out, {settings.num_epochs} epochs"
     )
-    with clock.measuring("training"):
-        history = train(settings, network, encoded, folder / "training", progress=progress)
+    history = train(settings, network, encoded, folder / "training", progress=progress)
 
     single: dict[str, pd.DataFrame] = {}
     if config.single_task:
         for task in network.tasks:
             say(f"{encoded.name}, seed {seed}: training on {task} alone")
-            with clock.measuring(f"training on {task} alone"):
-                single[task] = _train_alone(settings, network, task, encoded, folder, progress)
+            single[task] = _train_alone(settings, network, task, encoded, folder, progress)
 
     say(f"{encoded.name}, seed {seed}: curvature after epochs {', '.join(map(str, epochs))}")
-    with clock.measuring("curvature"):
-        curvature = follow(
-            config.curvature,
-            network,
-            examples,
-            epochs,
-            folder / "training",
-            folder / "curvature",
-            seed=seed,
-            progress=progress,
-        )
+    curvature = follow(
+        config.curvature,
+        network,
+        examples,
+        epochs,
+        folder / "training",
+        folder / "curvature",
+        seed=seed,
+        progress=progress,
+    )
     hutchinson = {}
     if config.curvature.hutchinson_samples:
         last = epochs[-1]
         hessians = task_hessians(
             load_params(folder / "training", last), network, examples, config.curvature.batch_size
         )
-        with clock.measuring("plain Hutchinson trace"):
-            hutchinson[last] = hutchinson_trace(
-                hessians,
-                config.curvature.hutchinson_samples,
-                folder
-                / "curvature"
-                / f"epoch_{last:06d}"
-                / f"hutchinson_{config.curvature.hutchinson_samples}.npz",
-                seed=seed,
-                epoch=last,
-                progress=progress,
-            )
+        hutchinson[last] = hutchinson_trace(
+            hessians,
+            config.curvature.hutchinson_samples,
+            folder
+            / "curvature"
+            / f"epoch_{last:06d}"
+            / f"hutchinson_{config.curvature.hutchinson_samples}.npz",
+            seed=seed,
+            epoch=last,
+            progress=progress,
+        )
     return SeedRun(
         seed=seed,
         split=split,
@@ -151,7 +153,7 @@ def _run_seed(
         hessian_ids=examples.ids,
         hutchinson=hutchinson,
         single_task=single,
-        seconds=clock.seconds,
+        seconds=_seconds(folder, epochs, tuple(single)),
     )
 
 
@@ -167,21 +169,16 @@ def _train_alone(
     return train(settings, alone, encoded, folder / "single" / task, progress=progress)
 
 
-class _Clock:
-    """Wall-clock seconds by stage, added up over interrupted runs and kept on disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = _read_json(path) if path.exists() else {}
-
-    @contextmanager
-    def measuring(self, stage: str) -> Iterator[None]:
-        before, start = self.seconds.get(stage, 0.0), time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = before + time.perf_counter() - start
-            write_whole(self.path, json.dumps(self.seconds, indent=2) + "\n")
+def _seconds(folder: Path, epochs: Sequence[int], alone: Sequence[str]) -> dict[str, float]:
+    """Wall-clock seconds by stage: what its finished units took, each in its own process."""
+    units: dict[str, float] = {}
+    for epoch in epochs:
+        for unit, seconds in unit_seconds(folder / "curvature" / f"epoch_{epoch:06d}").items():
+            stage = "plain Hutchinson trace" if unit.startswith("hutchinson") else "curvature"
+            units[stage] = units.get(stage, 0.0) + seconds
+    training = {"training": folder / "training"}
+    training |= {f"training on {task} alone": folder / "single" / task for task in alone}
+    return {stage: training_seconds(path) for stage, path in training.items()} | units
 
 
 def _take(examples: Examples, indices: Int[np.ndarray, " n"]) -> Examples:
@@ -209,8 +206,9 @@ def _claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
         for name, value in wanted["settings"].items():
             held = found.get("settings", {}).get(name)
             if held != value:
+                option = f" ({_OPTIONS[name]})" if name in _OPTIONS else ""
                 raise ValueError(
-                    f"`{name}` is {value!r}, but {root} holds results with {held!r}; "
+                    f"`{name}`{option} is {value!r}, but {root} holds results with {held!r}; "
                     "ask for the same, or choose another `--name`."
                 )
         if found.get("examples") != ids:

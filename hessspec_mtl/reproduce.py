@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
+import numpy as np
 import tyro
 
 from hessspec_mtl.datasets.base import MultitaskDataset
@@ -26,7 +28,7 @@ from hessspec_mtl.datasets.computed import load_crystals, load_molecules
 from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
-from hessspec_mtl.files import write_whole
+from hessspec_mtl.files import remove_parts, sole_use, write_whole
 from hessspec_mtl.pipeline import DATA_SEED, run_study
 from hessspec_mtl.presets import PRESETS, DatasetName, StudyConfig
 
@@ -145,10 +147,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         return 130
     except Exception as error:  # told in one line; where it came from is kept for a bug report
-        print(f"\nStopped: {error or type(error).__name__}", file=sys.stderr)
+        print(f"\nStopped: {_told(error, options)}", file=sys.stderr)
         print(f"What is finished is kept. {_kept_traceback(options)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _told(error: Exception, options: Options) -> str:
+    """What a user is told of `error`."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space is left for {options.out} ({error}); free some, then say the same again."
+    return str(error) or type(error).__name__
 
 
 def _kept_traceback(options: Options) -> str:
@@ -160,21 +169,24 @@ def _kept_traceback(options: Options) -> str:
 
 
 def reproduce(options: Options) -> Path:
-    """Run the studies that `options` ask for and write their report; returns its path."""
+    """Run the studies that `options` ask for and write their report; returns its path.
+
+    Raises:
+        FolderInUseError: if another process works in the same folder.
+    """
+    _check(options)
+    folder = options.out / _run_name(options)
+    with sole_use(folder):
+        remove_parts(folder)
+        return _reproduce(options, folder)
+
+
+def _reproduce(options: Options, folder: Path) -> Path:
     # Imported late: plotting needs seconds to load, and `--help` does not need it.
     from hessspec_mtl.appendix_e import appendix_e
     from hessspec_mtl.report import FullDataset, Results, write_results
 
     start = time.perf_counter()
-    _check(options)
-    folder = options.out / _run_name(options)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"`--out` must be a folder that can be written, got {options.out} ({error}); "
-            "choose another one."
-        ) from error
     studies, full = [], []
     for name, load in _sources(options):
         config = _configured(options, name)
@@ -316,8 +328,16 @@ def _published(
             )
             whole = load(graphs=False)
             few = num_examples is not None and num_examples < len(whole)
-            return whole, load(num_examples=num_examples if few else None, seed=DATA_SEED)
+            part = load(num_examples=num_examples if few else None, seed=DATA_SEED)
+            return _without_failures(whole, part), part
     return whole, _subset(whole, num_examples)
+
+
+def _without_failures(whole: MultitaskDataset, part: MultitaskDataset) -> MultitaskDataset:
+    """`whole`, loaded without graphs, less the crystals that turned out to have none in `part`."""
+    failed = {record.id for record in set(part.left_out) - set(whole.left_out)}
+    kept = np.array([i for i, name in enumerate(whole.ids) if name not in failed], np.int64)
+    return replace(whole.take(kept), left_out=part.left_out)
 
 
 def _subset(whole: MultitaskDataset, num_examples: int | None) -> MultitaskDataset:

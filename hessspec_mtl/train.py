@@ -1,9 +1,9 @@
 """Training: a configuration and a data set in, a folder of checkpoints and a history out.
 
-The folder holds `config.json` (what was trained on what), `history.csv` and `checkpoints/`. The
-state after every epoch is saved, so a run that was stopped at any moment goes on from its last
-finished epoch and ends with the same numbers, bit for bit on the same machine: the order of the
-examples is a function of seed and epoch alone.
+The folder holds `config.json` (what was trained on what), `history.csv`, `seconds.csv` (the time
+of each epoch) and `checkpoints/`. The state after every epoch is saved, so a run that was stopped
+at any moment goes on from its last finished epoch and ends with the same numbers, bit for bit on
+the same machine: the order of the examples is a function of seed and epoch alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+import time
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +26,7 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from hessspec._progress import progress_bar
+from hessspec._progress import ProgressBar, progress_bar
 from hessspec_mtl.checkpoints import CheckpointError, Checkpoints
 from hessspec_mtl.files import write_whole
 from hessspec_mtl.graphs import (
@@ -45,6 +47,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 SPLITS = ("train", "test")
 METRICS = ("mse", "mae")
+_PARTS = ("config", "network", "data")
 EVALUATION_BATCH = 64
 
 
@@ -94,7 +97,8 @@ class TrainConfig:
         evaluate_every: epochs between evaluations of the test split; the first and the last epoch
             are always evaluated.
         keep_epochs: epochs whose checkpoints stay, beside 0, the last and the two newest; 0 is the
-            state before training.
+            state before training. One that is missing or damaged is made again, by training from
+            the nearest earlier one.
     """
 
     num_epochs: int = 512
@@ -169,7 +173,8 @@ def train(
     folder = Path(directory)
     graphs, targets = _columns(encoded, encoded.train, network.tasks)
     test_graphs, test_targets = _columns(encoded, encoded.test, network.tasks)
-    _claim(folder, _description(config, network, (graphs, targets), (test_graphs, test_targets)))
+    splits = (graphs, targets), (test_graphs, test_targets)
+    _claim(folder, config, _description(config, network, *splits))
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.sweep()
 
@@ -182,40 +187,54 @@ def train(
     def test_errors(params: Params) -> Float[np.ndarray, "metrics tasks"]:
         return _means([evaluate(params, batch) for batch in test_batches], len(test_graphs))
 
-    params = init_params(weights_key, network)
-    opt_state = optimizer.init(params)
-    found = checkpoints.latest()
-    if found is None:
+    def before_training() -> _State:
+        params = init_params(weights_key, network)
         batches = balanced_batches(graphs, targets, EVALUATION_BATCH)
-        train_errors = _means([evaluate(params, batch) for batch in batches], len(graphs))
-        history = _extended(None, train_errors, test_errors(params), network.tasks)
-        first_epoch = 1
-        checkpoints.save(0, _packed(params, opt_state, history))
-    else:
-        first_epoch = found[0] + 1
-        params, opt_state, history = _unpacked(found[1], params, opt_state)
-    _write_history(folder, history, network.tasks)
+        errors = _means([evaluate(params, batch) for batch in batches], len(graphs))
+        history = _extended(None, errors, test_errors(params), network.tasks)
+        return _State(params, optimizer.init(params), history, np.zeros(0))
 
-    num_epochs = max(0, config.num_epochs - first_epoch + 1)
-    with progress_bar(num_epochs * steps, "training", enabled=progress, unit="step") as bar:
-        for epoch in range(first_epoch, config.num_epochs + 1):
-            sums = []
-            for members in epoch_batches(order_key, epoch, len(graphs), config.batch_size):
-                batch = _batch([graphs[i] for i in members], targets[members], paddings)
-                params, opt_state, batch_sums = step(params, opt_state, batch)
-                sums.append(batch_sums)
-                bar.update(1)
-            evaluated = epoch == config.num_epochs or epoch % config.evaluate_every == 0
-            history = _extended(
-                history,
-                _means(sums, len(graphs)),
-                test_errors(params) if evaluated else None,
-                network.tasks,
-            )
-            _require_finite(params, epoch)
-            checkpoints.save(epoch, _packed(params, opt_state, history))
-            checkpoints.prune({0, config.num_epochs, *config.keep_epochs})
-            _write_history(folder, history, network.tasks)
+    def after(epoch: int, state: _State, bar: ProgressBar) -> _State:
+        params, opt_state, sums = state.params, state.opt_state, []
+        for members in epoch_batches(order_key, epoch, len(graphs), config.batch_size):
+            batch = _batch([graphs[i] for i in members], targets[members], paddings)
+            params, opt_state, batch_sums = step(params, opt_state, batch)
+            sums.append(batch_sums)
+            bar.update(1)
+        evaluated = epoch == config.num_epochs or epoch % config.evaluate_every == 0
+        errors = test_errors(params) if evaluated else None
+        history = _extended(state.history, _means(sums, len(graphs)), errors, network.tasks)
+        _require_finite(params, epoch)
+        return _State(params, opt_state, history, state.seconds)
+
+    def restored(epoch: int) -> _State:
+        params = init_params(weights_key, network)
+        return _unpacked(checkpoints.restore(epoch), params, optimizer.init(params))
+
+    wanted = {0, config.num_epochs, *config.keep_epochs}
+    sound = checkpoints.sound_epochs()
+    newest = max(sound, default=-1)
+    if sound:
+        _write_curves(folder, restored(newest), network.tasks)
+    legs = _legs(sound, wanted, newest)
+    num_steps = steps * sum(last - max(first, 0) for first, last in legs)
+    state, position, start = None, -1, time.perf_counter()
+    with progress_bar(num_steps, "training", enabled=progress, unit="step") as bar:
+        for first, last in legs:
+            if state is None or position != first:
+                state = before_training() if first < 0 else restored(first)
+            for epoch in range(first + 1, last + 1):
+                state = after(epoch, state, bar) if epoch > 0 else state
+                # With the writing of the epoch before: nothing is left out but that of the last.
+                now = time.perf_counter()
+                state = replace(state, seconds=np.append(state.seconds, now - start))
+                start = now
+                checkpoints.save(epoch, state.packed())
+                checkpoints.prune({epoch - 1, epoch, *wanted})
+                if epoch >= newest:
+                    _write_curves(folder, state, network.tasks)
+                position = epoch
+    checkpoints.prune(wanted)
     return load_history(folder)
 
 
@@ -227,6 +246,16 @@ def load_history(directory: str | os.PathLike[str]) -> pd.DataFrame:
     # Through strings: pandas' own parser of numbers is off by a bit in some versions.
     table = pd.read_csv(Path(directory) / "history.csv", dtype=str)
     return table.astype({"epoch": int, "mse": float, "mae": float})
+
+
+def training_seconds(directory: str | os.PathLike[str]) -> float:
+    """Wall-clock seconds that the epochs of the run took, each counted once.
+
+    They are saved with the epochs, so that no interruption loses them, and an epoch that was
+    interrupted counts as often as it was finished. Epochs of unknown time count 0.
+    """
+    path = Path(directory) / "seconds.csv"
+    return float(pd.read_csv(path)["seconds"].sum()) if path.exists() else 0.0
 
 
 def load_params(directory: str | os.PathLike[str], epoch: int) -> Params:
@@ -278,6 +307,26 @@ def _batch(
     """The batch in the smallest shape of `ladder` that holds it."""
     real = sum(g.num_nodes for g in graphs), sum(g.num_edges for g in graphs), len(graphs)
     return batch_graphs(graphs, targets, pad_to=next(p for p in ladder if p.holds(*real)))
+
+
+def _legs(sound: Collection[int], wanted: Collection[int], newest: int) -> list[tuple[int, int]]:
+    """Which stretches of epochs to train so that all `wanted` states are there.
+
+    A leg (a, b) starts from the state after epoch a and ends with that after b; a = -1 stands for
+    nothing at all. Legs that repeat epochs of the past are announced in a warning.
+    """
+    have, legs = set(sound), []
+    for last in sorted(set(wanted) - have):
+        first = max((epoch for epoch in have if epoch < last), default=-1)
+        if last < newest:
+            warnings.warn(
+                f"the state after epoch {last} is not at hand; epochs {max(first, 0)} to {last} "
+                "are trained again.",
+                stacklevel=3,
+            )
+        legs.append((first, last))
+        have.add(last)
+    return legs
 
 
 @dataclass(frozen=True)
@@ -389,34 +438,57 @@ def _columns(
     return examples.graphs, examples.targets[:, [names.index(task) for task in tasks]]
 
 
-def _packed(params: Params, opt_state: Any, history: np.ndarray) -> dict[str, Any]:
-    """The state of a run as a dict for disk. The optimizer's leaves are joined by dtype into
-    vectors: hundreds of small files cost more than their contents."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(opt_state)]
-    dtypes = sorted({leaf.dtype.name for leaf in leaves})
-    joined = {
-        dtype: np.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype.name == dtype])
-        for dtype in dtypes
-    }
-    return {"params": params, "opt_state": joined, "history": history}
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A run after an epoch: what the next epoch needs, and the record of all epochs so far.
+
+    Attributes:
+        history: errors by epoch, split, metric and task, NaN where nothing was evaluated.
+        seconds: wall-clock time of each epoch, NaN where it is not known.
+    """
+
+    params: Params
+    opt_state: Any
+    history: Float[np.ndarray, "epochs splits metrics tasks"]
+    seconds: Float[np.ndarray, " epochs"]
+
+    def packed(self) -> dict[str, Any]:
+        """A dict for disk. The optimizer's leaves are joined by dtype into vectors: hundreds of
+        small files cost more than their contents."""
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.opt_state)]
+        dtypes = sorted({leaf.dtype.name for leaf in leaves})
+        joined = {
+            dtype: np.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype.name == dtype])
+            for dtype in dtypes
+        }
+        return {
+            "params": self.params,
+            "opt_state": joined,
+            "history": self.history,
+            "seconds": self.seconds,
+        }
 
 
-def _unpacked(
-    state: dict[str, Any], params_like: Params, opt_state_like: Any
-) -> tuple[Params, Any, np.ndarray]:
-    """The inverse of `_packed`."""
-    offsets = dict.fromkeys(state["opt_state"], 0)
+def _unpacked(packed: dict[str, Any], params_like: Params, opt_state_like: Any) -> _State:
+    """The inverse of `_State.packed`."""
+    joined = packed["opt_state"]
+    offsets = dict.fromkeys(joined, 0)
 
     def next_leaf(like: Array) -> Array:
         dtype, start = like.dtype.name, offsets[like.dtype.name]
         offsets[dtype] = start + like.size
-        return jnp.asarray(state["opt_state"][dtype][start : start + like.size].reshape(like.shape))
+        return jnp.asarray(joined[dtype][start : start + like.size].reshape(like.shape))
 
-    params = jax.tree.map(lambda like, leaf: jnp.asarray(leaf), params_like, state["params"])
-    return params, jax.tree.map(next_leaf, opt_state_like), state["history"]
+    params = jax.tree.map(lambda like, leaf: jnp.asarray(leaf), params_like, packed["params"])
+    history = packed["history"]
+    unknown = np.full(len(history), np.nan)
+    opt_state = jax.tree.map(next_leaf, opt_state_like)
+    return _State(params, opt_state, history, packed.get("seconds", unknown))
 
 
-def _write_history(folder: Path, history: np.ndarray, tasks: Sequence[str]) -> None:
+def _write_curves(folder: Path, state: _State, tasks: Sequence[str]) -> None:
+    """`history.csv` and `seconds.csv`, which say in text what the checkpoint holds."""
+    history = state.history
     rows = [
         (epoch, split, task, *map(float, history[epoch, i, :, t]))
         for epoch in range(len(history))
@@ -426,6 +498,8 @@ def _write_history(folder: Path, history: np.ndarray, tasks: Sequence[str]) -> N
     ]
     table = pd.DataFrame(rows, columns=["epoch", "split", "task", *METRICS])
     write_whole(folder / "history.csv", table.to_csv(index=False))
+    times = pd.DataFrame({"epoch": range(len(state.seconds)), "seconds": state.seconds})
+    write_whole(folder / "seconds.csv", times.to_csv(index=False, float_format="%.3f"))
 
 
 def _description(
@@ -436,7 +510,8 @@ def _description(
     for free in ("num_epochs", "keep_epochs"):
         training.pop(free)
     data = {name: _fingerprint(*split) for name, split in zip(SPLITS, splits, strict=True)}
-    return json.loads(json.dumps({"config": training, "network": asdict(network), "data": data}))
+    parts = zip(_PARTS, (training, asdict(network), data), strict=True)
+    return json.loads(json.dumps(dict(parts)))
 
 
 def _fingerprint(graphs: Sequence[MultiGraph], targets: np.ndarray) -> str:
@@ -450,21 +525,21 @@ def _fingerprint(graphs: Sequence[MultiGraph], targets: np.ndarray) -> str:
     return f"{len(graphs)} graphs, hash {digest.hexdigest()}"
 
 
-def _claim(folder: Path, description: dict[str, Any]) -> None:
+def _claim(folder: Path, config: TrainConfig, description: dict[str, Any]) -> None:
     """Make `folder` the home of this run, or find that it already is."""
     path = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            found = json.loads(path.read_text())
+            found = _read_description(path)
         elif Checkpoints(folder / "checkpoints").epochs():
             raise CheckpointError(
                 f"{folder} holds checkpoints but no config.json, so it is not known what they "
                 "are of; put that file back or choose another `directory`."
             )
         else:
-            found = description
-        write_whole(path, json.dumps(found, indent=2) + "\n")
+            found = {**description, "num_epochs": config.num_epochs}
+            write_whole(path, json.dumps(found, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(
             f"`directory` must be a folder that can be written, got {folder} ({error}); "
@@ -477,8 +552,31 @@ def _claim(folder: Path, description: dict[str, Any]) -> None:
     for part, wanted in description.items():
         for field, value in wanted.items():
             there = found.get(part, {}).get(field, young.get(field))
-            if there != value:
+            if there == value:
+                continue
+            if field == "decay_start" and config.decay_start is None:
+                epochs = found.get("num_epochs", "another number of")
                 raise ValueError(
-                    f"`{part}.{field}` is {value!r}, but {folder} holds a run with {there!r}; "
-                    "ask for the same or choose another `directory`."
+                    f"`num_epochs` is {config.num_epochs}, so that the learning rate decays after "
+                    f"epoch {value}, but {folder} holds a run of {epochs} epochs whose rate decays "
+                    f"after epoch {there}; ask for as many epochs as that run, set `decay_start` "
+                    f"to {there} to train it for longer, or choose another `directory`."
                 )
+            raise ValueError(
+                f"`{part}.{field}` is {value!r}, but {folder} holds a run with {there!r}; "
+                "ask for the same or choose another `directory`."
+            )
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and all(isinstance(found.get(p, {}), dict) for p in _PARTS):
+            return found
+        problem = "it does not hold what training wrote there"
+    except ValueError as error:
+        problem = str(error)
+    raise CheckpointError(
+        f"{path} cannot be read ({problem}), so it is not known what the checkpoints beside it are "
+        "of; put the file back, remove the folder, or choose another `directory`."
+    )

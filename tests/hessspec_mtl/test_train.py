@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +26,7 @@ from hessspec_mtl.train import (
     padding_ladder,
     saved_epochs,
     train,
+    training_seconds,
 )
 
 NETWORK = NetworkConfig(
@@ -102,22 +101,6 @@ def test_training_learns(tmp_path):
     assert (table.loc[25] < 0.5 * table.loc[0]).all()
 
 
-def test_a_run_killed_while_it_writes_goes_on_to_the_same_numbers(tmp_path, uninterrupted):
-    """SIGKILL, in another process, at the moment the third checkpoint is being written."""
-    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)])
-    deadline = time.monotonic() + 500
-    folder = tmp_path / "checkpoints"
-    while not any(folder.glob(".writing_000003*")) and not (folder / "epoch_000003").exists():
-        assert child.poll() is None, "the training process ended by itself"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert Checkpoints(folder).epochs()[-1] in (2, 3)
-    train(CONFIG, NETWORK, DATA, tmp_path)
-    assert_same_run(tmp_path, uninterrupted)
-
-
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, uninterrupted):
     train(replace(CONFIG, num_epochs=2), NETWORK, DATA, tmp_path)
     train(CONFIG, NETWORK, DATA, tmp_path)
@@ -130,15 +113,51 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, uninterrupted):
     assert (tmp_path / "history.csv").stat().st_mtime_ns >= changed
 
 
-def test_a_damaged_checkpoint_costs_one_epoch_and_no_number(tmp_path, uninterrupted):
-    train(replace(CONFIG, num_epochs=3), NETWORK, DATA, tmp_path)
-    latest = Checkpoints(tmp_path / "checkpoints").path(3)
-    for file in latest.rglob("*"):
+def truncate(folder: Path) -> None:
+    for file in folder.rglob("*"):
         if file.is_file():
             os.truncate(file, file.stat().st_size // 2)
+
+
+def test_a_damaged_checkpoint_costs_one_epoch_and_no_number(tmp_path, uninterrupted):
+    train(replace(CONFIG, num_epochs=3), NETWORK, DATA, tmp_path)
+    truncate(Checkpoints(tmp_path / "checkpoints").path(3))
     with pytest.warns(UserWarning, match="epoch_000003 cannot be read"):
         train(CONFIG, NETWORK, DATA, tmp_path)
     assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, truncate], ids=["missing", "truncated"])
+def test_a_kept_checkpoint_that_is_damaged_is_trained_again(tmp_path, uninterrupted, damage):
+    """From the nearest earlier one, with what lies after it untouched."""
+    config = replace(CONFIG, keep_epochs=(2,))
+    train(config, NETWORK, DATA, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    before = load_params(tmp_path, 2)
+    finished = checkpoints.path(4).stat().st_mtime_ns
+    seconds = training_seconds(tmp_path)
+    damage(checkpoints.path(2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(config, NETWORK, DATA, tmp_path)
+    assert "epochs 0 to 2 are trained again" in str(caught[-1].message)
+    jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path, 2), before)
+    assert checkpoints.path(4).stat().st_mtime_ns == finished
+    assert saved_epochs(tmp_path) == [0, 2, 3, 4]
+    assert_same_run(tmp_path, uninterrupted)
+    assert training_seconds(tmp_path) == seconds
+
+
+def test_the_seconds_of_an_interrupted_run_add_up(tmp_path):
+    """Each finished epoch keeps its own time, whichever process it was finished in."""
+    train(replace(CONFIG, num_epochs=2), NETWORK, DATA, tmp_path)
+    first = pd.read_csv(tmp_path / "seconds.csv")
+    train(CONFIG, NETWORK, DATA, tmp_path)
+    both = pd.read_csv(tmp_path / "seconds.csv")
+    assert list(both.epoch) == [0, 1, 2, 3, 4]
+    assert (both.seconds > 0).all()
+    pd.testing.assert_frame_equal(both[:3], first)
+    assert training_seconds(tmp_path) == pytest.approx(both.seconds.sum())
 
 
 def test_epochs_to_keep_stay_and_others_go(tmp_path):
@@ -182,6 +201,23 @@ def test_a_run_cannot_go_on_as_another(uninterrupted, change, field):
     config, network, data = change(CONFIG, NETWORK, DATA)
     with pytest.raises(ValueError, match=f"`{field}` is .*choose another `directory`"):
         train(config, network, data, uninterrupted[0])
+
+
+def test_another_number_of_epochs_names_what_the_user_changed(uninterrupted, tmp_path):
+    halved = replace(CONFIG, decay_start=None)  # decays after half of the epochs
+    train(replace(halved, num_epochs=2), NETWORK, DATA, tmp_path)
+    message = (
+        r"`num_epochs` is 4, so that the learning rate decays after epoch 2, but .* holds a run "
+        r"of 2 epochs whose rate decays after epoch 1; .* set `decay_start` to 1 to train it for"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(halved, NETWORK, DATA, tmp_path)
+
+
+def test_a_damaged_description_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"config": {"batch')
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read .* put the file back"):
+        train(CONFIG, NETWORK, DATA, tmp_path)
 
 
 def test_checkpoints_of_unknown_origin_are_refused(tmp_path):
@@ -279,7 +315,3 @@ def test_every_batch_fits_the_ladder_and_most_fit_its_lower_rungs():
 def test_an_impossible_training_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**change)
-
-
-if __name__ == "__main__":
-    train(CONFIG, NETWORK, DATA, sys.argv[1])
