@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -19,6 +19,7 @@ from jaxtyping import Int, PRNGKeyArray
 
 import hessspec
 from hessspec import Batches, HessianOperator, SpectralDensity, TraceEstimate
+from hessspec_mtl.alignment import Eigenspaces, GradientConflict, eigenspaces, gradient_conflict
 from hessspec_mtl.checkpoints import CheckpointError
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.files import write_whole
@@ -29,7 +30,7 @@ from hessspec_mtl.timing import timed
 from hessspec_mtl.train import load_params
 
 # Streams of random numbers drawn from one seed, so that none of them is used twice.
-_GRAPHS, _TRACE, _DENSITY, _HUTCHINSON = 11, 12, 13, 14
+_GRAPHS, _TRACE, _DENSITY, _HUTCHINSON, _EIGENPAIRS = 11, 12, 13, 14, 15
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class CurvatureConfig:
         num_steps: Lanczos steps of each start; the paper takes 100.
         hutchinson_samples: samples of the paper's own trace estimator at the last epoch, for the
             claim that about 500 suffice; 0 leaves it out.
+        num_eigenpairs: dominant eigenvectors of each task, compared between tasks; 0 leaves them
+            out. The last of them only tells the gap behind those before it.
+        eigenpairs_tol: residual of each, relative to the norm of H.
+        gradient_groups: random groups of the graphs over which the tasks' gradients are taken, to
+            compare them and to tell how far the choice of graphs matters; 0 leaves them out.
     """
 
     num_epochs: int = 7
@@ -56,13 +62,19 @@ class CurvatureConfig:
     num_probes: int = 2
     num_steps: int = 40
     hutchinson_samples: int = 0
+    num_eigenpairs: int = 0
+    eigenpairs_tol: float = 1e-3
+    gradient_groups: int = 0
 
     def __post_init__(self) -> None:
         least = {"num_epochs": 2, "num_graphs": 1, "batch_size": 1, "trace_matvecs": 2}
         least |= {"num_probes": 1, "num_steps": 2, "hutchinson_samples": 0}
+        least |= {"num_eigenpairs": 0, "gradient_groups": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"`{name}` must be at least {bound}, got {getattr(self, name)}.")
+        if not 0 < self.eigenpairs_tol < 1:
+            raise ValueError(f"`eigenpairs_tol` must lie in (0, 1), got {self.eigenpairs_tol}.")
 
 
 @dataclass(frozen=True)
@@ -73,11 +85,15 @@ class EpochCurvature:
         epoch: 0 is the state before training.
         trace: tr H_t of each task, from its own probes.
         density: the spectral density of each task.
+        gradients: the tasks' gradients against each other, if asked for.
+        eigenspaces: the tasks' dominant eigenvectors against each other, if asked for.
     """
 
     epoch: int
     trace: TraceEstimate
     density: SpectralDensity
+    gradients: GradientConflict | None = None
+    eigenspaces: Eigenspaces | None = None
 
 
 def analysed_epochs(num_epochs: int, count: int) -> tuple[int, ...]:
@@ -128,8 +144,9 @@ def follow(
 ) -> tuple[EpochCurvature, ...]:
     """The curvature at `epochs` of the run in `training`, kept in `directory` as it is made.
 
-    What is already in `directory` (one file for each trace and each density) is read and not
-    made again, so a run that was stopped loses at most the one it was in.
+    What is already in `directory` (one file for each trace, density, comparison of gradients and
+    comparison of eigenvectors) is read and not made again, so a run that was stopped loses at most
+    the one it was in.
 
     Args:
         examples: the graphs of the Hessian, with standardised targets.
@@ -137,36 +154,81 @@ def follow(
         seed: of the probes; each epoch has its own.
 
     Cost, in products of one task on `examples`, for each epoch and task: `config.trace_matvecs`
-    for the trace and `config.num_probes * config.num_steps` for the density.
+    for the trace, `config.num_probes * config.num_steps` for the density, and that of
+    `hessspec.eigenpairs` for the eigenvectors.
     """
     records = []
     for epoch in epochs:
         folder = Path(directory) / f"epoch_{epoch:06d}"
+        files = _Files.of(folder, config)
         try:
             params = load_params(training, epoch)
         except CheckpointError:
-            # The checkpoint has done its duty if both results are there.
-            if not _is_measured(folder):
+            # The checkpoint has done its duty if all results are there.
+            if not files.complete:
                 raise
             params = None
         if params is not None:
             _claim(folder, params)
-        if _is_measured(folder):
-            records.append(_read(folder, epoch))
+        if files.complete:
+            records.append(files.read(epoch))
             continue
         assert params is not None
         hessians = task_hessians(params, network, examples, config.batch_size)
-        records.append(measure(hessians, epoch, config, folder, seed=seed, progress=progress))
+        record = measure(hessians, epoch, config, folder, seed=seed, progress=progress)
+        gradients = spaces = None
+        if files.gradients is not None:
+            gradients = gradient_conflict(
+                hessians, params, network, examples, config.gradient_groups, files.gradients
+            )
+        if files.eigenspaces is not None:
+            spaces = eigenspaces(
+                hessians,
+                params,
+                network,
+                examples,
+                config.num_eigenpairs,
+                config.eigenpairs_tol,
+                files.eigenspaces,
+                key=_key(seed, _EIGENPAIRS, epoch),
+                progress=progress,
+            )
+        records.append(replace(record, gradients=gradients, eigenspaces=spaces))
     return tuple(records)
 
 
-def _is_measured(folder: Path) -> bool:
-    return (folder / "trace.npz").exists() and (folder / "density.npz").exists()
+@dataclass(frozen=True)
+class _Files:
+    """Where the results of one epoch are; None for what was not asked for."""
 
+    trace: Path
+    density: Path
+    gradients: Path | None
+    eigenspaces: Path | None
 
-def _read(folder: Path, epoch: int) -> EpochCurvature:
-    trace = TraceEstimate.load(folder / "trace.npz")
-    return EpochCurvature(epoch, trace, SpectralDensity.load(folder / "density.npz"))
+    @classmethod
+    def of(cls, folder: Path, config: CurvatureConfig) -> _Files:
+        groups, count = config.gradient_groups, config.num_eigenpairs
+        return cls(
+            folder / "trace.npz",
+            folder / "density.npz",
+            folder / f"gradients_{groups}.npz" if groups else None,
+            folder / f"eigenspaces_{count}.npz" if count else None,
+        )
+
+    @property
+    def complete(self) -> bool:
+        files = (self.trace, self.density, self.gradients, self.eigenspaces)
+        return all(file.exists() for file in files if file is not None)
+
+    def read(self, epoch: int) -> EpochCurvature:
+        return EpochCurvature(
+            epoch,
+            TraceEstimate.load(self.trace),
+            SpectralDensity.load(self.density),
+            None if self.gradients is None else GradientConflict.load(self.gradients),
+            None if self.eigenspaces is None else Eigenspaces.load(self.eigenspaces),
+        )
 
 
 def _claim(folder: Path, params: Params) -> None:

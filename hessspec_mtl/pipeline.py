@@ -3,7 +3,8 @@
     <folder>/examples.csv                  which example is in which split, and in the Hessian
     <folder>/seed-0/training/              checkpoints and history of the multi-task network
     <folder>/seed-0/single/<task>/         the same for each task alone, if asked for
-    <folder>/seed-0/curvature/epoch_.../   trace.npz and density.npz of each analysed epoch
+    <folder>/seed-0/curvature/epoch_.../   trace.npz and density.npz of each analysed epoch, and how
+                                           the tasks' gradients and eigenvectors lie
 
 A stage that finds its files does not do its work again.
 """
@@ -198,13 +199,17 @@ def _claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
         settings["train"].pop(free)
     for free in ("num_epochs", "batch_size", "hutchinson_samples"):
         settings["curvature"].pop(free)
+    for free in ("num_eigenpairs", "gradient_groups"):
+        settings["curvature"].pop(free)
     ids = {"train": list(encoded.train.ids), "test": list(encoded.test.ids)}
     wanted = {"settings": _flat(json.loads(json.dumps(settings))), "examples": ids}
+    # A field younger than the folder had its default there.
+    young = _flat(json.loads(json.dumps(asdict(StudyConfig()))))
     path = root / "study.json"
     if path.exists():
         found = _read_json(path)
         for name, value in wanted["settings"].items():
-            held = found.get("settings", {}).get(name)
+            held = found.get("settings", {}).get(name, young.get(name))
             if held != value:
                 option = f" ({_OPTIONS[name]})" if name in _OPTIONS else ""
                 raise ValueError(

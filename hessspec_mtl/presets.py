@@ -74,6 +74,31 @@ _SMALL_MP = StudyConfig(
     train=TrainConfig(num_epochs=100, batch_size=16, warmup_steps=200),
     curvature=CurvatureConfig(num_epochs=6, num_graphs=128, trace_matvecs=48, num_steps=30),
 )
+# A quarter of the paper's width and three of its five steps (P is a twenty-sixth): 21 runs (each
+# task alone and all together, three seeds, two sets) and their curvature take an hour on one core.
+# The learning rate decays over the second half, and ends at the share 0.997^256 of its start that
+# the paper's does.
+_COMPARE_QM8 = StudyConfig(
+    num_examples=2000,
+    seeds=(0, 1, 2),
+    single_task=True,
+    network=NetworkSizes(num_steps=3, width=16, head_width=32),
+    train=TrainConfig(num_epochs=40, batch_size=16, learning_rate=2e-3, decay_rate=0.962),
+    curvature=CurvatureConfig(
+        num_epochs=6,
+        num_graphs=64,
+        trace_matvecs=32,
+        num_steps=24,
+        num_eigenpairs=8,
+        gradient_groups=8,
+    ),
+)
+_COMPARE_MP = replace(
+    _COMPARE_QM8,
+    num_examples=1000,
+    train=replace(_COMPARE_QM8.train, warmup_steps=200),
+    curvature=replace(_COMPARE_QM8.curvature, num_graphs=32, batch_size=16),
+)
 _PAPER = StudyConfig(
     train=TrainConfig(num_epochs=512, batch_size=128),
     curvature=CurvatureConfig(
@@ -94,6 +119,10 @@ PRESETS: dict[str, Preset] = {
     "small": Preset(
         "under an hour a data set on 2 cores: the paper's network on subsets of its data sets",
         {"qm8": _SMALL_QM8, "mp": _SMALL_MP},
+    ),
+    "compare": Preset(
+        "about an hour on 1 core: a reduced network, three seeds, each task alone and all together",
+        {"qm8": _COMPARE_QM8, "mp": _COMPARE_MP},
     ),
     "paper": Preset(
         "for a GPU: the paper's network, data sets and 512 epochs",

@@ -41,7 +41,8 @@ class Options:
 
     Attributes:
         preset: how much to do: "quick" (minutes on 2 cores), "small" (under an hour a data set
-            on 2 cores), "paper" (a GPU).
+            on 2 cores), "compare" (a reduced network over three seeds, each task alone and all
+            together, an hour on a core), "paper" (a GPU).
         out: folder of all runs.
         name: folder of this run below `out`; by default the preset's name, with the sets if
             `sets` is given, or the name of your own data. The same name again goes on where that
@@ -49,6 +50,7 @@ class Options:
         seeds: one training run each; default: the preset's.
         single_task: also train each task alone, to compare.
         optimizer: which optimizer trains; default: the preset's.
+        learning_rate: of the first half of training; default: the preset's.
         num_epochs: passes over the training examples; default: the preset's.
         num_examples: a random subset of each data set; default: the preset's.
         num_graphs: training graphs that the Hessians are averaged over; default: the preset's,
@@ -56,12 +58,13 @@ class Options:
         progress: progress bars; by default shown in a terminal only.
     """
 
-    preset: Literal["quick", "small", "paper"] = "quick"
+    preset: Literal["quick", "small", "compare", "paper"] = "quick"
     out: Path = Path("runs")
     name: str | None = None
     seeds: tuple[int, ...] | None = None
     single_task: bool = False
     optimizer: Optimizer | None = None
+    learning_rate: float | None = None
     num_epochs: int | None = None
     num_examples: int | None = None
     num_graphs: int | None = None
@@ -364,6 +367,8 @@ def _configured(options: Options, name: str) -> StudyConfig:
     train = config.train
     if options.optimizer is not None:
         train = replace(train, optimizer=options.optimizer)
+    if options.learning_rate is not None:
+        train = replace(train, learning_rate=options.learning_rate)
     if options.num_epochs is not None:
         train = replace(train, num_epochs=options.num_epochs)
     return replace(
