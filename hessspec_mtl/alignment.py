@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -175,26 +174,19 @@ def gradient_conflict(
     network: NetworkConfig,
     examples: Examples,
     num_groups: int,
-    file: Path,
 ) -> GradientConflict:
-    """The tasks' gradients over `examples` against each other, from `file` or newly made there.
+    """The tasks' gradients over `examples`, cut into `num_groups`, against each other.
 
     Cost: one gradient a task on the examples and, for the curvature, a quadratic form.
     """
-    if file.exists():
-        return GradientConflict.load(file)
     rows, sizes = _group_gradients(params, network, examples, num_groups)
-    flat = rows.reshape(-1, rows.shape[-1])
+    groups, tasks, dim = rows.shape
+    flat = rows.reshape(-1, dim)
     gram = np.asarray(jnp.matmul(flat, flat.T, precision="highest"), np.float64)
-    units = _units(_mean_rows(rows, sizes))
-    forms = hessians.quadratic_forms(_trees(units, params))
-    groups, tasks = rows.shape[:2]
-    conflict = GradientConflict(
+    forms = hessians.quadratic_forms(_trees(_directions(rows, sizes), params))
+    return GradientConflict(
         gram.reshape(groups, tasks, groups, tasks), sizes, np.asarray(forms, np.float64)
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    conflict.save(file)
-    return conflict
 
 
 def eigenspaces(
@@ -203,46 +195,50 @@ def eigenspaces(
     network: NetworkConfig,
     examples: Examples,
     count: int,
-    tol: float,
-    file: Path,
     *,
     key: PRNGKeyArray,
+    tol: float,
+    num_groups: int = 1,
     progress: bool | None = None,
 ) -> Eigenspaces:
-    """The `count` dominant eigenvectors of every task compared, from `file` or newly made there.
+    """The `count` dominant eigenvectors of every task's Hessian against each other.
 
-    Cost: that of `hessspec.eigenpairs` for each task; the vectors are not kept.
+    Args:
+        examples: the graphs of the Hessians, over which the gradients are taken too, in
+            `num_groups` passes.
+        key: of the random starts of `hessspec.eigenpairs`.
+        tol: residual of the eigenvectors, relative to the norm of H.
+
+    Cost: that of `hessspec.eigenpairs` for each task. The vectors themselves are not kept.
     """
-    if file.exists():
-        return Eigenspaces.load(file)
     pairs = hessspec.eigenpairs(hessians, key=key, k=count, tol=tol, progress=progress)
-    tasks = [pairs.task(t) for t in range(len(network.tasks))]
+    tasks = len(network.tasks)
+    stacked = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pairs.vectors)
+    forms = np.asarray(hessians.quadratic_forms(stacked), np.float64)
+    units = _directions(*_group_gradients(params, network, examples, num_groups))
+    along = jnp.einsum("ip,jkp->ijk", units, pairs.rows, precision="highest")
+    return Eigenspaces(
+        values=np.asarray(pairs.values, np.float64),
+        residuals=np.asarray(pairs.residuals, np.float64),
+        converged=np.asarray(pairs.converged),
+        angles=_angles([pairs.task(t) for t in range(tasks)], count),
+        curvature=forms.reshape(tasks, tasks, count),
+        gradients=np.asarray(along, np.float64),
+        tol=pairs.tol,
+        dim=pairs.dim,
+    )
+
+
+def _angles(tasks: list[EigenPairs], count: int) -> Float[np.ndarray, "tasks tasks K K"]:
+    """Principal angles between the k dominant eigenvectors of any two tasks, k = 1 .. count."""
     angles = np.full((len(tasks), len(tasks), count, count), np.nan)
     for k in range(1, count + 1):
         spaces = [_dominant(task, k) for task in tasks]
         for i, left in enumerate(spaces):
             for j, right in enumerate(spaces[: i + 1]):
-                angles[i, j, k - 1, :k] = hessspec.principal_angles(left, right)
-                angles[j, i, k - 1, :k] = angles[i, j, k - 1, :k]
-    stacked = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pairs.vectors)
-    forms = np.asarray(hessians.quadratic_forms(stacked), np.float64)
-    rows, sizes = _group_gradients(params, network, examples, 1)
-    units = _units(_mean_rows(rows, sizes))
-    spaces = Eigenspaces(
-        values=np.asarray(pairs.values, np.float64),
-        residuals=np.asarray(pairs.residuals, np.float64),
-        converged=np.asarray(pairs.converged),
-        angles=angles,
-        curvature=forms.reshape(len(tasks), len(tasks), count),
-        gradients=np.asarray(
-            jnp.einsum("ip,jkp->ijk", units, pairs.rows, precision="highest"), np.float64
-        ),
-        tol=pairs.tol,
-        dim=pairs.dim,
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    spaces.save(file)
-    return spaces
+                found = hessspec.principal_angles(left, right)
+                angles[i, j, k - 1, :k] = angles[j, i, k - 1, :k] = found
+    return angles
 
 
 def _dominant(pairs: EigenPairs, k: int) -> EigenPairs:
@@ -292,17 +288,14 @@ def _task_gradients(
     return gradients
 
 
-def _mean_rows(
+def _directions(
     rows: Float[Array, "groups tasks dim"], sizes: Int[np.ndarray, " groups"]
 ) -> Float[Array, "tasks dim"]:
+    """The tasks' gradients over all groups, scaled to length 1; one of zeros stays."""
     weights = jnp.asarray(sizes / sizes.sum(), rows.dtype)
-    return jnp.einsum("a,aip->ip", weights, rows, precision="highest")
-
-
-def _units(rows: Float[Array, "tasks dim"]) -> Float[Array, "tasks dim"]:
-    """Rows scaled to length 1; a row of zeros stays."""
-    norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / jnp.where(norms > 0, norms, 1.0)
+    mean = jnp.einsum("a,aip->ip", weights, rows, precision="highest")
+    norms = jnp.linalg.norm(mean, axis=1, keepdims=True)
+    return mean / jnp.where(norms > 0, norms, 1.0)
 
 
 def _trees(rows: Float[Array, "k dim"], params: Params) -> Params:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import jax
 import numpy as np
@@ -176,25 +177,60 @@ def follow(
         assert params is not None
         hessians = task_hessians(params, network, examples, config.batch_size)
         record = measure(hessians, epoch, config, folder, seed=seed, progress=progress)
-        gradients = spaces = None
-        if files.gradients is not None:
-            gradients = gradient_conflict(
-                hessians, params, network, examples, config.gradient_groups, files.gradients
+        records.append(
+            _compared(
+                record,
+                hessians,
+                params,
+                network,
+                examples,
+                config,
+                files,
+                key=_key(seed, _EIGENPAIRS, epoch),
+                progress=progress,
             )
-        if files.eigenspaces is not None:
-            spaces = eigenspaces(
+        )
+    return tuple(records)
+
+
+def _compared(
+    record: EpochCurvature,
+    hessians: HessianOperator,
+    params: Params,
+    network: NetworkConfig,
+    examples: Examples,
+    config: CurvatureConfig,
+    files: _Files,
+    *,
+    key: PRNGKeyArray,
+    progress: bool | None,
+) -> EpochCurvature:
+    """`record` with what was asked for of the tasks' gradients and eigenvectors."""
+    if files.gradients is not None:
+        conflict = _unit(
+            files.gradients,
+            GradientConflict,
+            lambda: gradient_conflict(hessians, params, network, examples, config.gradient_groups),
+        )
+        record = replace(record, gradients=conflict)
+    if files.eigenspaces is not None:
+        spaces = _unit(
+            files.eigenspaces,
+            Eigenspaces,
+            lambda: eigenspaces(
                 hessians,
                 params,
                 network,
                 examples,
                 config.num_eigenpairs,
-                config.eigenpairs_tol,
-                files.eigenspaces,
-                key=_key(seed, _EIGENPAIRS, epoch),
+                key=key,
+                tol=config.eigenpairs_tol,
+                num_groups=max(1, config.gradient_groups),
                 progress=progress,
-            )
-        records.append(replace(record, gradients=gradients, eigenspaces=spaces))
-    return tuple(records)
+            ),
+        )
+        record = replace(record, eigenspaces=spaces)
+    return record
 
 
 @dataclass(frozen=True)
@@ -255,31 +291,27 @@ def measure(
     progress: bool | None = None,
 ) -> EpochCurvature:
     """The trace and the density of every task at one epoch, from `folder` or newly made there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    trace_file, density_file = folder / "trace.npz", folder / "density.npz"
-    if trace_file.exists():
-        trace = TraceEstimate.load(trace_file)
-    else:
-        with timed(folder, "trace"):
-            trace = hessspec.trace(
-                hessians,
-                key=_key(seed, _TRACE, epoch),
-                num_matvecs=config.trace_matvecs,
-                progress=progress,
-            )
-        trace.save(trace_file)
-    if density_file.exists():
-        density = SpectralDensity.load(density_file)
-    else:
-        with timed(folder, "density"):
-            density = hessspec.density(
-                hessians,
-                key=_key(seed, _DENSITY, epoch),
-                num_probes=config.num_probes,
-                num_steps=config.num_steps,
-                progress=progress,
-            )
-        density.save(density_file)
+    trace = _unit(
+        folder / "trace.npz",
+        TraceEstimate,
+        lambda: hessspec.trace(
+            hessians,
+            key=_key(seed, _TRACE, epoch),
+            num_matvecs=config.trace_matvecs,
+            progress=progress,
+        ),
+    )
+    density = _unit(
+        folder / "density.npz",
+        SpectralDensity,
+        lambda: hessspec.density(
+            hessians,
+            key=_key(seed, _DENSITY, epoch),
+            num_probes=config.num_probes,
+            num_steps=config.num_steps,
+            progress=progress,
+        ),
+    )
     return EpochCurvature(epoch, trace, density)
 
 
@@ -293,19 +325,39 @@ def hutchinson_trace(
     progress: bool | None = None,
 ) -> TraceEstimate:
     """The paper's own estimator, the mean of v'Hv over `num_samples` signs v, kept in `file`."""
-    if file.exists():
-        return TraceEstimate.load(file)
-    with timed(file.parent, file.stem):
-        estimate = hessspec.trace(
+    return _unit(
+        file,
+        TraceEstimate,
+        lambda: hessspec.trace(
             hessians,
             key=_key(seed, _HUTCHINSON, epoch),
             method="hutchinson",
             num_matvecs=num_samples,
             progress=progress,
-        )
+        ),
+    )
+
+
+class _Record(Protocol):
+    """A result that can be kept in a file."""
+
+    def save(self, path: Path, /) -> None: ...
+    @classmethod
+    def load(cls, path: Path, /) -> Self: ...
+
+
+_R = TypeVar("_R", bound=_Record)
+
+
+def _unit(file: Path, kind: type[_R], make: Callable[[], _R]) -> _R:
+    """The result in `file`, or a new one, kept there and its time beside it."""
+    if file.exists():
+        return kind.load(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    estimate.save(file)
-    return estimate
+    with timed(file.parent, file.stem):
+        record = make()
+    record.save(file)
+    return record
 
 
 def _key(seed: int, stream: int, epoch: int) -> PRNGKeyArray:
