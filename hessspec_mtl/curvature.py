@@ -120,6 +120,10 @@ def task_hessians(
     params: Params, network: NetworkConfig, examples: Examples, batch_size: int
 ) -> HessianOperator:
     """The Hessians of all tasks' mean losses over `examples`, with respect to theta_sh."""
+    if len(network.tasks) == 1:
+        # Under one name, networks for different tasks share their compiled programs.
+        params = {"shared": params["shared"], "heads": {"task": params["heads"][network.tasks[0]]}}
+        network = replace(network, tasks=("task",))
     batches = balanced_batches(examples.graphs, examples.targets, batch_size)
     sizes = [batch.num_graphs for batch in batches]
     # On the device once: every product of every epoch reads them again.

@@ -2,7 +2,8 @@
 
     <folder>/examples.csv                  which example is in which split, and in the Hessian
     <folder>/seed-0/training/              checkpoints and history of the multi-task network
-    <folder>/seed-0/single/<task>/         the same for each task alone, if asked for
+    <folder>/seed-0/single/<task>/         the same for each task alone, if asked for, and
+                                           curvature/epoch_.../ of its last epoch
     <folder>/seed-0/curvature/epoch_.../   trace.npz and density.npz of each analysed epoch, and how
                                            the tasks' gradients and eigenvectors lie
 
@@ -26,6 +27,8 @@ import pandas as pd
 from jaxtyping import Int
 
 from hessspec_mtl.curvature import (
+    CurvatureConfig,
+    EpochCurvature,
     analysed_epochs,
     follow,
     hessian_indices,
@@ -129,6 +132,12 @@ def _run_seed(
         seed=seed,
         progress=progress,
     )
+    single_curvature = {}
+    for index, task in enumerate(single):
+        say(f"{encoded.name}, seed {seed}: curvature of the network trained on {task} alone")
+        single_curvature[task] = _curvature_alone(
+            config.curvature, network, index, examples, epochs[-1], folder, seed, progress
+        )
     hutchinson = {}
     if config.curvature.hutchinson_samples:
         last = epochs[-1]
@@ -154,6 +163,7 @@ def _run_seed(
         hessian_ids=examples.ids,
         hutchinson=hutchinson,
         single_task=single,
+        single_curvature=single_curvature,
         seconds=_seconds(folder, epochs, tuple(single)),
     )
 
@@ -170,6 +180,31 @@ def _train_alone(
     return train(settings, alone, encoded, folder / "single" / task, progress=progress)
 
 
+def _curvature_alone(
+    config: CurvatureConfig,
+    network: NetworkConfig,
+    index: int,
+    examples: Examples,
+    epoch: int,
+    folder: Path,
+    seed: int,
+    progress: bool | None,
+) -> EpochCurvature:
+    """Trace and density at `epoch` of the network trained on task number `index` alone."""
+    task = network.tasks[index]
+    (record,) = follow(
+        replace(config, num_eigenpairs=0, gradient_groups=0),
+        replace(network, tasks=(task,)),
+        replace(examples, targets=examples.targets[:, [index]]),
+        (epoch,),
+        folder / "single" / task,
+        folder / "single" / task / "curvature",
+        seed=seed,
+        progress=progress,
+    )
+    return record
+
+
 def _seconds(folder: Path, epochs: Sequence[int], alone: Sequence[str]) -> dict[str, float]:
     """Wall-clock seconds by stage: what its finished units took, each in its own process."""
     units: dict[str, float] = {}
@@ -177,6 +212,12 @@ def _seconds(folder: Path, epochs: Sequence[int], alone: Sequence[str]) -> dict[
         for unit, seconds in unit_seconds(folder / "curvature" / f"epoch_{epoch:06d}").items():
             stage = "plain Hutchinson trace" if unit.startswith("hutchinson") else "curvature"
             units[stage] = units.get(stage, 0.0) + seconds
+    name = f"epoch_{epochs[-1]:06d}"
+    alone_folders = [folder / "single" / task / "curvature" / name for task in alone]
+    if alone_folders:
+        units["curvature of each task alone"] = sum(
+            sum(unit_seconds(path).values()) for path in alone_folders
+        )
     training = {"training": folder / "training"}
     training |= {f"training on {task} alone": folder / "single" / task for task in alone}
     return {stage: training_seconds(path) for stage, path in training.items()} | units

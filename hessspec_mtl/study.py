@@ -32,6 +32,8 @@ class SeedRun:
         hutchinson: epoch -> plain Hutchinson estimate, where one was made for its own sake.
         single_task: task name -> history of the same network trained, with the same seed and
             split, on that task alone.
+        single_curvature: task name -> curvature at the end of that network's training, of its one
+            task, on the same graphs.
         seconds: stage -> wall-clock seconds.
     """
 
@@ -42,6 +44,7 @@ class SeedRun:
     hessian_ids: Sequence[str] = ()
     hutchinson: Mapping[int, TraceEstimate] = field(default_factory=dict)
     single_task: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    single_curvature: Mapping[str, EpochCurvature] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @functools.cached_property
