@@ -1,0 +1,124 @@
+"""The worker of curvlinops and hessian-eigenthings.
+
+worker_torch problem.npz curvlinops|eigenthings
+"""
+
+import importlib.metadata
+import os
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.peers.worker import Answer, Work, layers_of, save, serve, vectors
+
+
+class Problem:
+    """The network as a `nn.Sequential`, whose flat vectors hold each kernel as (out, in)."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.layers = layers_of(arrays)
+        modules: list[nn.Module] = []
+        for bias, kernel in self.layers:
+            linear = nn.Linear(*kernel.shape)
+            with torch.no_grad():
+                linear.weight.copy_(torch.from_numpy(kernel.T.copy()))
+                linear.bias.copy_(torch.from_numpy(bias))
+            modules += [linear, nn.Tanh()]
+        self.model = nn.Sequential(*modules[:-1])
+        self.batch = (torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"]))
+        self.dim = sum(p.numel() for p in self.model.parameters())
+        self._blocks: dict[int, torch.Tensor] = {}
+
+    def block(self, count: int) -> torch.Tensor:
+        """The common vectors as rows in the order of the model's parameters."""
+        if count not in self._blocks:
+            rows = [self._reordered(v) for v in vectors(self.dim, count)]
+            self._blocks[count] = torch.from_numpy(np.stack(rows))
+        return self._blocks[count]
+
+    def _reordered(self, v: np.ndarray) -> np.ndarray:
+        parts, at = [], 0
+        for bias, kernel in self.layers:
+            b, k = v[at : at + bias.size], v[at + bias.size : at + bias.size + kernel.size]
+            parts += [k.reshape(kernel.shape).T.ravel(), b]
+            at += bias.size + kernel.size
+        return np.concatenate(parts)
+
+    def restored(self, rows: torch.Tensor) -> np.ndarray:
+        """Rows back in the common order."""
+        found = []
+        for v in rows.detach().numpy():
+            parts, at = [], 0
+            for bias, kernel in self.layers:
+                k = v[at : at + kernel.size].reshape(kernel.shape[::-1]).T.ravel()
+                parts += [v[at + kernel.size : at + kernel.size + bias.size], k]
+                at += bias.size + kernel.size
+            found.append(np.concatenate(parts))
+        return np.stack(found)
+
+
+def curvlinops(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
+    import curvlinops as library
+
+    problem = Problem(arrays)
+    hessian = library.HessianLinearOperator(
+        problem.model, nn.MSELoss(), list(problem.model.parameters()), [problem.batch]
+    )
+    columns: dict[int, torch.Tensor] = {}
+
+    def products(count: int, out: str | None = None) -> Answer:
+        if count not in columns:
+            columns[count] = problem.block(count).T.contiguous()
+        found = hessian @ columns[count]
+        return save(out, problem.restored(found.T)) if out else {}
+
+    def slq(probes: int, steps: int, seed: int, boundaries: list[float]) -> Answer:
+        torch.manual_seed(seed)
+        low, high = boundaries
+        grid, density = library.lanczos_approximate_spectrum(
+            hessian, steps, num_repeats=probes, boundaries=(low, high), num_points=8192
+        )
+        mass = torch.trapezoid(density, grid)
+        return {"trace": float(torch.trapezoid(grid * density, grid) / mass) * problem.dim}
+
+    def hutchinson(samples: int, seed: int) -> Answer:
+        torch.manual_seed(seed)
+        return {"trace": float(library.hutchinson_trace(hessian, samples))}
+
+    return {"products": products, "slq": slq, "hutchinson": hutchinson}
+
+
+def eigenthings(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
+    import hessian_eigenthings as library
+
+    problem = Problem(arrays)
+    hessian = library.HessianOperator(
+        problem.model, [problem.batch], library.supervised_loss(nn.MSELoss())
+    )
+
+    def products(count: int, out: str | None = None) -> Answer:
+        found = [hessian.matvec(v) for v in problem.block(count)]
+        return save(out, problem.restored(torch.stack(found))) if out else {}
+
+    def slq(probes: int, steps: int, seed: int, boundaries: list[float]) -> Answer:
+        found = library.spectral_density(hessian, num_runs=probes, lanczos_steps=steps, seed=seed)
+        mean = (found.raw_eigenvalues * found.raw_weights).sum(dim=1).mean()
+        return {
+            "trace": float(mean) * problem.dim,
+            "largest": float(found.raw_eigenvalues.max()),
+        }
+
+    def hutchinson(samples: int, seed: int) -> Answer:
+        return {"trace": library.hutchinson(hessian, num_samples=samples, seed=seed).estimate}
+
+    return {"products": products, "slq": slq, "hutchinson": hutchinson}
+
+
+if __name__ == "__main__":
+    name = sys.argv[2]
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    package = {"curvlinops": "curvlinops-for-pytorch", "eigenthings": "hessian-eigenthings"}[name]
+    found = {p: importlib.metadata.version(p) for p in (package, "torch")}
+    serve({"curvlinops": curvlinops, "eigenthings": eigenthings}[name], found)

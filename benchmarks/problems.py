@@ -1,0 +1,220 @@
+"""The networks and data that are measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hessspec import HessianOperator
+
+
+@dataclass(frozen=True)
+class TanhNetwork:
+    """A tanh network with a mean squared error: weights and data from NumPy, the same anywhere.
+
+    Attributes:
+        sizes: inputs, hidden layers, outputs. The default has P = 560,644 parameters.
+        num_examples: examples in the one batch.
+    """
+
+    sizes: tuple[int, ...] = (64, 512, 512, 512, 4)
+    num_examples: int = 1024
+
+    @property
+    def dim(self) -> int:
+        """P, biases included."""
+        return sum((n_in + 1) * n_out for n_in, n_out in self.layers)
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        return list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """kernel_i (in, out) and bias_i of each layer, `inputs`, `targets`; float32."""
+        rng = np.random.default_rng(0)
+        arrays = {}
+        for i, (n_in, n_out) in enumerate(self.layers):
+            arrays[f"kernel_{i}"] = rng.normal(size=(n_in, n_out)) / n_in**0.5
+            arrays[f"bias_{i}"] = 0.1 * rng.normal(size=n_out)
+        arrays["inputs"] = rng.normal(size=(self.num_examples, self.sizes[0]))
+        arrays["targets"] = rng.normal(size=(self.num_examples, self.sizes[-1]))
+        return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+    def params_and_batch(self) -> tuple[list[dict[str, Array]], tuple[Array, Array]]:
+        arrays = {name: jnp.asarray(array) for name, array in self.arrays().items()}
+        params = [
+            {"bias": arrays[f"bias_{i}"], "kernel": arrays[f"kernel_{i}"]}
+            for i in range(len(self.layers))
+        ]
+        return params, (arrays["inputs"], arrays["targets"])
+
+    def operator(self) -> HessianOperator:
+        params, batch = self.params_and_batch()
+        return HessianOperator(mean_squared_error, params, data=batch)
+
+    @property
+    def gradient_flops(self) -> float:
+        """Multiplications and additions of one gradient in its matrix products.
+
+        Forward X W, backward Xᵀ D and, but for the first layer, D Wᵀ.
+        """
+        inner = sum(n_in * n_out for n_in, n_out in self.layers)
+        first = self.layers[0][0] * self.layers[0][1]
+        return 2.0 * self.num_examples * (3 * inner - first)
+
+    @property
+    def product_flops(self) -> float:
+        """The same for H v once the gradient is linearised.
+
+        Each of the three products of a gradient has two factors that vary, so it becomes two:
+        dX W + X dW and so on; but the first layer's input does not vary, which leaves X dW and
+        Xᵀ dD of it.
+        """
+        inner = sum(n_in * n_out for n_in, n_out in self.layers)
+        first = self.layers[0][0] * self.layers[0][1]
+        return 2.0 * self.num_examples * (6 * inner - 4 * first)
+
+
+def mean_squared_error(
+    params: list[dict[str, Array]], batch: tuple[Array, Array]
+) -> Float[Array, ""]:
+    """Mean over examples and outputs."""
+    x, targets = batch
+    for i, layer in enumerate(params):
+        x = x @ layer["kernel"] + layer["bias"][None, :]
+        if i < len(params) - 1:
+            x = jnp.tanh(x)
+    return jnp.mean((x - targets) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class GraphProblem:
+    """The paper's network, its shared parameters' Hessians, and the molecules they are taken on.
+
+    Attributes:
+        losses: (params, batch) to the losses of the four tasks.
+        batch: all the molecules as one padded batch.
+        source: which molecules these are.
+        state: "initial", or how the network was trained.
+    """
+
+    losses: Callable[[Any, Any], Float[Array, " tasks"]]
+    params: Any
+    batch: Any
+    num_graphs: int
+    tasks: tuple[str, ...]
+    source: str
+    state: str
+
+    def operator(self) -> HessianOperator:
+        """The Hessians of all tasks with respect to the shared parameters."""
+        return HessianOperator(self.losses, self.params, data=self.batch, where=is_shared)
+
+
+FORWARD_FLOPS = 75e6
+"""Of the network of the paper on one molecule of QM8, two for a multiply-add."""
+
+
+def is_shared(path: str, leaf: Any) -> bool:
+    """Whether a leaf is a shared parameter."""
+    del leaf
+    return path.startswith("shared/")
+
+
+def graph_problem(num_graphs: int, *, steps: int = 0, tiny: bool = False) -> GraphProblem:
+    """The paper's network on `num_graphs` training molecules, after `steps` steps of AdamW.
+
+    QM8 where HESSSPEC_DATA (or the cache) holds it, else the molecules that come with the package.
+    A trained network is kept in the folder for temporary files.
+
+    Args:
+        tiny: a small relative of the network, to try a benchmark out.
+    """
+    from hessspec_mtl.curvature import hessian_indices
+    from hessspec_mtl.graphs import balanced_batches
+    from hessspec_mtl.model import NetworkConfig, init_params
+    from hessspec_mtl.tasks import partial_losses
+
+    encoded, source = _molecules(tiny)
+    tasks = tuple(task.name for task in encoded.tasks)
+    sizes = {"num_steps": 2, "width": 8, "head_width": 8} if tiny else {}
+    network = NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)
+    if steps:
+        params, state = _trained(network, encoded, steps), f"after {steps} steps of AdamW"
+    else:
+        params, state = init_params(jax.random.key(0), network), "initial"
+    chosen = hessian_indices(len(encoded.train), num_graphs, 0)
+    (batch,) = balanced_batches(
+        [encoded.train.graphs[i] for i in chosen], encoded.train.targets[chosen], num_graphs
+    )
+    return GraphProblem(
+        losses=partial_losses(network),
+        params=jax.tree.map(jnp.asarray, params),
+        batch=jax.tree.map(jnp.asarray, batch),
+        num_graphs=num_graphs,
+        tasks=tasks,
+        source=source,
+        state=state,
+    )
+
+
+@cache
+def _molecules(tiny: bool) -> tuple[Any, str]:
+    """A split and encoded data set, and its name."""
+    from hessspec_mtl.datasets.computed import load_molecules
+    from hessspec_mtl.datasets.qm8 import load_qm8
+    from hessspec_mtl.datasets.sources import DataError
+
+    if tiny:
+        dataset = load_molecules(num_examples=60, progress=False)
+        return dataset.encode(dataset.split(0)), "60 of the molecules that come with the package"
+    try:
+        dataset = load_qm8(download=False, num_examples=2400, progress=False)
+        source = "QM8"
+    except DataError:
+        dataset = load_molecules(progress=False)
+        source = "the molecules that come with the package (QM8 was not at hand)"
+    return dataset.encode(dataset.split(0)), source
+
+
+_BATCH = 32
+
+
+def _trained(network: Any, encoded: Any, steps: int) -> Any:
+    """Parameters after `steps` steps of the package's own training, kept for the next run."""
+    from hessspec_mtl.train import TrainConfig, load_params, train
+
+    batches = max(
+        n for n in range(1, steps + 1) if steps % n == 0 and n * _BATCH <= len(encoded.train)
+    )
+    examples = replace(
+        encoded, train=_head(encoded.train, batches * _BATCH), test=_head(encoded.test, 64)
+    )
+    epochs = steps // batches
+    # The constant learning rate of the paper's first half.
+    config = TrainConfig(
+        num_epochs=epochs, batch_size=_BATCH, decay_start=epochs, evaluate_every=epochs
+    )
+    name = f"{encoded.name}-{network.num_steps}-{network.width}-{steps}"
+    folder = Path(tempfile.gettempdir()) / "hessspec-benchmarks" / name
+    train(config, network, examples, folder, progress=False)
+    return load_params(folder, epochs)
+
+
+def _head(examples: Any, count: int) -> Any:
+    """The first `count` examples."""
+    return replace(
+        examples,
+        ids=examples.ids[:count],
+        graphs=examples.graphs[:count],
+        targets=examples.targets[:count],
+    )
