@@ -6,27 +6,46 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Every target installs the pinned versions that the tests were last green with.
 EXTRAS_RUN  := mtl
 EXTRAS_TEST := mtl,plot,generate,materials-project,dev
+EXTRAS_DOCS := mtl,docs
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=
 
-.PHONY: help reproduce test lint types check slow clean
+.PHONY: help reproduce test lint types check slow docs clean
 
 help:
 	@echo "make reproduce   install and run the main job (ARGS=... is passed on)"
 	@echo "make test        install, then lint, types and all quick tests"
 	@echo "make slow        the full accuracy and coverage studies (hours)"
+	@echo "make docs        install and build the pages of docs/ into site/"
 	@echo "make clean       remove the virtual environment and caches"
 
-$(BIN)/python:
+# A virtual environment without a working pip is one that was being made when something stopped it.
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hessspec needs Python 3.11 or newer, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --constraint constraints.txt --editable '.[$(EXTRAS_RUN)]'
+	@$(PIP) --version > /dev/null 2>&1 || { echo "$(PYTHON) -m venv $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@touch $@
 
-$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --constraint constraints.txt --editable '.[$(EXTRAS_TEST)]'
+# What an interrupted pip leaves behind cannot always be mended by pip: it is then made anew.
+define install
+	@if [ -e $(VENV)/.installing ]; then \
+		echo "the last installation did not end; $(VENV) is made anew"; \
+		$(PYTHON) -m venv --clear $(VENV) && touch $(VENV)/.made; \
+	fi
+	@touch $(VENV)/.installing
+	$(PIP) install --constraint constraints.txt --editable '.[$(1)]'
+	@rm $(VENV)/.installing
+endef
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	$(call install,$(EXTRAS_RUN))
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
+	$(call install,$(EXTRAS_TEST))
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml constraints.txt
+	$(call install,$(EXTRAS_DOCS))
 	@touch $@ $(VENV)/.run
 
 reproduce: $(VENV)/.run
@@ -49,5 +68,8 @@ test: lint types check
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
