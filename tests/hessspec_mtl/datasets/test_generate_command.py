@@ -7,7 +7,7 @@ pytest.importorskip("pyscf", reason="computing data needs PySCF (extra `generate
 pytest.importorskip("tblite", reason="computing data needs tblite (extra `generate`)")
 pytest.importorskip("ase", reason="computing data needs ASE (extra `generate`)")
 
-from hessspec_mtl.datasets.computed import read_embedded
+from hessspec_mtl.datasets.computed import EMBEDDED, read_embedded
 from hessspec_mtl.datasets.generate.__main__ import main
 from hessspec_mtl.datasets.generate.crystals import copies
 from hessspec_mtl.datasets.generate.molecules import verdict
@@ -90,6 +90,14 @@ def test_a_target_that_is_linear_in_composition_is_predicted_exactly():
     np.testing.assert_allclose(r_squared(predictions, targets), 1.0)
     constant = np.broadcast_to(np.median(targets, axis=0), targets.shape)
     np.testing.assert_allclose(absolute_error_over_median(constant, targets), 1.0)
+
+
+def test_the_data_card_prints_the_tables_of_the_files():
+    """Row by row: the card says what is in the files now."""
+    card = EMBEDDED.joinpath("README.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in data_card_tables().splitlines() if line.startswith("|")]
+    assert len(rows) > 30
+    assert [row for row in rows if row not in card] == []
 
 
 def test_the_tables_of_the_data_card_stand_beside_the_papers_numbers():
