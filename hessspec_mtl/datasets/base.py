@@ -289,6 +289,7 @@ def group_split(groups: Int[np.ndarray, " N"], seed: int, test_fraction: float =
     if split.train.size == 0 or split.test.size == 0:
         raise ValueError(
             f"`test_fraction` must leave examples on both sides, got {test_fraction} of "
-            f"{num_examples} examples in {names.shape[0]} groups."
+            f"{num_examples} examples in {names.shape[0]} groups. Copies of one structure are a "
+            "group, which is never separated: add examples that differ."
         )
     return split

@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from hessspec_mtl.datasets.sources import DataError, Source, sha256_of
 from hessspec_mtl.datasets.voronoi import with_voronoi_graphs
 from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER, Crystal, crystal_of
 from hessspec_mtl.featurize.molecules import Molecule, molecule_of
-from hessspec_mtl.featurize.raw_graph import FeaturisationError
+from hessspec_mtl.featurize.raw_graph import FeaturisationError, RawGraph
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 _FEWEST_EXAMPLES = 4
 
 _CIF = ".cif"
+
+# Beyond this many times the median size, one graph decides the cost of all.
+_GIANT = 50
 
 _SHOWN = 5
 """Problems quoted in full in an error or a warning."""
@@ -75,6 +78,7 @@ def load_own_molecules(
         DataError: if the file or a column is missing, a column of `targets` holds no number, too
             few rows can be used, or `strict`.
     """
+    _check_distinct(targets, "`targets` (--targets)")
     table = _Table.read(Path(path), [smiles, *targets])
     table.check_numbers(targets, "`targets` (--targets)")
     left_out: list[LeftOut] = []
@@ -95,6 +99,7 @@ def load_own_molecules(
     if num_examples is not None:
         rows = [rows[i] for i in subset_indices(len(rows), num_examples, seed)]
     ids, texts, molecules, numbers = zip(*rows, strict=True)
+    _warn_of_giants(table.path, ids, [molecule.graph for molecule in molecules])
     return MultitaskDataset(
         name=table.path.stem,
         domain="molecules",
@@ -157,6 +162,7 @@ def load_own_crystals(
     tasks = [c for c in table.header if c != name_column] if targets is None else list(targets)
     if not tasks:
         raise DataError(f"{table.path} has no column of targets beside {name_column!r}.")
+    _check_distinct(tasks, "`targets` (--columns)")
     table.check_numbers(tasks, "`targets` (--columns)")
     files = _cif_files(folder)
     rows, left_out = _crystals_with_targets(table, name_column, tasks, files, progress)
@@ -181,7 +187,13 @@ def load_own_crystals(
         num_workers=num_workers,
         progress=progress,
     )
-    _report(list(dataset.left_out[len(left_out) :]), len(dataset), table.path, strict)
+    without = [
+        replace(record, detail=f"{files[record.id]}: {record.detail}")
+        for record in dataset.left_out[len(left_out) :]
+    ]
+    dataset = replace(dataset, left_out=(*left_out, *without))
+    _report(without, len(dataset), table.path, strict)
+    _warn_of_giants(table.path, dataset.ids, dataset.graphs)
     return dataset
 
 
@@ -228,9 +240,9 @@ def _crystals_with_targets(
                 named.add(name)
                 numbers = _numbers(table, line, row, tasks)
                 if name not in files:
-                    problem = f"there is no file {name}.cif in the folder"
+                    problem = f"there is no file {name}.cif in the folder{_nearest(name, files)}"
                     raise table.unusable(line, name_column, "no CIF file", problem)
-                rows[name] = (_crystal(files[name]), numbers)
+                rows[name] = (_crystal(files[name], f"line {line} of {table.path}"), numbers)
             except _UnusableError as error:
                 left_out.append(error.left_out)
     left_out += [
@@ -239,6 +251,15 @@ def _crystals_with_targets(
         if name not in named
     ]
     return rows, left_out
+
+
+def _nearest(name: str, files: dict[str, Path]) -> str:
+    """What the line may have meant."""
+    last = Path(name).name
+    if last in files:
+        return f"; name the file without its folder: {last}"
+    same = [other for other in files if other.lower() == last.lower()]
+    return f", but {files[same[0]].name}; spell the name as the file has it" if same else ""
 
 
 class _UnusableError(Exception):
@@ -268,24 +289,43 @@ class _Table:
                 lines = _numbered_lines(stream)
                 _, header = next(lines, (0, []))
                 rows = tuple((line, tuple(row)) for line, row in lines if row)
-        except (UnicodeDecodeError, csv.Error) as error:
+        except UnicodeDecodeError as error:
             raise DataError(
-                f"{path} cannot be read as CSV in UTF-8 ({error}); save it again in that form."
+                f"{path} cannot be read as CSV in UTF-8 ({error}); save it again in that form "
+                "(a spreadsheet calls it `CSV UTF-8`)."
             ) from error
+        except csv.Error as error:
+            raise DataError(
+                f'{path} cannot be read as CSV ({error}); look for a quote (") that is opened and '
+                "not closed."
+            ) from error
+        if not header:
+            raise DataError(f"{path} is empty; its first line must name the columns.")
         table = cls(path, tuple(header), rows)
+        table.check_separator()
         table.check_columns(columns)
         if not rows:
-            raise DataError(f"{path} has no rows below its first line.")
+            raise DataError(f"{path} has no rows below its first line, which names the columns.")
         return table
+
+    def check_separator(self) -> None:
+        """Raise if the fields are separated by something else than commas."""
+        if len(self.header) == 1:
+            for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+                if separator in self.header[0]:
+                    raise DataError(
+                        f"the fields of {self.path} are separated by {name}; save it again with "
+                        "commas, and with a point (1.5), not a comma (1,5), in numbers."
+                    )
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise unless every one of `columns` is there exactly once."""
         missing = [column for column in columns if column not in self.header]
         if missing:
-            hint = "" if len(self.header) > 1 else "; are the fields separated by commas?"
             raise DataError(
-                f"{self.path} has no column {missing}, its first line names "
-                f"{list(self.header)}{hint}"
+                f"{self.path} has no column {missing}, its first line names {list(self.header)}; "
+                "give the columns as they are spelled there (--smiles, --targets for molecules, "
+                "--columns for crystals)."
             )
         repeated = [name for name in self.header if self.header.count(name) > 1]
         if repeated:
@@ -322,7 +362,10 @@ class _Table:
             f"{self.path}, line {line}: {len(fields)} fields where the first line names "
             f"{len(self.header)} columns"
         )
-        if len(fields) < len(self.header):
+        if any("\n" in field for field in fields):
+            reason = "field over several lines"
+            problem += ', one of them over several lines; is a quote (") opened and not closed?'
+        elif len(fields) < len(self.header):
             reason = "too few fields"
             problem += "; an empty field needs its comma too"
         else:
@@ -366,6 +409,8 @@ def _numbers(table: _Table, line: int, row: dict[str, str], columns: Sequence[st
 
 def _finite(field: str) -> float | None:
     """The number that `field` is, or None if it is none that can be learnt."""
+    if "_" in field:  # Python reads 1_000 as a number, and nobody else does
+        return None
     try:
         number = float(field)
     except ValueError:
@@ -375,12 +420,16 @@ def _finite(field: str) -> float | None:
 
 def _molecule(table: _Table, line: int, column: str, smiles: str, add_hydrogens: bool) -> Molecule:
     try:
-        return molecule_of(smiles, add_hydrogens=add_hydrogens)
+        molecule = molecule_of(smiles, add_hydrogens=add_hydrogens)
     except FeaturisationError as error:
         raise table.unusable(line, column, "no molecular graph", str(error)) from error
+    if (molecule.graph.atomic_numbers == 0).any():
+        problem = f"{smiles!r} holds a dummy atom (*), which is no element"
+        raise table.unusable(line, column, "no molecular graph", problem)
+    return molecule
 
 
-def _crystal(path: Path) -> Crystal:
+def _crystal(path: Path, named_in: str) -> Crystal:
     # pymatgen raises errors of many kinds for a bad file, and warns of harmless repairs.
     try:
         with warnings.catch_warnings():
@@ -390,8 +439,18 @@ def _crystal(path: Path) -> Crystal:
             raise ValueError(f"the file holds {len(structures)} structures, expected one")
         return crystal_of(structures[0])
     except Exception as error:
-        problem = f"{path}: {error}; correct the file"
+        # What pymatgen trips over deep inside says little without its kind.
+        known = isinstance(error, ValueError | FeaturisationError)
+        what = str(error).rstrip("!. ") if known else f"{type(error).__name__}: {error}"
+        problem = f"{path} ({named_in}): {what}; correct the file or remove the line"
         raise _UnusableError(LeftOut(path.stem, "unreadable structure", problem)) from error
+
+
+def _check_distinct(targets: Sequence[str], option: str) -> None:
+    if not targets or len(set(targets)) < len(targets):
+        raise DataError(
+            f"{option} must name at least one column, and each once, got {list(targets)}."
+        )
 
 
 def _tasks(targets: Sequence[str], units: Sequence[str] | None) -> tuple[Task, ...]:
@@ -419,6 +478,18 @@ def _own_source(path: Path) -> Source:
         licence="the user's own",
         citation="",
     )
+
+
+def _warn_of_giants(path: Path, ids: Sequence[str], graphs: Sequence[RawGraph]) -> None:
+    """Say so if some graph is so large that all batches are mostly padding."""
+    sizes = np.array([graph.num_nodes for graph in graphs])
+    typical, largest = float(np.median(sizes)), int(sizes.argmax())
+    if sizes[largest] > _GIANT * typical:
+        logger.warning(
+            "%s: %s has %d atoms where half of all have at most %g; batches are padded to hold it, "
+            "which costs time and memory. Remove the row if it is not meant.",
+            path, ids[largest], sizes[largest], typical,
+        )  # fmt: skip
 
 
 def _report(left_out: Sequence[LeftOut], num_usable: int, path: Path, strict: bool) -> None:

@@ -8,6 +8,8 @@ import pytest
 from hessspec_mtl.datasets.base import count_reasons
 from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
 from hessspec_mtl.datasets.sources import DataError
+from hessspec_mtl.featurize.crystals import graph_of
+from hessspec_mtl.featurize.raw_graph import NoGraph
 
 MOLECULES = """\
 name,smiles,a,b
@@ -141,10 +143,24 @@ def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
             "smiles,a\nC,1\n",
             r"my.csv has no column \['b'\], its first line names \['smiles', 'a'\]",
         ),
-        ("smiles;a;b\nC;1;2\n", r"no column \['smiles', 'a', 'b'\].* separated by commas\?"),
+        (
+            "smiles,A,b\nC,1,2\n",
+            r"no column \['a'\], its first line names \['smiles', 'A', 'b'\]; give .* as they are "
+            r"spelled there \(--smiles, --targets",
+        ),
+        ("smiles;a;b\nC;1;2\n", r"fields of .*my.csv are separated by semicolons; save it again"),
+        ("smiles\ta\tb\nC\t1\t2\n", r"fields of .*my.csv are separated by tabs; save it again"),
         ("smiles,a,b,a\nC,1,2,3\n", r"names the columns \['a'\] more than once"),
         ("smiles,a,b\n", "has no rows below its first line"),
-        ("", r"has no column \['smiles', 'a', 'b'\]"),
+        ("", r"my.csv is empty; its first line must name the columns"),
+        (
+            'smiles,a,b\nC,1,2\n"' + "C" * 200_000,
+            r"my.csv cannot be read as CSV .*; look for a quote \(\"\) that is opened",
+        ),
+        (
+            'smiles,a,b\n"C,1,2\nCC,2,3\n',
+            r"field over several lines: 1\)\.\n.*my.csv, line 3: .* opened and not closed\?",
+        ),
         ("smiles,a,b\nC,1,2\nCC,2,3\n", "leaves 2 usable examples, at least 4 are needed"),
         (
             "smiles,a,b\nC,x,2\n?,1,2\n",
@@ -170,6 +186,33 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
     path.write_bytes(b"smiles,a,b\n\xff\xfe\x00")
     with pytest.raises(DataError, match=r"binary.csv cannot be read as CSV in UTF-8"):
         load(path)
+
+
+@pytest.mark.parametrize("targets", [[], ["a", "a"]])
+def test_targets_are_named_once(tmp_path, targets):
+    message = r"`targets` \(--targets\) must name at least one column, and each once, got"
+    with pytest.raises(DataError, match=message):
+        load_own_molecules(write(tmp_path, MOLECULES), targets=targets)
+
+
+def test_copies_of_one_molecule_cannot_be_split(tmp_path):
+    dataset = load(write(tmp_path, "smiles,a,b\nOCC,1,2\n" + "CCO,1,2\n" * 5))
+    with pytest.raises(ValueError, match=r"6 examples in 1 groups.* add examples that differ"):
+        dataset.split(0)
+
+
+def test_what_python_alone_takes_for_a_number_or_an_element_is_left_out(tmp_path):
+    dataset = load(write(tmp_path, MOLECULES + "thousand,CCC,1_000,1\ndummy,C*,1,1\n"))
+    assert [record.detail.split(": ")[1] for record in dataset.left_out] == [
+        "'1_000' is not a finite number",
+        "'C*' holds a dummy atom (*), which is no element",
+    ]
+
+
+def test_a_molecule_so_large_that_all_batches_would_be_padding_is_named(tmp_path, caplog):
+    path = write(tmp_path, MOLECULES + f"polymer,{'C' * 300},1,1\n")
+    assert len(load(path)) == 6
+    assert "line-7 has 902 atoms where half of all have at most 9; batches are padd" in caplog.text
 
 
 def test_units_must_match_the_targets(tmp_path):
@@ -278,6 +321,32 @@ def test_files_and_rows_of_no_use_are_left_out_and_named(crystals, tmp_path):
         f"{path}, line 7, column 'file': there is no file missing.cif" in dataset.left_out[0].detail
     )
     assert "a site is partly occupied" in dataset.left_out[2].detail
+    assert f"broken.cif (line 8 of {path}): " in dataset.left_out[1].detail
+
+
+def test_a_name_that_misses_its_file_by_little_is_told_which(crystals, tmp_path):
+    path = write(tmp_path, TARGETS + "PO1,1,1\ncifs/po2.cif,1,1\n")
+    dataset = load_own_crystals(crystals, path, num_workers=1)
+    details = [record.detail for record in dataset.left_out]
+    assert details[0].endswith("no file PO1.cif in the folder, but po1.cif; spell the name as "
+                               "the file has it")  # fmt: skip
+    assert details[1].endswith("name the file without its folder: po2")
+
+
+def test_a_crystal_without_voronoi_cells_is_named_by_its_file(crystals, tmp_path, monkeypatch):
+    def no_graphs_of_large_cells(found):
+        return [
+            NoGraph("open cells") if crystal.lattice[0, 0] > 3.35 else graph_of(crystal)
+            for crystal in found
+        ]
+
+    write(crystals, cif(3.05), "po5.cif")
+    monkeypatch.setattr("hessspec_mtl.datasets.voronoi.graphs_or_reasons", no_graphs_of_large_cells)
+    dataset = load_own_crystals(crystals, write(tmp_path, TARGETS + "po5,1,1\n"), num_workers=1)
+    assert [(record.id, record.reason) for record in dataset.left_out] == [
+        ("po4", "no Voronoi graph")
+    ]
+    assert dataset.left_out[0].detail == f"{crystals / 'po4.cif'}: open cells"
 
 
 def test_a_folder_of_no_use_is_refused_with_the_reason(crystals, tmp_path):
