@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -11,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -92,13 +92,18 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
         try:
+            with contextlib.suppress(BrokenPipeError):
+                if self.process.stdin is not None:
+                    self.process.stdin.close()
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        finally:
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+            self.log.close()
 
 
 @dataclass
@@ -201,7 +206,7 @@ class Fleet:
         }
 
 
-@contextmanager
+@contextlib.contextmanager
 def fleet(network: TanhNetwork, only: tuple[str, ...] = tuple(PEERS)) -> Iterator[Fleet]:
     """Start a worker for each library, and end them all."""
     with tempfile.TemporaryDirectory() as name:
@@ -222,7 +227,7 @@ def fleet(network: TanhNetwork, only: tuple[str, ...] = tuple(PEERS)) -> Iterato
             commands[peer] = [str(python), "-m", module, str(problem), library]
         try:
             for peer, words in commands.items():
-                worker = _start(peer, words, folder)
+                worker = start(peer, words, folder)
                 found.workers.append(worker)
                 try:
                     greeting = worker.answer()
@@ -236,7 +241,8 @@ def fleet(network: TanhNetwork, only: tuple[str, ...] = tuple(PEERS)) -> Iterato
                 worker.close()
 
 
-def _start(name: str, words: list[str], folder: Path) -> Worker:
+def start(name: str, words: list[str], folder: Path) -> Worker:
+    """A worker from its command line; its greeting is its first answer."""
     log = (folder / f"{name}.log").open("w+")
     process = subprocess.Popen(
         words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True

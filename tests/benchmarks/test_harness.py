@@ -1,0 +1,193 @@
+"""The harness of the benchmarks: turns, verdicts, checks, the pipe to other libraries, the page."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks import bench_hvp_block, bench_trace_tasks
+from benchmarks.__main__ import CLAIMS
+from benchmarks.claims import Bar, Check, Result, Scale, as_json, write_result
+from benchmarks.peers.fleet import PeerError, start
+from benchmarks.problems import TanhNetwork
+from benchmarks.render import ORDER, render
+from benchmarks.timing import Spread, Task, Timing, interleaved
+
+
+def test_tasks_take_turns_after_one_round_that_does_not_count():
+    calls = []
+    tasks = {name: Task(lambda name=name: calls.append(name), 2.0) for name in "AB"}
+    timings = interleaved(tasks, repeats=3)
+    assert calls == ["A", "B"] * 4
+    assert all(len(t.seconds) == 3 and t.units == 2.0 for t in timings.values())
+
+
+def test_a_ratio_is_that_of_medians_with_quartiles_of_the_rounds():
+    """A machine that slows down threefold between rounds changes no ratio."""
+    drift = np.array([1.0, 3.0, 1.0, 3.0, 9.0])
+    ratio = Timing(tuple(2.0 * drift)).over(Timing(tuple(drift)))
+    assert (ratio.lower, ratio.median, ratio.upper) == (2.0, 2.0, 2.0)
+
+
+def test_an_aim_is_shown_and_leaves_the_verdict_alone():
+    bar = Bar("times faster", Spread(12.0, 11.0, 13.0), ">=", 10.0)
+    aim = replace(bar, bound=20.0, claimed=False)
+    assert Result("fast", (bar, aim)).verdict == "met"
+    assert Result("fast", (replace(bar, bound=20.0), aim)).verdict == "falls short"
+    assert Result("fast", (bar,), missing="no other library").verdict == "not measured"
+
+
+def test_wrong_numbers_are_not_timed():
+    assert Check("products", 1e-7, 1e-5).require().deviation == 1e-7
+    for deviation in (1e-4, float("nan")):
+        with pytest.raises(ArithmeticError, match="products: the deviation must be at most"):
+            Check("products", deviation, 1e-5).require()
+
+
+def test_the_tanh_network_is_the_one_of_the_claims():
+    assert TanhNetwork().dim == 560_644
+    arrays = TanhNetwork((3, 4, 2), 5).arrays()
+    assert sum(a.size for n, a in arrays.items() if "_" in n) == TanhNetwork((3, 4, 2), 5).dim
+
+
+def test_flops_are_those_of_the_compiled_program():
+    """Of the matrix products; the compiler also counts the elementwise work, which is little."""
+    network = TanhNetwork((64, 96, 96, 8), 256)
+    hessian = network.operator()
+    many, one = (
+        _compiled_flops(hessian, count) for count in (2, 1)
+    )  # a loop is counted once, whatever its length
+    assert many == pytest.approx(one, rel=0.05)
+    expected = network.gradient_flops + network.product_flops
+    assert one == pytest.approx(expected, rel=0.15)
+
+
+def _compiled_flops(hessian, count):
+    import equinox as eqx
+    import jax
+
+    arrays, static = eqx.partition(hessian, eqx.is_array)
+    block = np.ones((count, hessian.dim), np.float32)
+    program = jax.jit(lambda a, b: eqx.combine(a, static).rows(b))
+    return program.lower(arrays, block).compile().cost_analysis()["flops"]
+
+
+def test_a_tiny_benchmark_runs_and_its_file_is_whole(tmp_path):
+    scale = Scale(tiny=True, repeats=2)
+    result = bench_hvp_block.measure(scale)
+    path = write_result(tmp_path, as_json("bench_hvp_block", result, scale, 1.0))
+    content = json.loads(path.read_text())
+    assert list(tmp_path.iterdir()) == [path]
+    assert content["bars"][0]["bound"] == 1.5
+    assert content["checks"][0]["deviation"] <= content["checks"][0]["tolerance"]
+    assert len(content["timings"]["gradient"]["seconds"]) == 2
+    assert content["environment"]["versions"]["jax"]
+    with pytest.raises(ValueError, match=r"bench_hvp_block in .* is a tiny trial"):
+        render(tmp_path, tmp_path)
+
+
+def recorded(tmp_path):
+    """Two small results as a whole run leaves them."""
+    timing = Timing((0.2, 0.1, 0.3))
+    fast = Result(
+        "It is fast.",
+        (Bar("times faster", Spread(12.5, 11.0, 13.0), ">=", 10.0, "x"),),
+        sizes={"P": 1234, "layers": [3, 4]},
+        checks=(Check("products", 1e-7, 1e-5),),
+        timings={"a product: hessspec": timing, "a product: other": Timing((0.4, 0.5, 0.6))},
+        figures={"Gflop/s": 12345.6, "by library": {"hessspec": 1.0, "other": "2 | 3"}},
+        notes=("A note.",),
+    )
+    gone = Result("It is small.", missing="needs 12 GiB of free memory")
+    for name, result in (("peers.bench_peers_block", fast), ("bench_memory", gone)):
+        write_result(tmp_path / "results", as_json(name, result, Scale(), 3.0))
+    return tmp_path / "results"
+
+
+def test_the_page_holds_the_numbers_of_the_files(tmp_path):
+    docs = tmp_path / "docs"
+    page = render(recorded(tmp_path), docs).read_text()
+    assert "| It is fast. | times faster | at least 10 x | 12.5 [11, 13] | met |" in page
+    assert "| It is small. |  |  | needs 12 GiB of free memory | not measured |" in page
+    assert "| a product: hessspec | 200 ms | 150 ms to 250 ms | 3 |" in page
+    assert "| Gflop/s | 12,346 |" in page
+    assert "2 \\| 3" in page
+    plots = sorted(path.name for path in (docs / "benchmarks").iterdir())
+    assert plots == ["bars.svg", "peers.svg"]
+    assert all(f"(benchmarks/{name})" in page for name in plots)
+
+
+def test_drawing_the_page_again_changes_no_byte(tmp_path):
+    results = recorded(tmp_path)
+    first, second = (render(results, tmp_path / name).parent for name in ("one", "two"))
+    for path in (p for p in first.rglob("*") if p.is_file()):
+        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+
+
+def test_without_results_the_page_says_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match="run `python -m benchmarks` first"):
+        render(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_has_a_file_and_a_place_on_the_page(name):
+    assert callable(importlib.import_module(f"benchmarks.{name}").measure)
+    assert name in ORDER
+
+
+def test_the_reference_of_a_seed_holds_no_run_of_that_seed():
+    estimates = {budget: np.ones((4, 2)) for budget in (8, 16)}
+    for values in estimates.values():
+        values[1] = 1e6
+    np.testing.assert_allclose(bench_trace_tasks.pooled(estimates, without=1), 1.0)
+    assert (bench_trace_tasks.pooled(estimates) > 1e5).all()
+
+
+def test_rms_errors_and_the_runs_to_average_match_what_was_drawn():
+    rng = np.random.default_rng(0)
+    spread = np.array([1.0, 3.0])
+    estimates = {b: 5.0 + spread * rng.normal(size=(2000, 2)) / b**0.5 for b in (4, 16)}
+    errors = bench_trace_tasks.rms_errors(estimates, 4)
+    np.testing.assert_allclose(errors, spread / 2.0, rtol=0.06)
+    target = spread / 8.0
+    np.testing.assert_allclose(bench_trace_tasks.share(errors, target), 1 / 16, rtol=0.12)
+    np.testing.assert_array_equal(bench_trace_tasks.share(errors, 10 * spread), 1.0)
+
+
+WORKER = """
+from benchmarks.peers.worker import serve
+def fails():
+    raise ValueError("no such thing")
+def twice(x):
+    print("libraries print")
+    return {"value": 2 * x}
+serve(lambda arrays: {"twice": twice, "fails": fails}, {"library": str(1.0)})
+"""
+
+
+def test_a_worker_answers_in_turn_and_its_errors_come_as_one_line(tmp_path):
+    problem = tmp_path / "problem.npz"
+    np.savez(problem, **TanhNetwork((2, 3, 1), 4).arrays())
+    worker = start("library", [sys.executable, "-c", WORKER, str(problem)], tmp_path)
+    try:
+        assert worker.answer() == {"ready": ["fails", "twice"], "versions": {"library": "1.0"}}
+        answer = worker.ask(do="twice", x=21)
+        assert answer["value"] == 42
+        assert answer["seconds"] >= 0
+        with pytest.raises(PeerError, match=r"^ValueError: no such thing$"):
+            worker.ask(do="fails")
+        assert worker.ask(do="twice", x=1)["value"] == 2
+    finally:
+        worker.close()
+
+
+def test_a_library_that_cannot_start_says_why(tmp_path):
+    worker = start("library", [sys.executable, "-c", "import no_such_library"], tmp_path)
+    try:
+        with pytest.raises(PeerError, match="No module named 'no_such_library'"):
+            worker.answer()
+    finally:
+        worker.close()
