@@ -10,12 +10,13 @@ EXTRAS_DOCS := mtl,docs
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=
 
-.PHONY: help reproduce test lint types check slow docs clean
+.PHONY: help reproduce test lint types check slow benchmarks docs clean
 
 help:
 	@echo "make reproduce   install and run the main job (ARGS=... is passed on)"
 	@echo "make test        install, then lint, types and all quick tests"
 	@echo "make slow        the full accuracy and coverage studies (hours)"
+	@echo "make benchmarks  install, measure every claim on speed (half an hour), draw docs/benchmarks.md"
 	@echo "make docs        install and build the pages of docs/ into site/"
 	@echo "make clean       remove the virtual environment and caches"
 
@@ -70,6 +71,10 @@ slow: $(VENV)/.test
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+# The other libraries have environments of their own: python -m benchmarks.peers.install
+benchmarks: $(VENV)/.run
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
