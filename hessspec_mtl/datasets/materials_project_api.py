@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hessspec_mtl.datasets.sources import MP_API, DataError, cache_directory
+from hessspec_mtl.datasets.sources import CACHE_VARIABLE, MP_API, DataError, cache_directory
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,13 @@ def query_elasticity(
             f"the Materials Project did not answer the query ({type(error).__name__}: {error}); "
             "check the key and the network, or leave `api_key` out to use matbench's files."
         ) from error
-    _write_json_lines(path, sorted(rows, key=lambda row: row["material_id"]))
+    try:
+        _write_json_lines(path, sorted(rows, key=lambda row: row["material_id"]))
+    except OSError as error:
+        raise DataError(
+            f"the answer of the Materials Project could not be kept in {path.parent} ({error}); "
+            f"free space, make the folder writable, or set {CACHE_VARIABLE} to one that is."
+        ) from error
     return path
 
 

@@ -64,6 +64,12 @@ def test_the_answer_is_kept_whole_and_asked_for_once(api, cache):
     assert len(api.requests) == asked
 
 
+def test_an_answer_that_cannot_be_kept_is_explained(api, cache):
+    cache.write_text("in the way")
+    with pytest.raises(DataError, match=r"could not be kept in .* or set HESSSPEC_CACHE"):
+        query_elasticity(KEY, endpoint=api.url("/"), progress=False)
+
+
 def test_the_query_asks_for_elastic_materials_and_the_fields_needed(api):
     query_elasticity(KEY, endpoint=api.url("/"), progress=False)
     (query, *_) = [line for line in api.requests if line.startswith("/materials/summary/")]
