@@ -1,7 +1,8 @@
 """A study from its configuration to its records, one stage after the other, each resumable.
 
     <folder>/examples.csv                  which example is in which split, and in the Hessian
-    <folder>/seed-0/training/              checkpoints and history of the multi-task network
+    <folder>/seed-0/training/              checkpoints, history and, of the last epoch, test
+                                           predictions of the multi-task network
     <folder>/seed-0/single/<task>/         the same for each task alone, if asked for, and
                                            curvature/epoch_.../ of its last epoch
     <folder>/seed-0/curvature/epoch_.../   trace.npz and density.npz of each analysed epoch, and how
@@ -38,6 +39,7 @@ from hessspec_mtl.curvature import (
 from hessspec_mtl.datasets.base import EncodedDataset, Examples, MultitaskDataset, Split
 from hessspec_mtl.files import write_whole
 from hessspec_mtl.model import NetworkConfig, init_params
+from hessspec_mtl.predictions import predictions
 from hessspec_mtl.presets import StudyConfig
 from hessspec_mtl.study import SeedRun, Study
 from hessspec_mtl.timing import unit_seconds
@@ -164,6 +166,13 @@ def _run_seed(
         hutchinson=hutchinson,
         single_task=single,
         single_curvature=single_curvature,
+        predictions=predictions(network, encoded, folder / "training", epochs[-1]),
+        single_predictions={
+            task: predictions(
+                replace(network, tasks=(task,)), encoded, folder / "single" / task, epochs[-1]
+            )
+            for task in single
+        },
         seconds=_seconds(folder, epochs, tuple(single)),
     )
 

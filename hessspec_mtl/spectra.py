@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hessspec import SpectralDensity
+from hessspec import SpectralDensity, kolmogorov_smirnov, wasserstein1
 from hessspec._spectral_density import IntervalEstimate
 
 _NORMAL_95 = float(stats.norm.isf(0.025))
@@ -189,3 +189,43 @@ def task_spectra(density: SpectralDensity) -> list[TaskSpectrum]:
 def widest(spectra: Sequence[TaskSpectrum]) -> float:
     """Largest |λ| over several spectra."""
     return max(spectrum.radius for spectrum in spectra)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskDistances:
+    """How far the spectra of tasks are apart, by what Lanczos resolves of them.
+
+    Eigenvalues in the cell about 0 that no task resolves count as 0: nearly all are there, and a
+    few steps put them on one node whose place in the cell means nothing. Probe errors are those of
+    `hessspec.SpectralDistance`.
+
+    Attributes:
+        moved: P times the Wasserstein distance, by how much eigenvalues must be moved in all to
+            turn one spectrum into the other; loss / parameter².
+        moved_error: of `moved`, by probes.
+        miscounted: P times the Kolmogorov-Smirnov distance, the largest difference in the number
+            of eigenvalues up to any one value.
+        miscounted_error: of `miscounted`, by probes.
+        cell: half-width of the cell about 0.
+    """
+
+    moved: Float[np.ndarray, "tasks tasks"]
+    moved_error: Float[np.ndarray, "tasks tasks"]
+    miscounted: Float[np.ndarray, "tasks tasks"]
+    miscounted_error: Float[np.ndarray, "tasks tasks"]
+    cell: float
+
+
+def task_distances(density: SpectralDensity) -> TaskDistances:
+    """The distances between the spectra of all tasks of `density`, outside their common cell."""
+    cell = max(spectrum.blur for spectrum in task_spectra(density))
+    nodes = np.asarray(density.nodes)
+    resolved = replace(density, nodes=np.where(np.abs(nodes) <= cell, 0.0, nodes))
+    moved, miscounted = wasserstein1(resolved), kolmogorov_smirnov(resolved)
+    return TaskDistances(
+        *(
+            density.dim * np.asarray(number, np.float64)
+            for number in (moved.value, moved.error, miscounted.value, miscounted.error)
+        ),
+        cell=cell,
+    )

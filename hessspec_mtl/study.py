@@ -34,6 +34,9 @@ class SeedRun:
             split, on that task alone.
         single_curvature: task name -> curvature at the end of that network's training, of its one
             task, on the same graphs.
+        predictions: of the test split at the end of training, columns id, task, target and
+            predicted, in standardised units; None where they were not kept.
+        single_predictions: task name -> the same of that task's own network.
         seconds: stage -> wall-clock seconds.
     """
 
@@ -45,6 +48,8 @@ class SeedRun:
     hutchinson: Mapping[int, TraceEstimate] = field(default_factory=dict)
     single_task: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     single_curvature: Mapping[str, EpochCurvature] = field(default_factory=dict)
+    predictions: pd.DataFrame | None = None
+    single_predictions: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @functools.cached_property

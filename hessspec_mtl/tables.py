@@ -209,7 +209,7 @@ def target_table(dataset: MultitaskDataset) -> Table:
         data = ours.rename_axis("statistic").reset_index()
         note = f"{dataset.name} is not a data set of the paper and has no numbers to compare with."
         return Table(
-            f"table{number}_{_slug(dataset.name)}",
+            f"table{number}_{slug(dataset.name)}",
             f"Table {number}. Targets of {dataset.name} ({len(dataset):,} data points)",
             header,
             rows,
@@ -299,7 +299,7 @@ def axis_label(label: str, unit: str) -> str:
     return label if unit in {"", "1"} else f"{label} ({unit})"
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """`name` fit for a file: lower case, everything but letters and digits a hyphen."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 

@@ -1,4 +1,4 @@
-"""Figures 1 to 7 of the paper and two more: functions that return a `Plot`, and its writer.
+"""Figures 1 to 7 of the paper and five more: functions that return a `Plot`, and its writer.
 
 - `structures`: Figure 1 (crystal and multigraph), Figure 2 (molecule and graph)
 - `training`: Figure 3 (errors over training)
@@ -6,10 +6,17 @@
 - `densities`: Figure 5 (densities near 0), Figure 6 (full spectra)
 - `appendix`: Figure 7 (appendix E)
 - `comparison`: Figure 8 (single against multi-task), Figure 9 (samples for a trace)
+- `alignment`: Figure 10 (gradients against each other), Figure 11 (dominant eigenspaces),
+  Figure 12 (distances between spectra)
 - `style`: one look for all, and how a figure becomes PDF, PNG and CSV
-- `axes`: symmetric logarithmic axes
+- `axes`: symmetric logarithmic axes, axes of epochs
 """
 
+from hessspec_mtl.figures.alignment import (
+    distance_figure,
+    eigenspace_figure,
+    gradient_conflict_figure,
+)
 from hessspec_mtl.figures.appendix import appendix_e_figure
 from hessspec_mtl.figures.comparison import single_task_figure, trace_convergence_figure
 from hessspec_mtl.figures.curvature import trace_figure
@@ -24,7 +31,10 @@ __all__ = [
     "appendix_e_figure",
     "cropped_density_figure",
     "crystal_figure",
+    "distance_figure",
+    "eigenspace_figure",
     "full_density_figure",
+    "gradient_conflict_figure",
     "molecule_figure",
     "single_task_figure",
     "trace_convergence_figure",

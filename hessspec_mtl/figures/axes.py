@@ -1,5 +1,6 @@
-"""Symmetric logarithmic axes that stay readable."""
+"""Axes that stay readable: symmetric logarithmic ones, and those of analysed epochs."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -62,3 +63,24 @@ def symlog(axes: Axes, direction: Direction, threshold: float, *, max_ticks: int
     axis.set_major_locator(FixedLocator(sorted(t for t in ticks if low <= t <= high)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def epoch_axis(epochs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Where an epoch stands on the axis: log₂(1 + epoch) if most of them are early, else epoch."""
+    early = epochs.size > 2 and float(np.median(epochs)) < 0.3 * float(epochs.max())
+    return (lambda epoch: np.log2(1.0 + epoch)) if early else (lambda epoch: epoch)
+
+
+def epoch_ticks(
+    epochs: np.ndarray, place: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[float], list[str]]:
+    """The analysed epochs, less those whose labels would touch the one before."""
+    places = place(epochs)
+    apart = 0.045 * max(float(np.ptp(places)), 1e-9) if epochs.size > 1 else 0.0
+    ticks, labels = [], []
+    for epoch, where in zip(epochs, places, strict=True):
+        if ticks and where - ticks[-1] < apart:
+            continue
+        ticks.append(float(where))
+        labels.append(f"{epoch:.0f}")
+    return ticks, labels

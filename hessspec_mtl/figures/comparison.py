@@ -4,130 +4,234 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from hessspec_mtl.comparison import single_task_table, student_interval
+from hessspec_mtl.figures.axes import linear_threshold, symlog
 from hessspec_mtl.figures.style import (
     BAND,
     MUTED,
     Plot,
+    first_seed_only,
     house_style,
     new_figure,
     panel_title,
     task_style,
 )
-from hessspec_mtl.study import Study, final_error, median_error
-
-
-def single_task_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """Final test errors of the shared and of the separate networks, by data set, seed and task."""
-    rows = []
-    for study in studies:
-        for run in study.runs:
-            baseline = median_error(study.dataset, run.split)
-            for index, task in enumerate(study.tasks):
-                if task.name not in run.single_task:
-                    continue
-                together = final_error(run.history, "test", task.name)
-                alone = final_error(run.single_task[task.name], "test", task.name)
-                rows.append(
-                    {
-                        "dataset": study.name,
-                        "seed": run.seed,
-                        "task": task.name,
-                        "multi_task_mae": together[0],
-                        "multi_task_epoch_sd": together[1],
-                        "single_task_mae": alone[0],
-                        "single_task_epoch_sd": alone[1],
-                        "median_predictor_mae": baseline[index],
-                    }
-                )
-    return pd.DataFrame(rows)
+from hessspec_mtl.study import Study
 
 
 def single_task_figure(studies: Sequence[Study], *, name: str = "figure8") -> Plot | None:
-    """Final test error of one network for all tasks beside one network a task; None without data.
+    """One network for all tasks beside one network a task; None without data.
 
-    Points are means over seeds, bars the standard deviation over the last epochs for one seed and
-    the range over seeds for several.
+    A row for each data set: final test errors, their paired differences, and the traces of the
+    Hessians at the end of training.
     """
     data = single_task_table(studies)
     if data.empty:
         return None
+    data = data.merge(_final_traces(studies), on=["dataset", "seed", "task"], how="left")
     shown = [study for study in studies if (data["dataset"] == study.name).any()]
+    several = any((data[data["dataset"] == s.name]["seed"].nunique() > 1) for s in shown)
+    traced = bool(data["multi_task_trace"].notna().any())
     with house_style():
-        figure = new_figure(2.9)
-        axes = figure.subplots(1, len(shown), squeeze=False)[0]
-        for panel, letter, study in zip(axes, "abcdefgh", shown, strict=False):
+        figure = new_figure(0.4 + 2.15 * len(shown))
+        axes = figure.subplots(len(shown), 3 if traced else 2, squeeze=False)
+        letters = iter("abcdefghijkl")
+        for row, study in zip(axes, shown, strict=True):
             here = data[data["dataset"] == study.name]
-            for index, task in enumerate(study.tasks):
-                mine = here[here["task"] == task.name]
-                for kind, shift, fill in (
-                    ("multi", -0.14, task_style(index).color),
-                    ("single", 0.14, "white"),
-                ):
-                    values = mine[f"{kind}_task_mae"].to_numpy()
-                    spread = mine[f"{kind}_task_epoch_sd"].to_numpy()
-                    middle = values.mean()
-                    bars = (
-                        [[middle - values.min()], [values.max() - middle]]
-                        if values.size > 1
-                        else [[spread[0]], [spread[0]]]
-                    )
-                    panel.errorbar(
-                        [index + shift],
-                        [middle],
-                        yerr=bars,
-                        color=task_style(index).color,
-                        marker="o" if kind == "multi" else "s",
-                        markerfacecolor=fill,
-                        markersize=6,
-                        capsize=3,
-                        linestyle="none",
-                    )
-                panel.hlines(
-                    mine["median_predictor_mae"].mean(),
-                    index - 0.36,
-                    index + 0.36,
-                    color=MUTED,
-                    linestyle=":",
-                    linewidth=1,
-                )
-            panel.set_xticks(range(len(study.tasks)), [task.label for task in study.tasks])
-            panel.set_xlim(-0.6, len(study.tasks) - 0.4)
-            panel.set_ylim(bottom=0)
-            panel.grid(visible=False, axis="x")
-            panel_title(panel, letter, study.name)
-        axes[0].set_ylabel("final test MAE\n(standard deviations)")
-        key = {"color": MUTED, "linestyle": "none"}
+            panel_title(row[0], next(letters), f"{study.name}: test error")
+            _draw_errors(row[0], study, here)
+            panel_title(row[1], next(letters), "all tasks − alone")
+            _draw_differences(row[1], study, here)
+            if traced:
+                panel_title(row[2], next(letters), "trace at the end")
+                _draw_final_traces(row[2], study, here)
+            for panel in row:
+                panel.set_xticks(range(len(study.tasks)), [_short(t.label) for t in study.tasks])
+                panel.set_xlim(-0.6, len(study.tasks) - 0.4)
+                panel.grid(visible=False, axis="x")
+            row[0].set_ylabel("final test MAE\n(standard deviations)")
+        key = {"color": MUTED, "linestyle": "none", "markersize": 6}
         handles = [
-            axes[0].plot([], [], marker="o", markersize=6, label="one network, all tasks", **key)[
-                0
-            ],
-            axes[0].plot(
-                [],
-                [],
-                marker="s",
-                markersize=6,
-                markerfacecolor="white",
-                label="one network a task",
-                **key,
-            )[0],
-            axes[0].plot([], [], color=MUTED, linestyle=":", label="predicting the median")[0],
+            Line2D([], [], marker="o", label="one network, all tasks", **key),
+            Line2D([], [], marker="s", markerfacecolor="white", label="one network a task", **key),
+            Line2D([], [], color=MUTED, linestyle=":", label="predicting the median"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    first, second = (
+        (
+            "the range over seeds",
+            "small points the seeds and the large one their mean, with Student's 95 % interval "
+            "over seeds",
+        )
+        if several
+        else (
+            "the standard deviation over the last epochs",
+            "the bar is the standard deviation of the difference over the last epochs, and says "
+            "nothing of other seeds",
+        )
+    )
+    traces = (
+        " Third column: trace of each task's Hessian at the end of training, for the shared "
+        "network and for the task's own, on a symmetric logarithmic axis, every seed with the 95 % "
+        "interval of its probe error."
+        if traced
+        else ""
+    )
     return Plot(
         name=name,
         title="One network for all tasks against one network a task",
         caption=(
-            "Test error at the end of training (mean over the last epochs) of the network trained "
-            "on all tasks (filled circles) and of the same network trained on that task alone "
-            "(open squares), with the same seed and split. Bars: range over seeds, or, for a "
-            "single seed, the standard deviation over the last epochs. Dotted: predicting the "
-            "training median. The paper quotes this comparison from elsewhere and does not make it."
+            "First column: test error at the end of training (mean over the last epochs) of the "
+            "network trained on all tasks and of the same network trained on that task alone, "
+            f"with the same seed and split; bars are {first}. Second column: their difference, "
+            f"paired by seed; {second}; above 0 the task does better alone.{traces} The paper "
+            "quotes this comparison from elsewhere and does not make it."
         ),
         figure=figure,
         data=data,
     )
+
+
+def _short(label: str) -> str:
+    """A label that fits under a narrow panel: two words go on two lines."""
+    return label.replace(" ", "\n", 1)
+
+
+def _final_traces(studies: Sequence[Study]) -> pd.DataFrame:
+    """Traces of each task at the end, of the shared network and of the task's own."""
+    rows = []
+    for study in studies:
+        for run in study.runs:
+            for index, task in enumerate(study.tasks):
+                row: dict[str, object] = {
+                    "dataset": study.name,
+                    "seed": run.seed,
+                    "task": task.name,
+                }
+                alone = run.single_curvature.get(task.name)
+                sides = [
+                    ("multi", run.curvature[-1].trace if run.curvature else None, index),
+                    ("single", None if alone is None else alone.trace, 0),
+                ]
+                for side, trace, position in sides:
+                    numbers = [np.nan] * 3
+                    if trace is not None and alone is not None:
+                        low, high = trace.confidence_interval(0.95)
+                        numbers = [
+                            float(np.asarray(array)[position]) for array in (trace.value, low, high)
+                        ]
+                    for name, number in zip(("trace", "low_95", "high_95"), numbers, strict=True):
+                        key = f"{side}_task_{name}" if name == "trace" else f"{side}_trace_{name}"
+                        row[key] = number
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _sides(index: int) -> tuple[tuple[str, float, str, str], ...]:
+    """Name, shift, marker and filling of both networks of task number `index`."""
+    return (("multi", -0.15, "o", task_style(index).color), ("single", 0.15, "s", "white"))
+
+
+def _draw_errors(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
+    for index, task in enumerate(study.tasks):
+        mine = rows[rows["task"] == task.name]
+        for kind, shift, marker, filling in _sides(index):
+            values = mine[f"{kind}_task_mae"].to_numpy()
+            middle = values.mean()
+            bars = [[middle - values.min()], [values.max() - middle]]
+            if values.size == 1:
+                spread = mine[f"{kind}_task_epoch_sd"].to_numpy()
+                bars = [[spread[0]], [spread[0]]]
+            panel.errorbar(
+                [index + shift],
+                [middle],
+                yerr=bars,
+                color=task_style(index).color,
+                marker=marker,
+                markerfacecolor=filling,
+                markersize=5.5,
+                capsize=3,
+                linestyle="none",
+            )
+        panel.hlines(
+            mine["median_predictor_mae"].mean(),
+            index - 0.36,
+            index + 0.36,
+            color=MUTED,
+            linestyle=":",
+            linewidth=1,
+        )
+    panel.set_ylim(bottom=0)
+
+
+def _draw_differences(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
+    for index, task in enumerate(study.tasks):
+        mine, style = rows[rows["task"] == task.name], task_style(index)
+        values = mine["difference"].to_numpy()
+        mean, low, high = student_interval(values)
+        if values.size == 1:
+            low, high = mean + mine["difference_epoch_sd"].to_numpy()[0] * np.array([-1, 1])
+        else:
+            panel.plot(
+                np.full(values.size, index + 0.22),
+                values,
+                color=style.color,
+                marker=style.marker,
+                markersize=2.8,
+                alpha=0.7,
+                linestyle="none",
+            )
+        panel.errorbar(
+            [index],
+            [mean],
+            yerr=[[mean - low], [high - mean]],
+            color=style.color,
+            marker=style.marker,
+            markersize=5.5,
+            capsize=3,
+            linestyle="none",
+        )
+    panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+    reach = max(map(abs, panel.get_ylim()))
+    panel.set_ylim(-reach, reach)
+
+
+def _draw_final_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
+    ends: list[np.ndarray] = []
+    for index, task in enumerate(study.tasks):
+        mine = rows[rows["task"] == task.name]
+        for kind, shift, marker, filling in _sides(index):
+            values = mine[f"{kind}_task_trace"].to_numpy(float)
+            low, high = (mine[f"{kind}_trace_{end}_95"].to_numpy(float) for end in ("low", "high"))
+            spread = np.linspace(-0.07, 0.07, values.size) if values.size > 1 else np.zeros(1)
+            bars = np.stack([values - low, high - values])
+            panel.errorbar(
+                index + shift + spread,
+                values,
+                yerr=np.where(np.isfinite(bars), bars, 0.0),
+                color=task_style(index).color,
+                marker=marker,
+                markerfacecolor=filling,
+                markersize=3.5,
+                elinewidth=0.8,
+                linestyle="none",
+            )
+            ends += [values, low, high]
+    panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+    numbers = np.concatenate(ends)
+    numbers = numbers[np.isfinite(numbers)]
+    if numbers.size:
+        low, high = float(numbers.min()), float(numbers.max())
+        threshold = linear_threshold(numbers)
+        panel.set_ylim(
+            1.8 * low if low < 0 else -0.3 * threshold, 1.8 * high if high > 0 else 0.3 * threshold
+        )
+        symlog(panel, "y", threshold, max_ticks=6)
+    panel.set_ylabel("tr H (loss / parameter²)")
 
 
 def trace_convergence_table(studies: Sequence[Study]) -> pd.DataFrame:
@@ -174,7 +278,7 @@ def trace_convergence_figure(studies: Sequence[Study], *, name: str = "figure9")
         axes = figure.subplots(1, len(shown), squeeze=False)[0]
         for panel, letter, study in zip(axes, "abcdefgh", shown, strict=False):
             here = data[data["dataset"] == study.name]
-            here = here[here["seed"] == study.runs[0].seed]
+            here = here[here["seed"] == here["seed"].min()]
             epoch = here["epoch"].max()
             here = here[here["epoch"] == epoch]
             for index, task in enumerate(study.tasks):
@@ -212,6 +316,7 @@ def trace_convergence_figure(studies: Sequence[Study], *, name: str = "figure9")
             "Running mean of the quadratic forms vᵀHv over Rademacher probes v, divided by the "
             "magnitude of its last value, with a band of two standard errors. ±1 is the estimate "
             "from all samples; a band that crosses 0 does not know the sign of the trace yet."
+            + first_seed_only(shown)
         ),
         figure=figure,
         data=data,

@@ -1,13 +1,16 @@
 """Figure 4: the trace of every task's Hessian along training."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from hessspec_mtl.figures.axes import linear_threshold, symlog
+from hessspec_mtl.figures.axes import epoch_axis, epoch_ticks, linear_threshold, symlog
 from hessspec_mtl.figures.style import (
+    BAND,
     MUTED,
     Plot,
     house_style,
@@ -54,66 +57,120 @@ def trace_table(studies: Sequence[Study]) -> pd.DataFrame:
 def trace_figure(studies: Sequence[Study], *, name: str = "figure4") -> Plot:
     """Figure 4: tr H_t over training for every task, with the probe error of each point.
 
-    One panel for each data set, on a symmetric logarithmic axis, since traces take both signs and
-    span orders of magnitude. With several seeds the first is drawn strongly, the others faintly.
+    On symmetric logarithmic axes, since traces take both signs and span orders of magnitude. One
+    panel for each data set; with several seeds, one for each data set and task.
     """
     data = trace_table(studies)
+    several = any(len(study.runs) > 1 for study in studies)
     with house_style():
-        figure = new_figure(0.3 + 2.75 * len(studies))
-        axes = figure.subplots(len(studies), 1, squeeze=False)[:, 0]
-        for letter, panel, study in zip("abcdefgh", axes, studies, strict=False):
-            _draw_traces(panel, study, data[data["dataset"] == study.name])
-            if len(studies) > 1:
-                panel_title(panel, letter, study.name)
-            else:
-                panel.set_title(study.name)
-            panel.set_ylabel("trace of the Hessian\n(loss / parameter²)")
-        axes[-1].set_xlabel("epoch (those analysed)")
-        figure.align_ylabels()
+        if several:
+            figure = _by_task(studies, data)
+        else:
+            figure = new_figure(0.3 + 2.75 * len(studies))
+            axes = figure.subplots(len(studies), 1, squeeze=False)[:, 0]
+            for letter, panel, study in zip("abcdefgh", axes, studies, strict=False):
+                _draw_traces(panel, study, data[data["dataset"] == study.name])
+                if len(studies) > 1:
+                    panel_title(panel, letter, study.name)
+                else:
+                    panel.set_title(study.name)
+                panel.set_ylabel("trace of the Hessian\n(loss / parameter²)")
+            axes[-1].set_xlabel("epoch (those analysed)")
+            figure.align_ylabels()
+    bars = (
+        "95 % confidence intervals of the probe error, given the graphs that the loss was averaged "
+        "over; a dotted line from edge to edge stands for an interval that is not finite"
+    )
+    seeds = (
+        f"Small points are the seeds with {bars}; lines are means over seeds, bands their range. "
+        "All panels of a data set share an axis."
+        if several
+        else f"Bars are {bars}. Points are shifted sideways a little so that bars do not hide each "
+        "other."
+    )
     return Plot(
         name=name,
         title="Trace of every task's Hessian during training",
         caption=(
             "Trace of the Hessian of each task's loss with respect to the shared parameters, the "
             "sum of its eigenvalues, on a symmetric logarithmic axis (linear between the grey "
-            "lines). Bars are 95 % confidence intervals of the probe error, given the graphs that "
-            "the loss was averaged over; points are shifted sideways a little so that bars do not "
-            "hide each other."
-            + (" Faint lines are other seeds." if any(len(s.runs) > 1 for s in studies) else "")
+            f"dashed lines). {seeds}"
         ),
         figure=figure,
         data=data,
     )
 
 
-def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
-    epochs = np.sort(rows["epoch"].unique()).astype(float)
-    place = _epoch_axis(epochs)
-    # Enough to keep the bars of neighbouring tasks apart, too little to be read as another epoch.
-    shift = 0.007 * max(float(np.ptp(place(epochs))), 1.0)
-    for index, task in enumerate(study.tasks):
-        style = task_style(index)
-        offset = shift * (index - (len(study.tasks) - 1) / 2)
-        for rank, run in enumerate(study.runs):
-            mine = rows[(rows["task"] == task.name) & (rows["seed"] == run.seed)]
-            mine = mine.sort_values("epoch")
-            value = mine["trace"].to_numpy()
-            bars = np.abs(np.stack([value - mine["low_95"], mine["high_95"] - value]))
-            panel.errorbar(
-                place(mine["epoch"].to_numpy(dtype=float)) + offset,
-                value,
-                yerr=np.where(np.isfinite(bars), bars, 0.0),
+def _by_task(studies: Sequence[Study], data: pd.DataFrame) -> Figure:
+    """A row of panels for each data set, one for each task: seeds, their mean and range."""
+    figure = new_figure(0.35 + 1.95 * len(studies))
+    columns = max(len(study.tasks) for study in studies)
+    axes = figure.subplots(len(studies), columns, squeeze=False, sharey="row")
+    for line, study in zip(axes, studies, strict=True):
+        rows = data[data["dataset"] == study.name]
+        epochs = np.sort(rows["epoch"].unique()).astype(float)
+        place = epoch_axis(epochs)
+        for index, (panel, task) in enumerate(zip(line, study.tasks, strict=False)):
+            style, mine = task_style(index), rows[rows["task"] == task.name]
+            wide = mine.pivot_table(index="epoch", columns="seed", values="trace")
+            where, values = place(wide.index.to_numpy(float)), wide.to_numpy()
+            panel.fill_between(
+                where,
+                values.min(axis=1),
+                values.max(axis=1),
                 color=style.color,
-                marker=style.marker,
-                linestyle=style.linestyle,
-                alpha=1.0 if rank == 0 else 0.3,
-                capsize=2,
-                elinewidth=0.9,
-                linewidth=1.2 if rank == 0 else 0.8,
-                label=task.label if rank == 0 else None,
+                alpha=BAND,
+                linewidth=0,
             )
-    panel.set_xticks(*_epoch_ticks(epochs, place))
-    panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+            panel.plot(where, values.mean(axis=1), color=style.color, linewidth=1.4)
+            step = 0.02 * max(float(np.ptp(where)), 1.0)
+            for rank, seed in enumerate(wide.columns):
+                offset = step * (rank - (len(wide.columns) - 1) / 2)
+                _draw_points(
+                    panel,
+                    mine[mine["seed"] == seed],
+                    place,
+                    offset,
+                    color=style.color,
+                    marker=style.marker,
+                    markersize=2.6,
+                    linestyle="none",
+                    elinewidth=0.8,
+                    capsize=1.5,
+                )
+            panel.set_title(f"{study.name}: {task.label}", fontsize=8)
+            panel.set_xticks(*epoch_ticks(epochs, place))
+        threshold = _limits(line[0], rows)
+        for panel in line[: len(study.tasks)]:
+            symlog(panel, "y", threshold)
+            _guides(panel, threshold)
+        for panel in line[len(study.tasks) :]:
+            panel.set_visible(False)
+        line[0].set_ylabel("trace of the Hessian\n(loss / parameter²)")
+    figure.supxlabel("epoch (those analysed)", fontsize=8.5)
+    return figure
+
+
+def _draw_points(
+    panel: Axes,
+    rows: pd.DataFrame,
+    place: Callable[[np.ndarray], np.ndarray],
+    offset: float,
+    **look: Any,
+) -> None:
+    """Traces with their intervals; an interval that is not finite becomes a dotted line."""
+    rows = rows.sort_values("epoch")
+    where = place(rows["epoch"].to_numpy(dtype=float)) + offset
+    value = rows["trace"].to_numpy()
+    bars = np.abs(np.stack([value - rows["low_95"], rows["high_95"] - value]))
+    finite = np.isfinite(bars)
+    panel.errorbar(where, value, yerr=np.where(finite, bars, 0.0), **look)
+    for unknown in where[~finite.all(axis=0)]:
+        panel.axvline(unknown, color=look["color"], linewidth=0.8, linestyle=":", zorder=1)
+
+
+def _limits(panel: Axes, rows: pd.DataFrame) -> float:
+    """Set the limits that hold all of `rows`; returns the threshold of the symmetric axis."""
     threshold = linear_threshold(rows["trace"].to_numpy(), rows["probe_standard_error"].to_numpy())
     ends = np.concatenate([rows["low_95"], rows["high_95"], rows["trace"]])
     ends = ends[np.isfinite(ends)]
@@ -121,31 +178,42 @@ def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
         reach = max(threshold, float(np.abs(ends).max()))
         low = -_margin(-ends.min(), reach) if ends.min() < 0 else -threshold * 0.3
         panel.set_ylim(low, _margin(ends.max(), reach) if ends.max() > 0 else threshold * 0.3)
-    symlog(panel, "y", threshold)
+    return threshold
+
+
+def _guides(panel: Axes, threshold: float) -> None:
+    """Zero, and the ends of the part of the axis that is linear."""
+    panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     for sign in (-1, 1):
         panel.axhline(sign * threshold, color="#c4c4c4", linewidth=0.7, linestyle="--", zorder=1)
+
+
+def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
+    """All tasks of one seed in one panel."""
+    epochs = np.sort(rows["epoch"].unique()).astype(float)
+    place = epoch_axis(epochs)
+    # Enough to keep the bars of neighbouring tasks apart, too little to be read as another epoch.
+    shift = 0.007 * max(float(np.ptp(place(epochs))), 1.0)
+    for index, task in enumerate(study.tasks):
+        style = task_style(index)
+        _draw_points(
+            panel,
+            rows[rows["task"] == task.name],
+            place,
+            shift * (index - (len(study.tasks) - 1) / 2),
+            color=style.color,
+            marker=style.marker,
+            linestyle=style.linestyle,
+            capsize=2,
+            elinewidth=0.9,
+            linewidth=1.2,
+            label=task.label,
+        )
+    panel.set_xticks(*epoch_ticks(epochs, place))
+    threshold = _limits(panel, rows)
+    symlog(panel, "y", threshold)
+    _guides(panel, threshold)
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _epoch_axis(epochs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Where an epoch stands on the axis: log₂(1 + epoch) if most of them are early, else epoch."""
-    early = epochs.size > 2 and float(np.median(epochs)) < 0.3 * float(epochs.max())
-    return (lambda epoch: np.log2(1.0 + epoch)) if early else (lambda epoch: epoch)
-
-
-def _epoch_ticks(
-    epochs: np.ndarray, place: Callable[[np.ndarray], np.ndarray]
-) -> tuple[list[float], list[str]]:
-    """The analysed epochs, less those whose labels would touch the one before."""
-    places = place(epochs)
-    apart = 0.045 * max(float(np.ptp(places)), 1e-9) if epochs.size > 1 else 0.0
-    ticks, labels = [], []
-    for epoch, where in zip(epochs, places, strict=True):
-        if ticks and where - ticks[-1] < apart:
-            continue
-        ticks.append(float(where))
-        labels.append(f"{epoch:.0f}")
-    return ticks, labels
 
 
 def _margin(end: float, reach: float) -> float:

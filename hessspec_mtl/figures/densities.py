@@ -12,6 +12,7 @@ from hessspec_mtl.figures.style import (
     BAND,
     MUTED,
     Plot,
+    first_seed_only,
     house_style,
     new_figure,
     task_style,
@@ -32,6 +33,10 @@ def snapshots(num_epochs: int, wanted: int) -> list[int]:
 def _spectra(study: Study, wanted: int) -> list[tuple[int, list[TaskSpectrum]]]:
     run = study.runs[0]
     return [(run.curvature[i].epoch, run.spectra[i]) for i in snapshots(len(run.curvature), wanted)]
+
+
+def _probes(study: Study) -> int:
+    return int(study.runs[0].curvature[0].density.num_probes)
 
 
 def round_up(value: float) -> float:
@@ -77,8 +82,10 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
             "around 0, on a logarithmic scale. It is smoothed with a Gaussian kernel as wide as "
             "the cell about 0 into which this many Lanczos steps do not look: the central peak has "
             "the kernel's width, the shoulders have their own. Each panel has its own axes. "
-            "Bands span the probes: probe error, given the graphs that the loss was averaged over. "
-            "The share of eigenvalues beyond each panel is written in it."
+            f"Lines are means over {_probes(study)} probes and bands their range, which is less "
+            "than a confidence interval; both are given the graphs that the loss was averaged "
+            "over. The share of eigenvalues beyond each panel is written in it."
+            + first_seed_only([study])
         ),
         figure=figure,
         data=pd.concat(rows, ignore_index=True)[[*columns_, "highest_probe", "bandwidth"]],
@@ -197,9 +204,10 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
         caption=(
             f"All P = {dim:,} eigenvalues of each task's Hessian on a symmetric logarithmic axis, "
             f"linear inside ±{threshold:g}. Filled steps: number of eigenvalues in each bin, the "
-            "mean over probes; whiskers: the range over probes. Stems with heads: eigenvalues that "
-            "were resolved one by one, at the height of their multiplicity. In the grey strip, one "
-            "bin, this many Lanczos steps (or rounding) leave size and sign of an eigenvalue open."
+            f"mean over {_probes(study)} probes; whiskers: their range. Stems with heads: "
+            "eigenvalues that were resolved one by one, at the height of their multiplicity. In "
+            "the grey strip, one bin, this many Lanczos steps (or rounding) leave size and sign of "
+            "an eigenvalue open." + first_seed_only([study])
         ),
         figure=figure,
         data=pd.concat(rows, ignore_index=True)[

@@ -1,7 +1,7 @@
 """One look for every figure, and how a figure becomes files."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessspec_mtl.files import write_whole
+from hessspec_mtl.study import Study
 
 TEXT_WIDTH = 7.1  # inches: the two columns of a journal page
 DOTS_PER_INCH = 220
@@ -168,3 +169,11 @@ def spread_apart(positions: list[float], gap: float) -> list[float]:
         for slot, index in enumerate(members):
             placed[index] = total / len(members) + slot * gap
     return placed
+
+
+def first_seed_only(studies: Sequence[Study]) -> str:
+    """A sentence for captions of figures that show one seed of several; else nothing."""
+    several = [study for study in studies if len(study.runs) > 1]
+    if not several:
+        return ""
+    return f" Seed {several[0].runs[0].seed}, the first of {len(several[0].runs)}, is shown."

@@ -3,6 +3,7 @@
 - `results`: the records that come in, `Results` and `FullDataset`
 - `write`: `write_results`, from records to files
 - `words`: the summary and other sentences
+- `tasks`: tables and findings on tasks against each other
 - `page`, `frame`: the page in HTML, its style
 - `markdown`: the same with links
 """

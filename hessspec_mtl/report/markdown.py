@@ -10,6 +10,7 @@ import numpy as np
 from hessspec_mtl.claims import Judgement, ledger_markdown
 from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.report.results import Results, test_errors
+from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
     ERROR_BARS,
     PAPER_CITATION,
@@ -51,6 +52,13 @@ def report_markdown(
             f"([PDF]({pdf}), [data]({data}))",
             "",
         ]
+    tasks = (single_task_results(results.studies), pair_table(results.studies))
+    if any(table is not None for table in tasks):
+        lines += ["## Tasks against each other", ""]
+        for text in findings(results.studies):
+            lines += [text, ""]
+        for table in tasks:
+            lines += [table.to_markdown(), ""] if table is not None else []
     lines += ["## The paper's claims", "", ledger_markdown(judgements)]
     lines += ["## How this was run", ""]
     rows = [*flat_settings(results.settings), *results.versions.items()]

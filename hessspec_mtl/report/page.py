@@ -13,6 +13,7 @@ from hessspec_mtl.claims import Judgement, ledger_html
 from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.report.frame import PAGE
 from hessspec_mtl.report.results import Results, test_errors
+from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
     ERROR_BARS,
     PAPER_CITATION,
@@ -35,8 +36,12 @@ def report_html(
     judgements: Sequence[Judgement],
 ) -> str:
     """The report as one page that needs no other file; everything in it is escaped."""
-    appendix = [files for files in figures if files.name.startswith("figure7")]
-    others = [files for files in figures if not files.name.startswith("figure7")]
+    apart = {"figure7": [], "figure8": [], "figure10": [], "figure11": [], "figure12": []}
+    others = []
+    for files in figures:
+        apart.get(files.name.split("_")[0], others).append(files)
+    appendix = apart.pop("figure7")
+    of_tasks = [files for group in apart.values() for files in group]
     sections = [
         ("summary", "Summary", "".join(map(_paragraph, summary(results, judgements)))),
         ("errors", "Test errors", _test_errors_html(test_errors(results.studies))),
@@ -47,6 +52,9 @@ def report_html(
             _paragraph(ERROR_BARS, "aside") + _figures_html(others),
         ),
     ]
+    body = _tasks_html(results) + _figures_html(of_tasks)
+    if body:
+        sections.append(("tasks", "Tasks against each other", body))
     if results.appendix is not None:
         body = _paragraph(appendix_paragraph(results.appendix)) + _figures_html(appendix)
         sections.append(("appendix", "A spectrum that is known", body))
@@ -74,6 +82,13 @@ def _data_html(results: Results, tables: Sequence[Table]) -> str:
     if reasons:
         parts += [_paragraph("Records of the sources that were left out, and why:")]
         parts += [_pairs_html(reasons)]
+    return "".join(parts)
+
+
+def _tasks_html(results: Results) -> str:
+    tables = (single_task_results(results.studies), pair_table(results.studies))
+    parts = [_paragraph(text) for text in findings(results.studies)]
+    parts += [table.to_html() for table in tables if table is not None]
     return "".join(parts)
 
 

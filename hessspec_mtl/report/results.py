@@ -58,6 +58,16 @@ class Results:
     other_files: Mapping[str, str] = field(default_factory=dict)
 
 
+def has_comparisons(studies: Sequence[Study]) -> bool:
+    """Whether the tasks' gradients or eigenvectors were compared anywhere."""
+    return any(
+        point.gradients is not None or point.eigenspaces is not None
+        for study in studies
+        for run in study.runs
+        for point in run.curvature
+    )
+
+
 def test_errors(studies: Sequence[Study]) -> pd.DataFrame:
     """Final test error of every task beside that of predicting the training median.
 

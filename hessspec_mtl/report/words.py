@@ -36,11 +36,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
-def slug(name: str) -> str:
-    """`name` fit for a file: lower case, everything but letters and digits a hyphen."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, value) pairs."""
     rows: list[tuple[str, str]] = []

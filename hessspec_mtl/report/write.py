@@ -12,7 +12,10 @@ from hessspec_mtl.figures import (
     appendix_e_figure,
     cropped_density_figure,
     crystal_figure,
+    distance_figure,
+    eigenspace_figure,
     full_density_figure,
+    gradient_conflict_figure,
     molecule_figure,
     single_task_figure,
     trace_convergence_figure,
@@ -23,10 +26,10 @@ from hessspec_mtl.figures import (
 from hessspec_mtl.files import write_whole
 from hessspec_mtl.report.markdown import report_markdown
 from hessspec_mtl.report.page import report_html
-from hessspec_mtl.report.results import Results, test_errors
-from hessspec_mtl.report.words import slug
+from hessspec_mtl.report.results import Results, has_comparisons, test_errors
+from hessspec_mtl.report.tasks import pair_table, single_task_results
 from hessspec_mtl.study import Study
-from hessspec_mtl.tables import Table, dataset_table, target_table, write_table
+from hessspec_mtl.tables import Table, dataset_table, slug, target_table, write_table
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ def write_results(results: Results, directory: Path) -> ReportFiles:
     figures = tuple(write_plot(plot, directory / "figures") for plot in plots_of(results))
     judgements = judge(results.studies, results.appendix)
     write_ledger(judgements, directory)
+    for table in (single_task_results(results.studies), pair_table(results.studies)):
+        if table is not None:
+            write_table(table, directory / "tables")
     errors = test_errors(results.studies)
     write_whole(directory / "test_errors.csv", errors.to_csv(index=False, float_format="%.9g"))
     page = report_html(results, tables, figures, judgements)
@@ -92,5 +98,8 @@ def plots_of(results: Results) -> list[Plot]:
         appendix_e_figure(results.appendix) if results.appendix is not None else None,
         single_task_figure(results.studies),
         trace_convergence_figure(results.studies),
+        gradient_conflict_figure(studies),
+        eigenspace_figure(studies),
+        distance_figure(studies) if has_comparisons(studies) else None,
     ]
     return [plot for plot in plots if plot is not None]

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 import hessspec
 from hessspec import SpectralDensity, TraceEstimate
+from hessspec_mtl.alignment import Eigenspaces, GradientConflict
 from hessspec_mtl.curvature import EpochCurvature
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Split, Task
 from hessspec_mtl.datasets.sources import Source
@@ -113,6 +114,60 @@ def outlier_spectrum(seed: int, scale: float, bulk: float = 1e-3) -> Float[np.nd
     return np.concatenate([far, near])
 
 
+def conflict(num_tasks: int, seed: int) -> GradientConflict:
+    """Gradients that share a direction, over six groups of graphs."""
+    generator = np.random.default_rng(seed)
+    vectors = generator.normal(size=(6, num_tasks, 5)) + np.linspace(-1, 1, num_tasks)[:, None]
+    gram = np.einsum("aip,bjp->aibj", vectors, vectors)
+    return GradientConflict(gram, np.full(6, 4), generator.normal(size=(num_tasks, num_tasks)))
+
+
+def spaces(num_tasks: int, seed: int, count: int = 6) -> Eigenspaces:
+    """Eigenvectors of which each task shares the first with all others."""
+    generator = np.random.default_rng(seed)
+    bases = [
+        np.linalg.qr(np.vstack([np.eye(60)[:1], generator.normal(size=(count - 1, 60))]).T)[0].T
+        for _ in range(num_tasks)
+    ]
+    angles = np.full((num_tasks, num_tasks, count, count), np.nan)
+    for k in range(1, count + 1):
+        for i, left in enumerate(bases):
+            for j, right in enumerate(bases):
+                cosines = np.linalg.svd(left[:k] @ right[:k].T, compute_uv=False)
+                angles[i, j, k - 1, :k] = np.arccos(np.clip(cosines, -1, 1))
+    values = np.tile(10.0 * 0.6 ** np.arange(count), (num_tasks, 1))
+    return Eigenspaces(
+        values=values,
+        residuals=np.full_like(values, 1e-2),
+        converged=np.full(values.shape, fill_value=True),
+        angles=angles,
+        curvature=generator.normal(size=(num_tasks, num_tasks, count)),
+        gradients=generator.normal(size=(num_tasks, num_tasks, count)) / 60**0.5,
+        tol=1e-3,
+        dim=60,
+    )
+
+
+def predicted(tasks: Sequence[str], deviations: Sequence[float], seed: int) -> pd.DataFrame:
+    """Targets of 20 test examples and predictions with normal errors of these deviations."""
+    generator = np.random.default_rng(seed)
+    targets = np.random.default_rng(0).normal(size=(len(tasks), 20))
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "id": [f"e{i}" for i in range(20)],
+                    "task": task,
+                    "target": target,
+                    "predicted": target + deviation * generator.normal(size=20),
+                }
+            )
+            for task, target, deviation in zip(tasks, targets, deviations, strict=True)
+        ],
+        ignore_index=True,
+    )
+
+
 @cache
 def study(name: str = "QM8", num_seeds: int = 1, single_task: bool = False) -> Study:
     """A study with four analysed epochs; outliers rise and fall, traces change sign."""
@@ -134,7 +189,15 @@ def study(name: str = "QM8", num_seeds: int = 1, single_task: bool = False) -> S
                 ]
             )
             values = size * np.array([200.0, -20.0, 3000.0, 10.0])[: len(names)]
-            points.append(EpochCurvature(epoch, trace(values, 1.0, seed), density(diagonals, seed)))
+            points.append(
+                EpochCurvature(
+                    epoch,
+                    trace(values, 1.0, seed),
+                    density(diagonals, seed),
+                    conflict(len(names), seed) if single_task else None,
+                    spaces(len(names), seed) if single_task else None,
+                )
+            )
         alone = {
             task: history([task], lambda i, e: decay(0.8, 0.1)(e), lambda i, e: decay(0.8, 0.2)(e))
             for task in names
@@ -151,6 +214,15 @@ def study(name: str = "QM8", num_seeds: int = 1, single_task: bool = False) -> S
                 curvature=tuple(points),
                 hessian_ids=tuple(f"{name}-{i}" for i in range(10)),
                 single_task=alone if single_task else {},
+                single_curvature={
+                    task: EpochCurvature(40, trace(np.array([5.0]), 1.0, seed), points[-1].density)
+                    for task in (names if single_task else ())
+                },
+                predictions=predicted(names, [0.5] * len(names), seed) if single_task else None,
+                single_predictions={
+                    task: predicted([task], [0.4], seed + 10)
+                    for task in (names if single_task else ())
+                },
                 seconds={"training": 100.0, "curvature": 200.0},
             )
         )

@@ -10,7 +10,8 @@ import pytest
 from hessspec_mtl.files import write_whole
 from hessspec_mtl.report import FullDataset, ReportFiles, Results, write_results
 from hessspec_mtl.report.results import test_errors as final_errors
-from hessspec_mtl.report.words import duration, flat_settings, listed, slug, summary
+from hessspec_mtl.report.words import duration, flat_settings, listed, summary
+from hessspec_mtl.tables import slug
 
 final_errors.__test__ = False  # its name is about the network's test error
 

@@ -1,0 +1,224 @@
+"""The section of the report on tasks against each other: its tables and its findings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from hessspec_mtl.claims.ledger import number
+from hessspec_mtl.comparison import paired_table, student_interval
+from hessspec_mtl.figures.alignment import CUT, conflict_table, distance_table, eigenspace_table
+from hessspec_mtl.report.results import has_comparisons
+from hessspec_mtl.study import Study
+from hessspec_mtl.tables import Table
+
+
+def single_task_results(studies: Sequence[Study]) -> Table | None:
+    """Final test errors alone and together, their paired differences and intervals."""
+    data = paired_table(studies)
+    if data.empty:
+        return None
+    rows = []
+    for row in data.itertuples():
+        interval = (
+            f"{_signed(row.low_95)} to {_signed(row.high_95)}"
+            if np.isfinite(row.low_95)
+            else "one seed"
+        )
+        sampling = "not kept" if np.isnan(row.sampling_error) else f"± {row.sampling_error:.3f}"
+        rows.append(
+            (
+                str(row.dataset),
+                str(row.label),
+                _with_spread(row.multi_task_mae, row.multi_task_seed_sd),
+                _with_spread(row.single_task_mae, row.single_task_seed_sd),
+                _signed(row.difference),
+                interval,
+                sampling,
+                f"{row.median_predictor_mae:.3f}",
+                _better(row.low_95, row.high_95),
+            )
+        )
+    seeds = int(data["seeds"].max())
+    return Table(
+        name="single_against_multi",
+        title="One network for all tasks against one network a task (test MAE, standard "
+        "deviations of the training targets)",
+        header=(
+            "Data set",
+            "Property",
+            "all tasks",
+            "alone",
+            "difference",
+            "its 95 % interval over seeds",
+            "from test examples",
+            "median predictor",
+            "better",
+        ),
+        rows=tuple(rows),
+        data=data,
+        notes=(
+            f"Means over the last epochs and {seeds} seed{'s' if seeds > 1 else ''}; ± after an "
+            "error: standard deviation over seeds. Differences are paired: both networks of a seed "
+            "start from the same weights and see the same examples in the same order. Interval: "
+            "Student's t on the differences of the seeds. “From test examples”: standard error "
+            "that the choice of test examples leaves on the difference, the same for all seeds "
+            "and therefore not in the interval. “Better”: the side that the interval leaves.",
+        ),
+    )
+
+
+def _with_spread(value: float, spread: float) -> str:
+    return f"{value:.3f}" if np.isnan(spread) else f"{value:.3f} ± {spread:.3f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _better(low: float, high: float) -> str:
+    if low > 0:
+        return "alone"
+    return "all tasks" if high < 0 else "undecided"
+
+
+def pair_table(studies: Sequence[Study]) -> Table | None:
+    """Every two tasks at the end of training: cosine, overlap, distance; means over seeds."""
+    if not has_comparisons(studies):
+        return None
+    parts = [
+        (conflict_table(studies), "cosine", "graph_error"),
+        (_at_cut(eigenspace_table(studies)), "overlap", "reach"),
+        (distance_table(studies), "moved", "moved_probe_error"),
+    ]
+    keys = ["dataset", "task_a", "task_b"]
+    merged: pd.DataFrame | None = None
+    for data, value, error in parts:
+        if data.empty:
+            continue
+        last = data[data["epoch"] == data.groupby("dataset")["epoch"].transform("max")]
+        records = []
+        for key, group in last.groupby(keys, sort=False):
+            mean, low, high = student_interval(group[value].to_numpy())
+            names = (value, f"{value}_low_95", f"{value}_high_95", error)
+            numbers = (mean, low, high, float(group[error].mean()))
+            records.append(
+                {**dict(zip(keys, key, strict=True)), **dict(zip(names, numbers, strict=True))}
+            )
+        part = pd.DataFrame(records)
+        merged = part if merged is None else merged.merge(part, on=keys, how="outer", sort=False)
+    assert merged is not None
+    labels = {(s.name, t.name): t.label for s in studies for t in s.tasks}
+    rows = [
+        (
+            str(row["dataset"]),
+            f"{labels[row['dataset'], row['task_a']]}, {labels[row['dataset'], row['task_b']]}",
+            *_cells(row, "cosine", "graph_error", lambda v: f"{v:.2f}"),
+            *_cells(row, "overlap", "reach", lambda v: f"{v:.2f}"),
+            *_cells(row, "moved", "moved_probe_error", number),
+        )
+        for _, row in merged.iterrows()
+    ]
+    return Table(
+        name="pairs_of_tasks",
+        title="Every two tasks at the end of training, the network trained on all",
+        header=(
+            "Data set",
+            "Tasks",
+            "cosine of gradients",
+            "error from graphs",
+            f"overlap of {CUT} eigenvectors",
+            "bound of residuals",
+            "P · W₁ (loss / parameter²)",
+            "probe error",
+        ),
+        rows=tuple(rows),
+        data=merged,
+        notes=(
+            "Means over seeds with Student's 95 % interval over seeds; errors within a run beside "
+            "them, means over seeds. Overlap: mean cos² of the principal angles between the spaces "
+            "of the eigenvectors of largest |λ|; 1 is the same space.",
+        ),
+    )
+
+
+def _at_cut(data: pd.DataFrame) -> pd.DataFrame:
+    return data if data.empty else data[data["k"] == min(CUT, int(data["k"].max()))]
+
+
+def _cells(
+    row: pd.Series, value: str, error: str, written: Callable[[float], str]
+) -> tuple[str, str]:
+    if value not in row or pd.isna(row[value]):
+        return "–", "–"
+    low, high = row[f"{value}_low_95"], row[f"{value}_high_95"]
+    text = written(row[value])
+    if np.isfinite(low):
+        text += f" [{written(low)}, {written(high)}]"
+    return text.replace("-", "−"), f"± {written(row[error])}"
+
+
+def findings(studies: Sequence[Study]) -> list[str]:
+    """What the comparisons say, one paragraph a data set and subject, numbers first."""
+    paragraphs = []
+    errors = paired_table(studies)
+    for study in studies:
+        here = errors[errors["dataset"] == study.name] if len(errors) else errors
+        if len(here):
+            paragraphs.append(_error_sentence(study, here))
+    if has_comparisons(studies):
+        conflict, spaces = conflict_table(studies), _at_cut(eigenspace_table(studies))
+        for study in studies:
+            text = _pair_sentences(study, conflict, spaces)
+            if text:
+                paragraphs.append(text)
+    return paragraphs
+
+
+def _error_sentence(study: Study, rows: pd.DataFrame) -> str:
+    alone = rows[rows["low_95"] > 0]["label"].tolist()
+    together = rows[rows["high_95"] < 0]["label"].tolist()
+    open_ = [label for label in rows["label"] if label not in alone + together]
+    seeds = int(rows["seeds"].max())
+    if seeds == 1:
+        return (
+            f"{study.name}: one seed. Trained alone the tasks have a lower test error in "
+            f"{int((rows['difference'] > 0).sum())} of {len(rows)} cases; one seed does not tell "
+            "whether another would say the same."
+        )
+    parts = []
+    if alone:
+        parts.append(f"better alone: {', '.join(alone)}")
+    if together:
+        parts.append(f"better together: {', '.join(together)}")
+    if open_:
+        parts.append(f"not decided by {seeds} seeds: {', '.join(open_)}")
+    return f"{study.name}, test errors: {'; '.join(parts)}."
+
+
+def _pair_sentences(study: Study, conflict: pd.DataFrame, spaces: pd.DataFrame) -> str:
+    sentences = []
+    if len(conflict):
+        mine = conflict[conflict["dataset"] == study.name]
+        if len(mine):
+            clear = mine["cosine"] + 1.96 * mine["graph_error"] < 0
+            sentences.append(
+                f"the gradients of two tasks point against each other in "
+                f"{int((mine['cosine'] < 0).sum())} of {len(mine)} cases (pairs, analysed epochs "
+                f"and seeds), in {int(clear.sum())} of them by more than 1.96 standard errors of "
+                f"the choice of graphs; the cosine is {mine['cosine'].mean():.2f} on average and "
+                f"{mine['cosine'].min():.2f} at least"
+            )
+    if len(spaces):
+        mine = spaces[spaces["dataset"] == study.name]
+        if len(mine):
+            first = mine[mine["epoch"] == mine["epoch"].min()]["overlap"].mean()
+            last = mine[mine["epoch"] == mine["epoch"].max()]["overlap"].mean()
+            sentences.append(
+                f"the {int(mine['k'].max())} dominant eigenvectors of two tasks span spaces of "
+                f"overlap {first:.2f} on average before training and {last:.2f} at its end, where "
+                f"spaces that have nothing to do with each other have {mine['chance'].max():.1g}"
+            )
+    return f"{study.name}: {'; '.join(sentences)}.".replace("-", "−") if sentences else ""
