@@ -1,21 +1,33 @@
-"""Implicit deflation: converged Ritz values become atoms of exact weight, at no product.
+"""Implicit deflation: eigenvectors that some probes have found are exact atoms for the others.
 
-A random start q gives an eigenvalue of multiplicity r the weight |Π q|², a Beta(r/2, (P - r)/2)
+A random start gives an eigenvalue of multiplicity r the weight |Π q|², a Beta(r/2, (P - r)/2)
 variable with mean r/P. For a few outliers that carry the spectrum this randomness is the whole
-error of the plain rule. A Ritz pair that has converged needs no estimate: its weight is r/P as
-soon as r is known, and the rest of the rule then describes the rest of the spectrum.
+error of the plain rule. An eigenvector that is known needs no estimate: let U hold c orthonormal
+eigenvectors, and let the start q be uniform on the sphere and independent of U. Then q without
+its part in U, brought to length 1 again, is uniform on the sphere of the complement, which H
+maps to itself, and
 
-What proves r: the Krylov space of one start holds one vector of the eigenspace, the start's
-projection on it. Projections of n random starts span min(n, r) dimensions. So if the converged
-Ritz vectors of one value, over all probes, span fewer dimensions than they are, that rank is r;
-if they are independent, r is at least their number and the plain weight stays.
+    (1/P) Σ f(λᵢ) = (1/P) Σ_{u in U} f(λᵤ) + (P - c)/P · E q̃ᵀf(H)q̃      for every f,
+
+whatever the multiplicities, and however U was chosen, as long as the choice did not look at q.
+So row p of a density takes for U what the *other* probes have found (as XTrace leaves one out),
+and `hessspec._deflation` gives the rule of q̃ from the Lanczos coefficients of q and the inner
+products of the bases: no product is spent.
+
+Why not all that the probes have found together? An eigenvalue converges in a probe whose start
+happens to have much of it. If that probe's own vector made it an atom, it would lose its weight
+where it is too large and keep it where it is too small, and the bulk would come out too low.
+
+No multiplicity has to be known for this. One vector of an eigenspace is one atom; what the start
+has in the rest of the eigenspace stays where it was, with its own weight. Several probes find
+several vectors: projections of n random starts span min(n, r) dimensions of the eigenspace.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from hessspec._quadrature import RitzPairs
@@ -23,12 +35,10 @@ from hessspec._quadrature import RitzPairs
 # Rounding of a product and of T, in units of eps |H|: products of real networks in float32 were
 # measured to be symmetric to 3 to 8 units.
 ROUNDING_UNITS = 8.0
-# A Ritz vector counts as converged if its angle to the eigenspace is at most this. Two such
-# vectors of a double eigenvalue, whose true angle is uniform, look parallel with probability
-# (2/π) 2 τ: 5 % here, and far less for higher multiplicities; the mass that leaks from other
-# eigenvectors is at most τ² = 0.16 % of theirs.
+# A Ritz vector counts as converged if its angle to the eigenspace is at most this: the mass that
+# leaks from other eigenvectors into the atom is then at most τ² = 0.16 % of theirs.
 MAX_ANGLE = 0.04
-# One probe proves nothing; its weights can only contradict multiplicity 1, at this level.
+# One probe has no other; its weights can only contradict multiplicity 1, at this level.
 CONTRADICTION_LEVEL = 1e-5
 
 
@@ -41,6 +51,11 @@ class Cluster:
     low: float
     high: float
     angle: float  # bound on the sine of the angle to the eigenspace
+
+    @property
+    def radius(self) -> float:
+        """An eigenvalue lies within this of every member."""
+        return (self.high - self.low) / 2
 
 
 def product_error(pairs: Sequence[RitzPairs], eps: float, asymmetry: float = 0.0) -> float:
@@ -79,87 +94,152 @@ def clusters(pairs: RitzPairs, floor: float, probe: int) -> list[Cluster]:
     return found
 
 
-def multiplicities(
-    pairs: Sequence[RitzPairs],
-    gram: Callable[[Float[np.ndarray, "k m c"]], Float[np.ndarray, "k c k c"]] | None,
-    dim: int,
-    eps: float,
-    floor: float,
-    max_angle: float = MAX_ANGLE,
-) -> list[Int[np.ndarray, " n"]]:
-    """Multiplicity of the eigenvalue at each Ritz value of each probe; 0 where not settled.
+@dataclass(frozen=True)
+class Eigenvectors:
+    """Orthonormal eigenvectors as seen from the Krylov bases.
 
-    Copies of one value within a probe share a multiplicity: it stands on the heaviest of them,
-    and the others carry -1.
+    Attributes:
+        values: their eigenvalues, ascending.
+        radii: how far off each value may be.
+        error: largest angle to the true eigenspaces.
+        components: their components along the basis vectors of every probe.
+    """
+
+    values: Float[np.ndarray, " a"]
+    radii: Float[np.ndarray, " a"]
+    error: float
+    components: Float[np.ndarray, "k m a"]
+
+    @classmethod
+    def none(cls, num_probes: int, num_steps: int) -> "Eigenvectors":
+        """No eigenvector at all."""
+        return cls(np.zeros(0), np.zeros(0), 0.0, np.zeros((num_probes, num_steps, 0)))
+
+    def restricted(self, chosen: np.ndarray) -> "Eigenvectors":
+        """Some of them only."""
+        return Eigenvectors(
+            self.values[chosen], self.radii[chosen], self.error, self.components[..., chosen]
+        )
+
+
+class Candidates:
+    """The converged Ritz vectors of all probes and their inner products, taken once.
 
     Args:
         pairs: the Ritz pairs of each probe.
-        gram: inner products of the Ritz vectors with given coefficients (`KrylovRun.ritz_gram`).
-        dim: P.
+        gram: inner products of all basis vectors (`KrylovRun.basis_gram`).
         eps: rounding unit of the products' dtype.
         floor: error of a Ritz value by rounding, in the units of H.
         max_angle: largest angle to the eigenspace of a converged Ritz vector.
     """
-    settled = [np.zeros(p.values.size, int) for p in pairs]
-    converged = [
-        cluster
-        for probe, p in enumerate(pairs)
-        for cluster in clusters(p, floor, probe)
-        if cluster.angle <= max_angle
-    ]
-    if not converged:
-        return settled
-    if len(pairs) == 1:
-        found = _assumed(converged, pairs[0], dim)
-    elif gram is None:
-        return settled
-    else:
-        found = _proved(converged, pairs, gram, eps)
-    for cluster, multiplicity in found:
-        weights = pairs[cluster.probe].weights
-        heaviest = max(cluster.members, key=lambda i: weights[i])
-        settled[cluster.probe][list(cluster.members)] = -1
-        settled[cluster.probe][heaviest] = multiplicity
-    return settled
+
+    def __init__(
+        self,
+        pairs: Sequence[RitzPairs],
+        gram: Float[np.ndarray, "k m k m"],
+        eps: float,
+        floor: float,
+        max_angle: float = MAX_ANGLE,
+    ) -> None:
+        self.pairs, self.floor, self.max_angle = pairs, floor, max_angle
+        k, m = gram.shape[:2]
+        self.shape = k, m
+        # Inner products of bases are rounded, so no angle is known to be smaller.
+        self.least_angle = (eps * m) ** 0.5
+        every = [clusters(p, floor, probe) for probe, p in enumerate(pairs)]
+        self.all_converged = all(c.angle <= max_angle for found in every for c in found)
+        self.converged = [c for found in every for c in found if c.angle <= max_angle]
+        where = [(c.probe, i) for c in self.converged for i in c.members]
+        self.column = {place: number for number, place in enumerate(where)}
+        vectors = np.zeros((k, m, len(where)))
+        for (probe, i), number in self.column.items():
+            vectors[probe, : pairs[probe].values.size, number] = pairs[probe].vectors[:, i]
+        flat = vectors.reshape(k * m, -1)
+        along = gram.reshape(k * m, k * m) @ flat
+        self.inner = flat.T @ along
+        self.along = along.reshape(k, m, -1)
+
+    def found_without(self, probe: int) -> Eigenvectors:
+        """The eigenvectors that the probes other than `probe` have found."""
+        return self._eigenvectors([c for c in self.converged if c.probe != probe])
+
+    def found_by(self, chosen: list[Cluster]) -> Eigenvectors:
+        """The eigenvectors of these clusters."""
+        return self._eigenvectors(chosen)
+
+    def _eigenvectors(self, chosen: list[Cluster]) -> Eigenvectors:
+        count = self.inner.shape[0]
+        parts = [self._of_one_value(group) for group in same_value(chosen)]
+        if not any(values.size for values, _, _, _ in parts):
+            return Eigenvectors.none(*self.shape)
+        values, radii, errors, mixes = zip(*parts, strict=True)
+        mix = np.concatenate([m for m in mixes if m.size], axis=1).reshape(count, -1)
+        # Vectors of different values are orthogonal but for their errors: make them so, moving
+        # each as little as possible (Löwdin).
+        sizes, basis = np.linalg.eigh(mix.T @ self.inner @ mix)
+        if sizes[0] < 0.5:
+            return Eigenvectors.none(*self.shape)
+        mix = mix @ (basis / np.sqrt(sizes)) @ basis.T
+        values = np.concatenate(values)
+        found = Eigenvectors(values, np.concatenate(radii), max(errors), self.along @ mix)
+        return found.restricted(np.argsort(values, kind="stable"))
+
+    def _of_one_value(
+        self, group: list[Cluster]
+    ) -> tuple[np.ndarray, np.ndarray, float, Float[np.ndarray, "n a"]]:
+        """Orthonormal eigenvectors in the span of a group's Ritz vectors.
+
+        Vector i is known to an angle tᵢ. A unit vector Σ (eᵢ/tᵢ) vᵢ / √g with Σ eᵢ² = 1 is then
+        known to (Σ eᵢ²)^(1/2) / √g = 1/√g, where the eigenvectors e and eigenvalues g are those
+        of the Gram matrix of the vᵢ/tᵢ. Directions that are mere differences of vectors of one
+        eigenvector, errors that is, have g of order 1 and are left out.
+        """
+        columns = [self.column[c.probe, i] for c in group for i in c.members]
+        angles = np.array([max(c.angle, self.least_angle) for c in group for _ in c.members])
+        radii = np.array([c.radius for c in group for _ in c.members])
+        theta = np.array([self.pairs[c.probe].values[i] for c in group for i in c.members])
+        block = self.inner[np.ix_(columns, columns)]
+        g, e = np.linalg.eigh(block / np.outer(angles, angles))
+        kept = g >= 1.0 / max(self.max_angle, self.least_angle) ** 2
+        g, e = g[kept], e[:, kept]
+        mix = e / angles[:, None] / np.sqrt(g)
+        # Rayleigh and Ritz, where a group holds values that other probes tell apart.
+        product = theta[:, None] * block
+        values, turn = np.linalg.eigh(mix.T @ ((product + product.T) / 2) @ mix)
+        whole = np.zeros((self.inner.shape[0], values.size))
+        whole[columns] = mix @ turn
+        radius = np.sqrt((e**2 * radii[:, None] ** 2).sum(axis=0)).max(initial=0.0)
+        error = float((1.0 / np.sqrt(g)).max(initial=0.0))
+        return values, np.full(values.size, radius), error, whole
+
+    def spectrum(self, dim: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """All eigenvalues and their multiplicities, if the probes prove them; None if not.
+
+        Projections of n starts span min(n, r) dimensions. So if the Ritz vectors of a value are
+        dependent, their rank is its multiplicity. If that is known for all values but one, the
+        last multiplicity follows, for they sum to P.
+        """
+        settled = all(np.all(p.residuals <= ROUNDING_UNITS * self.floor) for p in self.pairs)
+        if not settled or not self.all_converged or len(self.pairs) == 1:
+            return None
+        values, ranks, known = [], [], []
+        for group in same_value(self.converged):
+            found, _, _, _ = self._of_one_value(group)
+            if found.size == 0 or len({c.probe for c in group}) < len(self.pairs):
+                return None
+            values.append(float(found.mean()))
+            ranks.append(found.size)
+            known.append(found.size < sum(len(c.members) for c in group))
+        multiples, known = np.array(ranks), np.array(known)
+        left = dim - int(multiples[known].sum())
+        if known.sum() < known.size - 1 or left < int(multiples[~known].sum()):
+            return None
+        if known.all() and left != 0:
+            return None
+        return np.array(values), np.where(known, multiples, left)
 
 
-def _proved(
-    converged: list[Cluster],
-    pairs: Sequence[RitzPairs],
-    gram: Callable[[Float[np.ndarray, "k m c"]], Float[np.ndarray, "k c k c"]],
-    eps: float,
-) -> list[tuple[Cluster, int]]:
-    """Clusters of one value whose Ritz vectors are dependent, with their rank."""
-    columns: list[list[int]] = [[] for _ in pairs]
-    for cluster in converged:
-        columns[cluster.probe].extend(cluster.members)
-    count = max(len(c) for c in columns)
-    steps = max(p.values.size for p in pairs)
-    vectors = np.zeros((len(pairs), steps, count))
-    for probe, chosen in enumerate(columns):
-        n = pairs[probe].values.size
-        vectors[probe, :n, : len(chosen)] = pairs[probe].vectors[:, chosen]
-    inner = gram(vectors)
-    found = []
-    for group in _same_value(converged):
-        where = [(c.probe, columns[c.probe].index(i)) for c in group for i in c.members]
-        probes = {c.probe for c in group}
-        # Every row of the result has the same atoms; a value that converged in some probes only
-        # keeps its plain weight, as does one whose clusters overlap through a third.
-        if len(group) != len(pairs) or len(probes) != len(pairs):
-            continue
-        p, c = (np.array(axis) for axis in zip(*where, strict=True))
-        block = inner[p[:, None], c[:, None], p[None], c[None]]
-        # Beyond the r-th, the squared singular values of vectors at angles tᵢ to an r-dimensional
-        # space sum to at most Σ tᵢ²; the Gram matrix itself is rounded.
-        allowed = sum(len(cl.members) * cl.angle**2 for cl in group) + eps * steps
-        rank = int(np.sum(np.linalg.eigvalsh(block) > allowed))
-        if rank < len(where):
-            found.extend((cluster, rank) for cluster in group)
-    return found
-
-
-def _same_value(converged: list[Cluster]) -> list[list[Cluster]]:
+def same_value(converged: list[Cluster]) -> list[list[Cluster]]:
     """Clusters of all probes joined where their intervals overlap."""
     groups: list[list[Cluster]] = []
     reach = -np.inf
@@ -171,8 +251,8 @@ def _same_value(converged: list[Cluster]) -> list[list[Cluster]]:
     return groups
 
 
-def _assumed(converged: list[Cluster], pairs: RitzPairs, dim: int) -> list[tuple[Cluster, int]]:
-    """One probe: multiplicity 1 (or the number of copies) unless the weights contradict it.
+def assumed(converged: list[Cluster], pairs: RitzPairs, dim: int) -> list[Cluster]:
+    """One probe: the clusters that are taken for simple eigenvalues.
 
     P times the weight of an eigenvalue of multiplicity r is close to chi-squared with r degrees
     of freedom. Each value is tested alone, then all of them jointly from the largest down: many
@@ -181,7 +261,7 @@ def _assumed(converged: list[Cluster], pairs: RitzPairs, dim: int) -> list[tuple
     weights = pairs.weights
     magnitude = np.abs(pairs.values)
     ranked = sorted(converged, key=lambda c: -max(magnitude[list(c.members)]))
-    level = CONTRADICTION_LEVEL / (2 * len(ranked))
+    level = CONTRADICTION_LEVEL / max(2 * len(ranked), 1)
 
     def contradicted(mass: float, count: int) -> bool:
         # The exact law of the share of `count` of `dim` directions.
@@ -191,14 +271,12 @@ def _assumed(converged: list[Cluster], pairs: RitzPairs, dim: int) -> list[tuple
 
     kept = []
     for cluster in ranked:
-        copies = len(cluster.members)
         # Copies show that the eigenvalue is multiple, not how often.
-        if copies == 1 and not contradicted(float(weights[cluster.members[0]]), 1):
-            kept.append((cluster, copies))
-    mass, count = 0.0, 0
-    for cluster, copies in kept:
-        mass += float(weights[list(cluster.members)].sum())
-        count += copies
+        if len(cluster.members) == 1 and not contradicted(float(weights[cluster.members[0]]), 1):
+            kept.append(cluster)
+    mass = 0.0
+    for count, cluster in enumerate(kept, start=1):
+        mass += float(weights[cluster.members[0]])
         if contradicted(mass, count):
             return []
     return kept

@@ -6,14 +6,14 @@ is Beta(k/2, (P - k)/2), exactly. Inverting this law on the bounds that T puts o
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import special
 
 
 def count_interval(
     low_mass: Float[np.ndarray, " g"],
     high_mass: Float[np.ndarray, " g"],
-    dim: int,
+    dim: Int[np.ndarray, " g"] | int,
     num_probes: int,
     level: float,
 ) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
@@ -24,21 +24,19 @@ def count_interval(
     interval holds every k for which neither tail beyond what was seen is below (1 - level)/2.
     """
     tail = (1.0 - level) / 2
+    dim = np.broadcast_to(dim, low_mass.shape)
 
     def share_at_most(mass: np.ndarray, k: np.ndarray) -> np.ndarray:
         """Pr[share <= mass] if k eigenvalues take part; k = 0 and k = dim have no spread."""
-        inner = np.clip(k, 1, max(dim - 1, 1))
-        law = special.betainc(num_probes * inner / 2, num_probes * (dim - inner) / 2, mass)
-        if dim == 1:
-            law = np.zeros_like(mass)
+        inner = np.clip(k, 1, np.maximum(dim - 1, 1))
+        others = np.maximum(dim - inner, 1)
+        law = special.betainc(num_probes * inner / 2, num_probes * others / 2, mass)
         return np.where(k <= 0, 1.0, np.where(k >= dim, np.where(mass >= 1.0, 1.0, 0.0), law))
 
     # Pr[share <= mass] falls with k: the largest k with Pr[share <= high] > tail, and the
     # smallest with Pr[share >= low] > tail.
-    upper = _last_true(lambda k: share_at_most(high_mass, k) > tail, dim, high_mass.shape)
-    too_small = _last_true(
-        lambda k: _complement(low_mass, k, dim, share_at_most) <= tail, dim, low_mass.shape, -1
-    )
+    upper = _last_true(lambda k: share_at_most(high_mass, k) > tail, dim)
+    too_small = _last_true(lambda k: _complement(low_mass, k, dim, share_at_most) <= tail, dim, -1)
     # A share that is surely positive excludes k = 0, and one surely below 1 excludes k = dim,
     # however unlikely such a share is for the neighbouring k.
     lower = np.minimum(too_small + 1, np.where(high_mass < 1.0, dim - 1, dim))
@@ -51,9 +49,9 @@ def _complement(mass, k, dim, share_at_most):
     return np.where(mass <= 0.0, 1.0, np.where(k >= dim, 1.0, np.where(k <= 0, 0.0, at_least)))
 
 
-def _last_true(holds, dim: int, shape: tuple[int, ...], first: int = 0) -> np.ndarray:
+def _last_true(holds, dim: np.ndarray, first: int = 0) -> np.ndarray:
     """The largest k in [first, dim] up to which `holds(k)` is true, by bisection."""
-    low, high = np.full(shape, float(first)), np.full(shape, float(dim))
+    low, high = np.full(dim.shape, float(first)), dim.astype(float)
     # Invariant: true at `low` (by convention at the start), false above `high`.
     while np.any(low < high):
         middle = np.ceil((low + high) / 2)

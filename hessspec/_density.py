@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import overload
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from hessspec._atoms import MAX_ANGLE, multiplicities, product_error
+from hessspec._atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, product_error
 from hessspec._calls import resolve_call
 from hessspec._checks import check_finite, check_symmetric
+from hessspec._deflation import Deflated, DeflatedRule
 from hessspec._krylov import KrylovRun, RowOperator, krylov
 from hessspec._memory import resolve_budget
 from hessspec._operators import AbstractOperator
@@ -21,7 +22,7 @@ from hessspec._quadrature import RitzPairs, ritz_pairs
 from hessspec._selection import Where
 from hessspec._spectral_density import SpectralDensity
 
-DEFAULT_PROBES = 2  # the least that can prove a multiplicity
+DEFAULT_PROBES = 2  # the least in which one probe can help another
 DEFAULT_STEPS = 60
 
 
@@ -72,8 +73,9 @@ def density(
 
     A start q uniform on the sphere sees the measure Σ (q'uᵢ)² δ(λ - λᵢ), whose mean over q is
     the spectral density (1/P) Σ δ(λ - λᵢ). m Lanczos steps give its m-point Gauss rule, exact
-    for polynomials of degree 2m - 1. Converged outliers, whose random weights would be the
-    largest error, become atoms of weight r/P where the probes prove their multiplicity r.
+    for polynomials of degree 2m - 1. The outliers' random weights would be the largest error, so
+    eigenvectors on which a probe has converged become atoms of weight 1/P in the rows of the
+    others, and are taken out of their starts: without bias, whatever the multiplicities.
 
     If P <= `num_steps`, H is formed by P products and its spectrum is exact.
 
@@ -83,8 +85,8 @@ def density(
         key: probe i is drawn with `fold_in(key, i)`.
         data: passed to the loss as second argument; `Batches` for a data set.
         where: chooses the parameters that H is taken in.
-        num_probes: random starts, in lockstep. At least 2 to prove multiplicities; with 1 they
-            are assumed to be 1, and the result says so.
+        num_probes: random starts, in lockstep. At least 2 for atoms that assume nothing; with 1
+            converged values are assumed to be simple, and the result says so.
         num_steps: m, lowered to P if larger. Cost: num_probes × m products for each task.
         reorthogonalize: False needs a few vectors instead of m for each probe, and gives no
             atoms (Ritz values may repeat).
@@ -130,20 +132,23 @@ def density(
 def spectrum(
     run: KrylovRun, dim: int, dtype: np.dtype, max_angle: float = MAX_ANGLE
 ) -> SpectralDensity:
-    """The density that a finished run holds: quadrature, atoms, the rest rescaled."""
+    """The density that a finished run holds: atoms, and the quadrature of the rest."""
     eps = float(jnp.finfo(dtype).eps)
     k, m = run.alpha.shape
     pairs = [
         ritz_pairs(run.alpha[p, :n], run.beta[p, :n]) for p, n in enumerate(run.num_valid_steps)
     ]
     resolution = product_error(pairs, eps, run.asymmetry)
-    proved = k > 1 and bool(run.chunks)
-    settled = [np.zeros(p.values.size, int) for p in pairs]
-    if run.chunks:
-        gram = run.ritz_gram if k > 1 else None
-        settled = multiplicities(pairs, gram, dim, eps, resolution, max_angle)
-        settled = _settle_all_or_none(pairs, settled, dim)
-    rows = [_row(p, s, dim, m) for p, s in zip(pairs, settled, strict=True)]
+    every = None
+    if not run.chunks:
+        rows = [_plain_row(p, m) for p in pairs]
+    else:
+        found = Candidates(pairs, run.basis_gram(), eps, resolution, max_angle)
+        every = found.spectrum(dim)
+        if every is not None:
+            rows = [_exact_row(*every, dim, m, resolution)] * k
+        else:
+            rows = [_row(run, pairs, found, p, dim, eps) for p in range(k)]
     nodes, weights, multiples, residuals = (np.stack(c) for c in zip(*rows, strict=True))
     return SpectralDensity(
         nodes=nodes,
@@ -154,10 +159,10 @@ def spectrum(
         beta=run.beta,
         num_valid_steps=run.num_valid_steps,
         resolution=np.asarray(resolution),
-        exact=np.asarray(proved and _all_settled(pairs, settled, resolution)),
+        exact=np.asarray(every is not None),
         dim=dim,
         num_matvecs=run.num_matvecs,
-        multiplicities_proved=proved,
+        multiplicities_proved=k > 1 and bool(run.chunks),
         reorthogonalized=bool(run.chunks),
     )
 
@@ -214,44 +219,99 @@ class _Matrix:
         return jnp.matmul(block, self._matrix, precision="highest")
 
 
-def _settle_all_or_none(
-    pairs: list[RitzPairs], settled: list[np.ndarray], dim: int
-) -> list[np.ndarray]:
-    """Multiplicities that leave room for the rest, or none at all.
+class _Row(NamedTuple):
+    """One probe's slots: nodes, weights in force, multiplicities and residuals."""
 
-    If every value is settled and they do not add up to P, one of them is wrong.
-    """
-    for p, s in zip(pairs, settled, strict=True):
-        atoms = int(s[s > 0].sum())
-        rest = float(p.weights[s == 0].sum())
-        if atoms > dim or (atoms < dim and not rest > 0) or (atoms == dim and np.any(s == 0)):
-            return [np.zeros_like(s) for s in settled]
-    return settled
+    nodes: Float[np.ndarray, " n"]
+    weights: Float[np.ndarray, " n"]
+    multiplicities: Int[np.ndarray, " n"]
+    residuals: Float[np.ndarray, " n"]
+
+    def padded(self, num_steps: int) -> "_Row":
+        """In ascending order; unused slots repeat the last node with no weight."""
+        order = np.argsort(self.nodes, kind="stable")
+        nodes, weights, multiplicities, residuals = (column[order] for column in self)
+        spare = num_steps - nodes.size
+        return _Row(
+            np.pad(nodes, (0, spare), mode="edge"),
+            *(np.pad(c, (0, spare)) for c in (weights, multiplicities, residuals)),
+        )
+
+
+def _plain_row(pairs: RitzPairs, num_steps: int) -> _Row:
+    none = np.zeros(pairs.values.size, int)
+    return _Row(pairs.values, pairs.weights, none, pairs.residuals).padded(num_steps)
+
+
+def _exact_row(
+    values: np.ndarray, multiplicities: np.ndarray, dim: int, num_steps: int, resolution: float
+) -> _Row:
+    weights, residuals = multiplicities / dim, np.full(values.size, resolution)
+    return _Row(values, weights, multiplicities, residuals).padded(num_steps)
 
 
 def _row(
-    pairs: RitzPairs, settled: np.ndarray, dim: int, num_steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes, weights in force, multiplicities and residuals of one probe, padded to its slots."""
-    n = pairs.values.size
-    share = np.where(settled > 0, settled / dim, 0.0)
-    rest = np.where(settled == 0, pairs.weights, 0.0)
-    if rest.sum() > 0:
-        rest = rest * ((1.0 - share.sum()) / rest.sum())
-    nodes, weights, residuals = (np.zeros(num_steps) for _ in range(3))
-    multiples = np.zeros(num_steps, int)
-    nodes[:n], nodes[n:] = pairs.values, pairs.values[-1]
-    weights[:n], residuals[:n], multiples[:n] = share + rest, pairs.residuals, settled
-    return nodes, weights, multiples, residuals
+    run: KrylovRun, pairs: list[RitzPairs], found: Candidates, probe: int, dim: int, eps: float
+) -> _Row:
+    """The rule of one probe: what the others have found, and the quadrature of the rest.
 
-
-def _all_settled(pairs: list[RitzPairs], settled: list[np.ndarray], resolution: float) -> bool:
-    """Whether all eigenvalues were found, and all multiplicities but one at most.
-
-    The one left over follows from the others, for they sum to P.
+    As many nodes as there are steps. A probe that has not found all of the atoms itself has more
+    Ritz values and atoms than that; the rest then has a smaller Gauss rule.
     """
-    for p, s in zip(pairs, settled, strict=True):
-        left = p.values[s == 0]
-        if np.any(p.residuals > 8 * resolution) or (left.size and np.ptp(left) > 2 * resolution):
-            return False
-    return True
+    k, m = run.alpha.shape
+    if k > 1:
+        known = found.found_without(probe)
+    else:
+        known = found.found_by(assumed(found.converged, pairs[0], dim))
+    known = _outermost(known, run.alpha[:, 0], m - 1)
+    if known.values.size == 0:
+        return _plain_row(pairs[probe], m)
+    n = run.num_valid_steps[probe]
+    rest = Deflated(run.alpha[probe, :n], run.beta[probe, :n], known, probe, eps)
+    atoms = _merged(known, found.floor, dim)
+    share = float(known.values.size / dim)
+    if known.values.size >= dim or rest.size == 0:
+        return _plain_row(pairs[probe], m)
+    for size in range(rest.size, 0, -1):
+        row = _joined(atoms, rest.rule(size), 1.0 - share, found.floor)
+        if row.nodes.size <= m:
+            return row.padded(m)
+    return _plain_row(pairs[probe], m)
+
+
+def _outermost(known: Eigenvectors, first_alpha: np.ndarray, count: int) -> Eigenvectors:
+    """At most `count` of the eigenvectors, those farthest from the middle of the spectrum."""
+    if known.values.size <= count:
+        return known
+    far = np.argsort(-np.abs(known.values - np.median(first_alpha)), kind="stable")
+    return known.restricted(np.sort(far[:count]))
+
+
+def _merged(known: Eigenvectors, floor: float, dim: int) -> _Row:
+    """Atoms: eigenvectors whose values rounding cannot tell apart share one node."""
+    values = known.values
+    first = np.flatnonzero(np.diff(values, prepend=-np.inf) > 2 * floor)
+    counts = np.diff(np.append(first, values.size))
+    nodes = np.add.reduceat(values, first) / counts
+    radii = np.maximum.reduceat(known.radii, first)
+    return _Row(nodes, counts / dim, counts, radii)
+
+
+def _joined(atoms: _Row, rest: DeflatedRule, share: float, floor: float) -> _Row:
+    """Atoms and the rest, scaled to fill `share`.
+
+    A node of the rest that has converged to an atom's value is what the start has of that
+    eigenspace beside the vectors found: it joins the atom, whose weight is then more than its
+    multiplicity accounts for.
+    """
+    weights = rest.weights * (share / rest.weights.sum())
+    nearest = np.argmin(np.abs(rest.nodes[:, None] - atoms.nodes[None]), axis=1)
+    close = np.abs(rest.nodes - atoms.nodes[nearest]) <= 2 * floor
+    close &= rest.residuals <= 2 * floor
+    whole = atoms.weights + np.bincount(nearest[close], weights[close], minlength=atoms.nodes.size)
+    return _Row(
+        np.concatenate([atoms.nodes, rest.nodes[~close]]),
+        np.concatenate([whole, weights[~close]]),
+        np.concatenate([atoms.multiplicities, np.zeros(int(np.sum(~close)), int)]),
+        np.concatenate([atoms.residuals, rest.residuals[~close]]),
+    )

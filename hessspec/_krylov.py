@@ -35,7 +35,7 @@ from hessspec._space import VectorSpace
 # that the half-empty last chunk is (measured: 8 to 32 are alike, within a tenth).
 ROWS_PER_CHUNK = 16
 _STEPS_IN_FLIGHT = 2
-_COLUMNS_PER_TILE = 1 << 16
+_VALUES_PER_TILE = 1 << 22
 
 
 class RowOperator(Protocol):
@@ -69,24 +69,24 @@ class KrylovRun:
     asymmetry: float
     num_matvecs: int
 
-    def ritz_gram(self, vectors: Float[np.ndarray, "k m c"]) -> Float[np.ndarray, "k c k c"]:
-        """Inner products of the Ritz vectors Qᵖ'sᵢ of all probes, without forming them.
+    def basis_gram(self) -> Float[np.ndarray, "k m k m"]:
+        """Inner products of the basis vectors of all probes.
 
-        Column i of `vectors[p]` holds the coefficients of one of them (zeros for none). The
-        bases are read once, in tiles of columns; no product with H is made.
+        Within a probe they are those of orthonormal vectors, and zero past its last valid step.
+        The bases are read once, in tiles of columns; no product with H is made.
         """
         if not self.chunks:
             raise ValueError("the bases were not kept: run with `reorthogonalize=True`")
-        k, m, count = vectors.shape
+        k, m = self.alpha.shape
         rows = len(self.chunks) * self.chunks[0].shape[1]
-        # Few distinct shapes, few programs.
-        padded = max(8, 1 << math.ceil(math.log2(max(count, 1))))
-        dtype = self.chunks[0].dtype
-        coefficients = np.zeros((k, rows, padded), dtype)
-        coefficients[:, :m, :count] = vectors
-        gram = _ritz_gram(self.chunks, jnp.asarray(coefficients))
-        gram = np.asarray(gram, np.float64).reshape(k, padded, k, padded)
-        return gram[:, :count, :, :count]
+        gram, used = np.zeros((k, m, k, m)), min(rows, m)
+        if k > 1:
+            found = np.asarray(_basis_gram(self.chunks), np.float64).reshape(k, rows, k, rows)
+            gram[:, :used, :, :used] = found[:, :used, :, :used]
+            gram += gram.transpose(2, 3, 0, 1)
+        for probe, n in enumerate(self.num_valid_steps):
+            gram[probe, :, probe, :] = np.diag(np.arange(m) < n)
+        return gram
 
 
 def krylov_bytes(num_probes: int, num_steps: int, dim: int, dtype: np.dtype) -> int:
@@ -226,28 +226,24 @@ def _store(chunk: Array, rows: Array, slot: Array) -> Array:
 
 
 @jax.jit
-def _ritz_gram(
-    chunks: tuple[Float[Array, "k rows dim"], ...], coefficients: Float[Array, "k m c"]
-) -> Float[Array, "n n"]:
-    """Gram matrix of all Ritz vectors, summed over tiles of columns."""
+def _basis_gram(chunks: tuple[Float[Array, "k rows dim"], ...]) -> Float[Array, "n n"]:
+    """Inner products of the rows of each probe with those of later ones, over tiles of columns."""
     k, per_chunk, dim = chunks[0].shape
-    count = coefficients.shape[2]
-    width = min(_COLUMNS_PER_TILE, dim)
-    parts = jnp.split(coefficients, len(chunks), axis=1)
-
-    def tile_gram(begin: Array, end: Array) -> Array:
-        vectors = jnp.zeros((k, count, width), coefficients.dtype)
-        for part, chunk in zip(parts, chunks, strict=True):
-            tile = jax.lax.dynamic_slice(chunk, (0, 0, begin), (k, per_chunk, width))
-            vectors = vectors + jnp.einsum("krc,krp->kcp", part, tile, precision="highest")
-        # The last tile is moved back to end at `dim`; columns already counted are masked.
-        counted = (begin + jnp.arange(width) >= end - width)[None, None]
-        vectors = jnp.where(counted, vectors, 0).reshape(k * count, width)
-        return jnp.matmul(vectors, vectors.T, precision="highest")
+    rows = len(chunks) * per_chunk
+    width = min(_VALUES_PER_TILE // (k * rows) + 1, dim)
 
     def add(index: Array, gram: Array) -> Array:
-        end = (index + 1) * width
-        return gram + tile_gram(jnp.minimum(index * width, dim - width), end)
+        begin = jnp.minimum(index * width, dim - width)
+        tiles = [jax.lax.dynamic_slice(c, (0, 0, begin), (k, per_chunk, width)) for c in chunks]
+        tile = jnp.concatenate(tiles, axis=1).reshape(k * rows, width)
+        # The last tile is moved back to end at `dim`; columns already counted are masked.
+        fresh = jnp.where((begin + jnp.arange(width) >= index * width)[None], tile, 0)
+        for probe in range(k - 1):
+            first, rest = probe * rows, (probe + 1) * rows
+            part = jnp.matmul(tile[first:rest], fresh[rest:].T, precision="highest")
+            gram = gram.at[first:rest, rest:].add(part)
+        return gram
 
-    tiles = math.ceil(dim / width)
-    return jax.lax.fori_loop(0, tiles, add, jnp.zeros((k * count,) * 2, coefficients.dtype))
+    return jax.lax.fori_loop(
+        0, math.ceil(dim / width), add, jnp.zeros((k * rows,) * 2, chunks[0].dtype)
+    )

@@ -6,11 +6,10 @@ moments have μ(-∞, x] between two values, reached by the quadrature rule that
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-
-from hessspec._quadrature import RitzPairs
 
 # Distance from a node, relative to the operator, at which the rule with a node at x is no longer
 # evaluated: its entry 1 / (θ - x) would cost the digits of the rest.
@@ -23,37 +22,49 @@ _GRID_BLOCK = 32
 
 
 def mass_bounds(
-    pairs: RitzPairs, last_beta: float, x: Float[np.ndarray, " g"], blur: float = 0.0
+    nodes: Float[np.ndarray, " m"],
+    weights: Float[np.ndarray, " m"],
+    residuals: Float[np.ndarray, " m"],
+    x: Float[np.ndarray, " g"],
+    blur: float = 0.0,
 ) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
     """Bounds on μ(-∞, x] of every measure with these Lanczos coefficients.
 
     Extend T by one row, coupled by β_m, whose diagonal entry makes x an eigenvalue. The rule of
     the extended matrix matches the moments up to degree 2m, and the mass that it puts below x,
-    and up to x, are the bounds.
+    and up to x, are the bounds. All that it takes of T is its Gauss rule: the eigenvectors s of
+    a Jacobi matrix have first and last components whose product alternates in sign from one
+    eigenvalue to the next, and weights and residuals are s₁² and |β_m s_m|.
 
     Args:
-        pairs: eigenpairs of T.
-        last_beta: β_m, the norm of the remainder.
+        nodes, weights, residuals: of the Gauss rule, nodes ascending.
         x: points at which to bound, any order, infinite ones included.
         blur: positions are uncertain by this much, in the units of H: the lower bound is taken
             at x - blur and the upper at x + blur.
     """
-    norm = float(np.max(np.abs(pairs.values)))
+    norm = float(np.max(np.abs(nodes)))
     finite = np.isfinite(x)
     at = np.where(finite, x, 0.0)
-    if last_beta <= np.finfo(float).eps * norm or norm == 0.0:
+    if np.max(residuals) <= np.finfo(float).eps * norm or norm == 0.0:
         # Exhausted: the measure is the rule itself.
-        cumulative = np.concatenate([[0.0], np.cumsum(pairs.weights)])
-        low = cumulative[np.searchsorted(pairs.values, at - blur, side="right")]
-        high = cumulative[np.searchsorted(pairs.values, at + blur, side="right")]
+        cumulative = np.concatenate([[0.0], np.cumsum(weights)])
+        low = cumulative[np.searchsorted(nodes, at - blur, side="right")]
+        high = cumulative[np.searchsorted(nodes, at + blur, side="right")]
     else:
         guard = _NODE_GUARD * norm
-        mirrored = RitzPairs(-pairs.values[::-1], pairs.vectors[:, ::-1], pairs.residuals[::-1])
-        low = _mass_below(pairs, last_beta, _clear_of(pairs.values, at - blur, -guard))
-        above = _clear_of(pairs.values, at + blur, guard)
-        high = 1.0 - _mass_below(mirrored, last_beta, -above)
+        rule = _Rule(nodes, weights, residuals)
+        low = _mass_below(rule, _clear_of(nodes, at - blur, -guard))
+        above = _clear_of(nodes, at + blur, guard)
+        mirrored = _Rule(-nodes[::-1], weights[::-1], residuals[::-1])
+        high = 1.0 - _mass_below(mirrored, -above)
     low, high = (np.where(finite, side, x > 0) for side in (low, high))
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+
+
+class _Rule(NamedTuple):
+    nodes: Float[np.ndarray, " m"]
+    weights: Float[np.ndarray, " m"]
+    residuals: Float[np.ndarray, " m"]
 
 
 def _clear_of(nodes: np.ndarray, x: np.ndarray, step: float) -> np.ndarray:
@@ -67,9 +78,7 @@ def _clear_of(nodes: np.ndarray, x: np.ndarray, step: float) -> np.ndarray:
     return x
 
 
-def _mass_below(
-    pairs: RitzPairs, beta: float, x: Float[np.ndarray, " g"]
-) -> Float[np.ndarray, " g"]:
+def _mass_below(rule: _Rule, x: Float[np.ndarray, " g"]) -> Float[np.ndarray, " g"]:
     """Mass strictly below x of the rule with a node at x.
 
     In the eigenvector basis of T the extended matrix is an arrow with shaft b = β_m s_m. Having x
@@ -80,13 +89,13 @@ def _mass_below(
     one below each θᵢ < x; the weight of z is (Σ s₁ᵢ bᵢ / (z - θᵢ))² / (1 + Σ bᵢ² / (z - θᵢ)²).
     Where bᵢ is negligible, θᵢ has converged and is itself a node with its own weight.
     """
-    shaft = beta * pairs.vectors[-1]
-    norm = float(np.max(np.abs(pairs.values))) + beta
-    free = np.abs(shaft) > _NEGLIGIBLE_SHAFT * norm
+    shaft = rule.residuals * (-1.0) ** np.arange(rule.nodes.size)
+    norm = float(np.max(np.abs(rule.nodes)) + np.linalg.norm(shaft))
+    free = rule.residuals > _NEGLIGIBLE_SHAFT * norm
     # A converged node within its residual of x may lie on either side: the smaller mass counts.
-    fixed = ((pairs.values + np.abs(shaft))[None] < x[:, None]) & ~free[None]
-    mass = (fixed * pairs.weights[None]).sum(axis=1)
-    theta, b, first = pairs.values[free], shaft[free], pairs.vectors[0][free]
+    fixed = ((rule.nodes + rule.residuals)[None] < x[:, None]) & ~free[None]
+    mass = (fixed * rule.weights[None]).sum(axis=1)
+    theta, b, first = rule.nodes[free], shaft[free], np.sqrt(rule.weights[free])
     if theta.size == 0:
         return mass
     order = np.argsort(x)

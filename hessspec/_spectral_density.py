@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hessspec._bands import atoms_at_most, count_interval, uniform_half_width
 from hessspec._mass_bounds import mass_bounds
-from hessspec._quadrature import gauss_quadrature, ritz_pairs
+from hessspec._quadrature import gauss_quadrature
 from hessspec._records import load_record, save_record
 from hessspec._spectral_trace import SpectralTrace
 
@@ -70,10 +70,12 @@ class SpectralDensity:
 
     Attributes:
         nodes: eigenvalue estimates θ (Ritz values), ascending.
-        weights: mass of each node, the rule in force: atoms carry r/P, the rest of the row is
-            scaled to fill it up to 1. Unused slots repeat a node with weight 0.
-        multiplicities: r where a node is an atom, an eigenvalue of settled multiplicity; 0
-            where the weight is an estimate; -1 for a further copy of an atom.
+        weights: mass of each node, the rule in force: atoms carry 1/P for every eigenvector that
+            is known, the rest of the row is scaled to fill it up to 1. Unused slots repeat a
+            node with weight 0.
+        multiplicities: number of eigenvectors that the node stands for, each with weight 1/P; 0
+            where the weight is an estimate. Row p takes them from the other probes, so rows may
+            differ; a weight beyond multiplicity / P is what start p has beside them.
         residuals: an eigenvalue lies within `residuals` of the node.
         alpha, beta: Lanczos coefficients, from which `plain` restores the rule without atoms.
         num_valid_steps: number of steps before each probe's Krylov space was exhausted.
@@ -81,7 +83,7 @@ class SpectralDensity:
         exact: whether the rule is the spectrum itself, with no error but rounding.
         dim: P, the number of eigenvalues.
         num_matvecs: products executed; one unit is one H_t v.
-        multiplicities_proved: False if they were assumed to be 1 (a single probe).
+        multiplicities_proved: False if the atoms were assumed to be simple (a single probe).
         reorthogonalized: False if Ritz values may repeat (ghosts); there are no atoms then.
     """
 
@@ -352,81 +354,89 @@ class SpectralDensity:
         order = np.argsort(nodes, kind="stable")
         return nodes[order], order
 
-    def _num_atoms(self) -> int:
-        """Eigenvalues that atoms account for, the same in every row."""
-        return int(np.maximum(np.asarray(self.multiplicities)[0], 0).sum())
+    def _bulk_counts(self) -> Float[np.ndarray, "probes steps"]:
+        """P times what each weight holds beside the eigenvectors that are known."""
+        known = np.maximum(np.asarray(self.multiplicities), 0)
+        return np.maximum(self.dim * np.asarray(self.weights) - known, 0.0)
 
     def _trace_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Each probe's estimate of the bulk's trace, the atoms' trace, and the bulk's nodes."""
-        nodes, weights = np.asarray(self.nodes), np.asarray(self.weights)
-        atom = np.asarray(self.multiplicities) > 0
-        exact = float((nodes * weights * atom).sum(axis=1).mean() * self.dim)
-        counts = self.dim * np.where(atom, 0.0, weights)
-        samples = (counts * nodes).sum(axis=1)
+        """Each probe's sample beside the mean trace of the atoms, that, and the bulk's nodes."""
+        nodes, counts = np.asarray(self.nodes), self._bulk_counts()
+        known = np.maximum(np.asarray(self.multiplicities), 0)
         if bool(self.exact):
             # Nothing was sampled: the mean of the rows, without samples of its own.
-            return samples, np.asarray(exact), np.zeros(nodes.size), np.zeros(nodes.size)
-        size = float(counts.sum(axis=1).mean())
-        centre = samples.mean() / max(size, np.finfo(float).tiny)
+            whole = (self.dim * np.asarray(self.weights) * nodes).sum(axis=1)
+            return whole * 0, np.asarray(whole.mean()), np.zeros(nodes.size), np.zeros(nodes.size)
+        atoms, bulk = (known * nodes).sum(axis=1), (counts * nodes).sum(axis=1)
+        sizes = self.dim - known.sum(axis=1)
+        centre = bulk.sum() / sizes.sum()
         # A direction uniform on the sphere of `size` dimensions varies a little less than a
         # Gaussian vector of that mean length.
-        offsets = (nodes - centre) * (size / (size + 2.0)) ** 0.5
-        return samples, np.asarray(exact), offsets.ravel(), counts.ravel()
+        offsets = (nodes - centre) * ((sizes / (sizes + 2.0)) ** 0.5)[:, None]
+        # What is left of an eigenspace of which k - 1 vectors are known, d dimensions, has the
+        # correlation 1/(d + 3) between probes: its size is that of a start's part beside the
+        # others' parts, and a volume is shared by all.
+        shared = 1.0 + (self.num_probes - 1) / (counts + 3.0)
+        offsets = np.where(known > 0, offsets * shared**0.5, offsets)
+        exact = atoms.mean()
+        return bulk + atoms - exact, np.asarray(exact), offsets.ravel(), counts.ravel()
 
     def _count_band(
         self, lo: np.ndarray, hi: np.ndarray, level: float, uniform: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds on the number of eigenvalues in (lo, hi]: atoms counted, the bulk estimated."""
+        """Bounds on the number of eigenvalues in (lo, hi]: atoms counted, the bulk estimated.
+
+        Rows may differ in their atoms. What all of them have is counted; what only some have is
+        left to the law of the bulk, which is too wide for it.
+        """
         blur = float(self.resolution)
-        multiplicities = np.asarray(self.multiplicities)
         nodes = np.asarray(self.nodes)
         if bool(self.exact):
-            counts = np.round(np.asarray(self.weights) * self.dim)
+            known, radii = np.round(np.asarray(self.weights) * self.dim), np.zeros(nodes.shape)
         else:
-            counts = np.maximum(multiplicities, 0)
-        inner_atoms = (
-            atoms_at_most(nodes, counts, hi - blur) - atoms_at_most(nodes, counts, lo + blur)
-        ).min(axis=0)
-        outer_atoms = (
-            atoms_at_most(nodes, counts, hi + blur) - atoms_at_most(nodes, counts, lo - blur)
-        ).max(axis=0)
-        inner_atoms = np.maximum(inner_atoms, 0)
-        size = self.dim - self._num_atoms()
-        if bool(self.exact) or size <= 0:
-            return inner_atoms.astype(float), outer_atoms.astype(float)
+            known = np.maximum(np.asarray(self.multiplicities), 0)
+            radii = np.asarray(self.residuals)
+        radii = np.maximum(radii, blur)
+        surely = atoms_at_most(nodes + radii, known, hi) - atoms_at_most(nodes - radii, known, lo)
+        surely = np.maximum(surely, 0)
+        maybe = atoms_at_most(nodes - radii, known, hi) - atoms_at_most(nodes + radii, known, lo)
+        if bool(self.exact):
+            return surely.min(axis=0).astype(float), maybe.max(axis=0).astype(float)
+        whole = known.sum(axis=1)[:, None]
+        inside, outside = surely.min(axis=0), (whole - maybe).min(axis=0)
+        size = self.dim - inside - outside
         low, high = self._bulk_mass_bounds(lo, hi)
+        bulk = self.dim - whole
+        low = np.clip((surely - inside + bulk * low).mean(axis=0) / size, 0.0, 1.0)
+        high = np.clip((maybe - inside + bulk * high).mean(axis=0) / size, 0.0, 1.0)
         if uniform:
-            half = uniform_half_width(size, self.num_probes, level)
+            half = uniform_half_width(int(size.max()), self.num_probes, level)
             few, many = size * (low - half), size * (high + half)
         else:
             few, many = count_interval(low, high, size, self.num_probes, level)
-        return (
-            inner_atoms + np.clip(few, 0, size),
-            outer_atoms + np.clip(many, 0, size),
-        )
+        return inside + np.clip(few, 0, size), inside + np.clip(many, 0, size)
 
-    def _bulk_mass_bounds(self, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds on the share of the bulk in (lo, hi], averaged over probes."""
+    def _bulk_mass_bounds(
+        self, lo: np.ndarray, hi: np.ndarray
+    ) -> tuple[Float[np.ndarray, "probes g"], Float[np.ndarray, "probes g"]]:
+        """Bounds on the share of each row's bulk in (lo, hi]."""
         blur = float(self.resolution)
         at = np.concatenate([lo, hi])
-        lows, highs = np.zeros(hi.shape), np.zeros(hi.shape)
-        for probe, n in enumerate(np.asarray(self.num_valid_steps)):
-            beta = np.asarray(self.beta)[probe, :n]
-            pairs = ritz_pairs(np.asarray(self.alpha)[probe, :n], beta)
-            settled = np.where(np.asarray(self.multiplicities)[probe, :n] != 0, pairs.weights, 0.0)
-            low, high = mass_bounds(pairs, float(beta[-1]), at, blur)
-            # Atoms are counted, so their random share is taken out of the start's measure. The
-            # weights, like the positions, carry the rounding of the products.
-            norm = float(np.max(np.abs(pairs.values)))
+        lows, highs = (np.zeros((self.num_probes, hi.size)) for _ in range(2))
+        counts = self._bulk_counts()
+        for probe in range(self.num_probes):
+            used = counts[probe] > 0
+            nodes = np.asarray(self.nodes)[probe, used]
+            residuals = np.asarray(self.residuals)[probe, used]
+            weights = counts[probe, used] / counts[probe].sum()
+            low, high = mass_bounds(nodes, weights, residuals, at, blur)
+            # The weights, like the positions, carry the rounding of the products.
+            norm = float(np.max(np.abs(np.asarray(self.nodes)[probe])))
             rounding = blur / norm if norm > 0 else 0.0
-            below = np.concatenate([[0.0], np.cumsum(settled)])
-            rest = max(1.0 - float(below[-1]), np.finfo(float).tiny)
-            low = low - below[np.searchsorted(pairs.values, at - blur, side="right")] - rounding
-            high = high - below[np.searchsorted(pairs.values, at + blur, side="right")] + rounding
-            low, high = (np.clip(side / rest, 0.0, 1.0) for side in (low, high))
+            low, high = np.clip(low - rounding, 0.0, 1.0), np.clip(high + rounding, 0.0, 1.0)
             low, high = (np.where(np.isinf(at), at > 0, side) for side in (low, high))
-            lows += np.maximum(low[lo.size :] - high[: lo.size], 0.0) / self.num_probes
-            highs += (high[lo.size :] - low[: lo.size]) / self.num_probes
+            lows[probe] = np.maximum(low[lo.size :] - high[: lo.size], 0.0)
+            highs[probe] = high[lo.size :] - low[: lo.size]
         return lows, highs
 
 

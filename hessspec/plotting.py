@@ -126,9 +126,11 @@ def _tasks(density: SpectralDensity) -> list[SpectralDensity]:
 
 
 def _atoms(density: SpectralDensity) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of settled multiplicity, and the multiplicities; all rows hold the same."""
-    settled = np.asarray(density.multiplicities)[0]
-    return np.asarray(density.nodes)[0][settled > 0], settled[settled > 0]
+    """Eigenvalues known as such and their multiplicities, of the probe that has most of them."""
+    multiplicities = np.asarray(density.multiplicities)
+    probe = int((multiplicities > 0).sum(axis=1).argmax())
+    settled = multiplicities[probe]
+    return np.asarray(density.nodes)[probe][settled > 0], settled[settled > 0]
 
 
 def _linthresh(density: SpectralDensity, scale: Scale, linthresh: float | None) -> float | None:

@@ -31,6 +31,12 @@ def jacobi_coefficients(eigenvalues, start, num_steps):
     return np.array(alpha), np.array(beta)
 
 
+def rule(alpha, beta):
+    """Nodes, weights and residuals."""
+    pairs = ritz_pairs(alpha, beta)
+    return pairs.values, pairs.weights, pairs.residuals
+
+
 def extended_rule(alpha, beta, x):
     """Masses below and up to x of the rule with a node at x, by a dense eigensolver."""
     pairs = ritz_pairs(alpha, beta)
@@ -52,7 +58,7 @@ def test_the_true_mass_lies_between_the_bounds_and_they_are_sharp(name, seed, nu
     alpha, beta = jacobi_coefficients(eigenvalues, start, num_steps)
     # Between two eigenvalues: at one, the bounds jump.
     x = np.quantile(eigenvalues, [0.03, 0.2, 0.5, 0.83, 0.97], method="midpoint")
-    low, high = mass_bounds(ritz_pairs(alpha, beta), beta[-1], x)
+    low, high = mass_bounds(*rule(alpha, beta), x)
     mass = np.array([(start**2)[eigenvalues <= t].sum() for t in x]) / (start @ start)
     assert np.all(low <= mass + 1e-9)
     assert np.all(mass <= high + 1e-9)
@@ -68,7 +74,7 @@ def test_bounds_grow_with_x_and_end_at_zero_and_one():
     x = np.concatenate(
         [[-np.inf], np.sort(np.concatenate([eigenvalues, SPECTRA["normal"]])), [np.inf]]
     )
-    low, high = mass_bounds(ritz_pairs(alpha, beta), beta[-1], x, blur=1e-6)
+    low, high = mass_bounds(*rule(alpha, beta), x, blur=1e-6)
     assert np.all(np.diff(low) >= -1e-9)
     assert np.all(np.diff(high) >= -1e-9)
     assert (low[0], high[0], low[-1], high[-1]) == (0, 0, 1, 1)
@@ -76,18 +82,18 @@ def test_bounds_grow_with_x_and_end_at_zero_and_one():
 
 def test_an_exhausted_krylov_space_leaves_nothing_open():
     """T of full size is the measure itself."""
-    pairs = ritz_pairs(np.array([1.0, 2.0]), np.array([0.5, 0.0]))
-    low, high = mass_bounds(pairs, 0.0, np.array([0.0, 1.5, 3.0]))
+    exhausted = rule(np.array([1.0, 2.0]), np.array([0.5, 0.0]))
+    low, high = mass_bounds(*exhausted, np.array([0.0, 1.5, 3.0]))
     np.testing.assert_allclose(low, high)
     np.testing.assert_allclose(low[[0, 2]], [0.0, 1.0])
 
 
 def test_x_on_a_node_is_bounded_too():
     alpha, beta = jacobi_coefficients(SPECTRA["normal"], np.ones(80), 6)
-    nodes = ritz_pairs(alpha, beta)
-    low, high = mass_bounds(nodes, beta[-1], nodes.values)
-    cumulative = np.cumsum(nodes.weights)
-    np.testing.assert_allclose(low, cumulative - nodes.weights, atol=1e-9)
+    nodes, weights, residuals = rule(alpha, beta)
+    low, high = mass_bounds(nodes, weights, residuals, nodes)
+    cumulative = np.cumsum(weights)
+    np.testing.assert_allclose(low, cumulative - weights, atol=1e-9)
     np.testing.assert_allclose(high, cumulative, atol=1e-9)
 
 
