@@ -1,5 +1,6 @@
 """Curvature of tasks: estimates against the dense Hessians of a reduced network on molecules."""
 
+import os
 from functools import cached_property
 
 import jax
@@ -16,6 +17,7 @@ from hessspec_mtl.curvature import (
 )
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.datasets.computed import load_molecules
+from hessspec_mtl.datasets.qm8 import load_qm8
 from hessspec_mtl.model import NetworkConfig, init_params
 from hessspec_mtl.train import TrainConfig, load_params, train
 
@@ -25,8 +27,8 @@ NUM_MOLECULES = 12
 class Setting:
     """Four tasks on molecules, a network of some thousand shared parameters, and the truth."""
 
-    def __init__(self, folder, num_epochs, num_steps):
-        dataset = load_molecules(num_examples=60, seed=0)
+    def __init__(self, folder, num_epochs, num_steps, dataset=None):
+        dataset = dataset or load_molecules(num_examples=60, seed=0)
         encoded = dataset.encode(dataset.split(0))
         tasks = tuple(task.name for task in encoded.tasks)
         network = NetworkConfig(
@@ -64,14 +66,19 @@ def initial(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return Setting(tmp_path_factory.mktemp("training"), num_epochs=200, num_steps=2)
+    if "HESSSPEC_DATA" not in os.environ:
+        pytest.skip("needs the real data files (HESSSPEC_DATA)")
+    dataset = load_qm8(os.environ["HESSSPEC_DATA"]).subset(60, 0)
+    folder = tmp_path_factory.mktemp("training")
+    return Setting(folder, num_epochs=200, num_steps=2, dataset=dataset)
 
 
-def trace_scores(hessians, truth, num_keys):
+def trace_scores(hessians, truth, num_keys, num_matvecs=48):
     """(estimate - truth) / stated error, one row a key and one column a task."""
     scores = []
     for seed in range(num_keys):
-        estimate = hessspec.trace(hessians, key=jax.random.key(seed), num_matvecs=48)
+        key = jax.random.key(seed)
+        estimate = hessspec.trace(hessians, key=key, num_matvecs=num_matvecs)
         scores.append((estimate.value - truth) / estimate.standard_error)
     return np.array(scores)
 
@@ -102,13 +109,21 @@ def test_traces_and_densities_of_all_tasks_agree_with_the_dense_hessians(initial
 
 
 @pytest.mark.slow
-def test_trace_scores_over_100_keys_are_standard_normal(trained):
-    """The study behind the stated errors: mean within 0.3 of 0, at most 8 of 100 beyond 1.96."""
+def test_trace_scores_of_a_network_trained_on_real_molecules_are_standard_normal(trained):
+    """The study behind the stated errors, P about 3,300: `pytest -m slow -s` prints its figures.
+
+    The mean lies within 0.3 of 0 and at most 8 % beyond 1.96 for each of the four tasks. Of 100
+    exact standard normal scores more than 8 lie beyond 1.96 in one case of sixteen, and four
+    tasks are judged, so the shares are taken of 400 keys. 160 products leave about 45 samples
+    after deflation: with many fewer, a ratio to an estimated error has Student's tails.
+    """
     truth = trained.eigenvalues.sum(axis=1)
-    scores = trace_scores(trained.hessians, truth, 100)
-    print("mean", scores.mean(axis=0), "beyond 1.96:", (np.abs(scores) > 1.96).sum(axis=0))
+    scores = trace_scores(trained.hessians, truth, 400, num_matvecs=160)
+    beyond = np.abs(scores) > 1.96
+    print("mean", scores.mean(axis=0), "rms", np.sqrt((scores**2).mean(axis=0)))
+    print("beyond 1.96: of 400", beyond.sum(axis=0), "of the first 100", beyond[:100].sum(axis=0))
     assert np.all(np.abs(scores.mean(axis=0)) < 0.3)
-    assert np.all((np.abs(scores) > 1.96).sum(axis=0) <= 8)
+    assert np.all(beyond.mean(axis=0) <= 0.08)
 
 
 def test_what_is_on_disk_is_not_measured_again(initial, tmp_path, monkeypatch):
