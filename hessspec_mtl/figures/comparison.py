@@ -196,8 +196,8 @@ def _draw_differences(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
             linestyle="none",
         )
     panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
-    reach = max(map(abs, panel.get_ylim()))
-    panel.set_ylim(-reach, reach)
+    low, high = panel.get_ylim()
+    panel.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
 
 
 def _draw_final_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:

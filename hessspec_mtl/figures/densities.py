@@ -56,7 +56,7 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
     shots = _spectra(study, 6)
     rows = []
     with house_style():
-        columns = min(3, len(shots))
+        columns = 2 if len(shots) == 4 else min(3, len(shots))
         lines = -(-len(shots) // columns)
         figure = new_figure(0.75 + 2.0 * lines)
         axes = figure.subplots(lines, columns, squeeze=False)
@@ -144,6 +144,12 @@ def _draw_densities(
         fontsize=6.2,
         color=MUTED,
         linespacing=1.25,
+        bbox={
+            "boxstyle": "square,pad=0.1",
+            "facecolor": "white",
+            "edgecolor": "none",
+            "alpha": 0.7,
+        },
     )
     return pd.concat(rows, ignore_index=True)
 

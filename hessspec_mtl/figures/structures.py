@@ -14,6 +14,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
+from hessspec_mtl.featurize import molecules
 from hessspec_mtl.featurize.crystals import Crystal, crystal_from_cell, graph_of, structure_of
 from hessspec_mtl.featurize.raw_graph import RawGraph
 from hessspec_mtl.figures.style import INK, MUTED, Plot, house_style, new_figure, panel_title
@@ -43,7 +44,6 @@ _COLOURS = {  # Okabe-Ito again, light elements light
     "Ti": "#0072B2",
     "Ba": "#009E73",
 }
-_BOND_NAMES = {1.0: "single", 2.0: "double", 3.0: "triple", 1.5: "aromatic"}
 
 
 def barium_titanate() -> Crystal:
@@ -90,14 +90,11 @@ def crystal_figure(*, name: str = "figure1") -> Plot:
 
 def molecule_figure(smiles: str = EXAMPLE_MOLECULE, *, name: str = "figure2") -> Plot:
     """Figure 2: the skeletal formula of a molecule and its graph, hydrogens included."""
-    molecule = Chem.MolFromSmiles(smiles)
-    if molecule is None:
-        raise ValueError(f"`smiles` must be a molecule that rdkit can read, got {smiles!r}.")
-    full = Chem.AddHs(molecule)
+    molecule, full = (molecules.structure_of(smiles, add_hydrogens=h) for h in (False, True))
     for structure in (molecule, full):
         rdDepictor.SetPreferCoordGen(True)
         rdDepictor.Compute2DCoords(structure)
-    graph, orders = _molecular_graph(full)
+    graph = molecules.graph_of(smiles, add_hydrogens=True)
     symbols = [atom.GetSymbol() for atom in full.GetAtoms()]
     formula = re.sub(r"(\d+)", r"$_{\1}$", CalcMolFormula(molecule))
     with house_style():
@@ -119,24 +116,10 @@ def molecule_figure(smiles: str = EXAMPLE_MOLECULE, *, name: str = "figure2") ->
             "directed edges with the same feature, the bond type."
         ),
         figure=figure,
-        data=_edge_table(graph, symbols).assign(bond=[_BOND_NAMES[order] for order in orders]),
+        data=_edge_table(graph, symbols).assign(
+            bond=[str(molecules.BOND_TYPES[i]).lower() for i in graph.edge_attributes]
+        ),
     )
-
-
-def _molecular_graph(molecule: Chem.Mol) -> tuple[RawGraph, list[float]]:
-    bonds = [
-        (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondTypeAsDouble())
-        for bond in molecule.GetBonds()
-    ]
-    senders = [b for begin, end, _ in bonds for b in (begin, end)]
-    receivers = [b for begin, end, _ in bonds for b in (end, begin)]
-    graph = RawGraph(
-        atomic_numbers=np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int64),
-        edge_attributes=np.zeros(len(senders), np.int64),
-        senders=np.array(senders, np.int64),
-        receivers=np.array(receivers, np.int64),
-    )
-    return graph, [order for _, _, order in bonds for _ in range(2)]
 
 
 def _edge_table(graph: RawGraph, symbols: Sequence[str]) -> pd.DataFrame:

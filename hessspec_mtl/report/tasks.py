@@ -9,7 +9,13 @@ import pandas as pd
 
 from hessspec_mtl.claims.ledger import number
 from hessspec_mtl.comparison import paired_table, student_interval
-from hessspec_mtl.figures.alignment import CUT, conflict_table, distance_table, eigenspace_table
+from hessspec_mtl.figures.alignment import (
+    CUT,
+    conflict_table,
+    distance_table,
+    eigenspace_table,
+    pairs,
+)
 from hessspec_mtl.report.results import has_comparisons
 from hessspec_mtl.study import Study
 from hessspec_mtl.tables import Table
@@ -94,7 +100,14 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
         (distance_table(studies), "moved", "moved_probe_error"),
     ]
     keys = ["dataset", "task_a", "task_b"]
-    merged: pd.DataFrame | None = None
+    merged = pd.DataFrame(
+        [
+            (study.name, study.tasks[a].name, study.tasks[b].name)
+            for study in studies
+            for a, b in pairs(study)
+        ],
+        columns=keys,
+    )
     for data, value, error in parts:
         if data.empty:
             continue
@@ -107,9 +120,7 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
             records.append(
                 {**dict(zip(keys, key, strict=True)), **dict(zip(names, numbers, strict=True))}
             )
-        part = pd.DataFrame(records)
-        merged = part if merged is None else merged.merge(part, on=keys, how="outer", sort=False)
-    assert merged is not None
+        merged = merged.merge(pd.DataFrame(records), on=keys, how="left")
     labels = {(s.name, t.name): t.label for s in studies for t in s.tasks}
     rows = [
         (

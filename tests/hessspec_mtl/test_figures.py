@@ -104,7 +104,7 @@ def test_the_molecule_keeps_its_hydrogens():
     assert len(data) == 28  # 14 bonds, both directions
     assert (data["bond"] == "single").all()
     assert (data["receiver_element"] == "H").sum() == 6
-    with pytest.raises(ValueError, match="`smiles` must be a molecule"):
+    with pytest.raises(ValueError, match="rdkit cannot read the SMILES"):
         molecule_figure("not a molecule")
 
 
