@@ -134,8 +134,9 @@ def verify(
 
     Args:
         loss_fn: a loss, scalar or with shape (T,), or an operator in place of loss and params.
-        params, data, where, memory_budget: as for `trace`.
+        params, data, where: as for `trace`.
         key: estimator i uses `fold_in(key, i)`.
+        memory_budget: bytes for the dense matrices of all tasks.
 
     Returns:
         The table; `str` prints it, `ok` says whether all of it holds. Cost: P products for the
@@ -143,6 +144,10 @@ def verify(
 
     Raises:
         ValueError: if the operator has more than 2,000 parameters, or fails a guard.
+        TypeError: for a call that mixes the two forms.
+        MemoryError: if the dense matrix exceeds `memory_budget`.
+
+    Source: derived here: every bound it checks is the one that the estimator itself documents.
     """
     operator, key = resolve_call("verify", loss_fn, params, key, data, where, memory_budget)
     dim = operator.dim
