@@ -108,7 +108,7 @@ def _case(case: str, dim: int, budget: int) -> dict:
         return jax.jvp(jax.grad(loss), (x,), (v,))[1]
 
     key = jax.random.key(0)
-    x = jnp.full((dim,), 0.5, jnp.float32)
+    x = jnp.linspace(-2.0, 2.0, dim, dtype=jnp.float32)
     before, start = peak_resident_bytes(), time.perf_counter()
     if case == "product":
         jax.block_until_ready(product(x, jnp.ones_like(x)))

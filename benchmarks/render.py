@@ -242,9 +242,9 @@ def _draw_bars(figure: Any, contents: Sequence[Content]) -> bool:
     rows = []
     for content in contents:
         for bar in content["bars"]:
-            spread = [bar["value"][key] for key in ("median", "lower", "upper")]
-            if min(spread) <= 0 or bar["bound"] <= 0:
-                continue
+            # What is a hundred times better, or next to nothing, stands at the end of the scale.
+            floor = bar["bound"] / 100
+            spread = [max(bar["value"][key], floor) for key in ("median", "lower", "upper")]
             if bar["relation"] == "<=":
                 margins = sorted(bar["bound"] / value for value in spread)
             else:
@@ -262,7 +262,7 @@ def _draw_bars(figure: Any, contents: Sequence[Content]) -> bool:
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("times better than the bar asks (medians and quartiles)")
+    axes.set_xlabel("times better than the bar")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return True

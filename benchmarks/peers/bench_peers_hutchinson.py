@@ -33,4 +33,4 @@ def measure(scale: Scale) -> Result:
 
 
 if __name__ == "__main__":
-    sys.exit(command("peers.bench_peers_hutchinson", measure, repeats=5))
+    sys.exit(command("peers.bench_peers_hutchinson", measure, repeats=3))
