@@ -40,7 +40,8 @@ def predictions(
     """
     path = Path(training) / f"predictions_{epoch:06d}.csv"
     if path.exists():
-        return pd.read_csv(path, dtype={"id": str, "task": str}, float_precision="round_trip")
+        # Through strings: pandas' own parser of numbers is off by a bit in some versions.
+        return pd.read_csv(path, dtype=str).astype({"target": float, "predicted": float})
     names = [task.name for task in encoded.tasks]
     targets = encoded.test.targets[:, [names.index(task) for task in network.tasks]]
     params = jax.tree.map(jnp.asarray, load_params(training, epoch))

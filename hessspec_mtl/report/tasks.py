@@ -171,14 +171,18 @@ def _cells(
     return text.replace("-", "−"), f"± {written(row[error])}"
 
 
+def error_findings(studies: Sequence[Study]) -> list[str]:
+    """Whether tasks are learnt better alone or together, a sentence a data set."""
+    errors = paired_table(studies)
+    if errors.empty:
+        return []
+    groups = [(study, errors[errors["dataset"] == study.name]) for study in studies]
+    return [_error_sentence(study, rows) for study, rows in groups if len(rows)]
+
+
 def findings(studies: Sequence[Study]) -> list[str]:
     """What the comparisons say, one paragraph a data set and subject, numbers first."""
-    paragraphs = []
-    errors = paired_table(studies)
-    for study in studies:
-        here = errors[errors["dataset"] == study.name] if len(errors) else errors
-        if len(here):
-            paragraphs.append(_error_sentence(study, here))
+    paragraphs = error_findings(studies)
     if has_comparisons(studies):
         conflict, spaces = conflict_table(studies), _at_cut(eigenspace_table(studies))
         for study in studies:

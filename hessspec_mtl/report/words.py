@@ -10,6 +10,7 @@ import pandas as pd
 from hessspec_mtl.claims import Judgement, Verdict
 from hessspec_mtl.claims.ledger import number
 from hessspec_mtl.report.results import FullDataset, Results, test_errors
+from hessspec_mtl.report.tasks import error_findings
 from hessspec_mtl.study import Study
 
 if TYPE_CHECKING:
@@ -74,6 +75,12 @@ def summary(results: Results, judgements: Sequence[Judgement]) -> list[str]:
     ]
     paragraphs += [_study_paragraph(results, position) for position in range(len(results.studies))]
     paragraphs.append(_error_paragraph(results.studies))
+    alone = error_findings(results.studies)
+    if alone:
+        paragraphs.append(
+            "The same network was also trained on each property alone. By the 95 % interval over "
+            "seeds of the paired differences in test error: " + " ".join(alone)
+        )
     paragraphs.append(_verdict_paragraph(judgements))
     if results.appendix is not None:
         paragraphs.append(appendix_paragraph(results.appendix))

@@ -149,7 +149,7 @@ def spaces(num_tasks: int, seed: int, count: int = 6) -> Eigenspaces:
 
 
 def predicted(tasks: Sequence[str], deviations: Sequence[float], seed: int) -> pd.DataFrame:
-    """Targets of 20 test examples and predictions with normal errors of these deviations."""
+    """Targets of 20 test examples and predictions off by these deviations, up or down."""
     generator = np.random.default_rng(seed)
     targets = np.random.default_rng(0).normal(size=(len(tasks), 20))
     return pd.concat(
@@ -159,7 +159,7 @@ def predicted(tasks: Sequence[str], deviations: Sequence[float], seed: int) -> p
                     "id": [f"e{i}" for i in range(20)],
                     "task": task,
                     "target": target,
-                    "predicted": target + deviation * generator.normal(size=20),
+                    "predicted": target + deviation * generator.choice([-1.0, 1.0], size=20),
                 }
             )
             for task, target, deviation in zip(tasks, targets, deviations, strict=True)

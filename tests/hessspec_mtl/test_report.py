@@ -153,12 +153,15 @@ def test_all_figures_and_tables_are_there(written):
     names = {files.name for files in written.figures}
     assert names == {
         *("figure1", "figure2", "figure3", "figure4", "figure8"),
+        *("figure10", "figure11", "figure12"),
         *("figure5_qm8", "figure5_mp", "figure6_qm8", "figure6_mp"),
     }
     for name in names:
         for suffix in (".pdf", ".png", ".csv"):
             assert (folder / "figures" / f"{name}{suffix}").stat().st_size > 0
-    assert {p.stem for p in (folder / "tables").iterdir()} == {"table1", "table2", "table3"}
+    assert {p.stem for p in (folder / "tables").iterdir()} == {
+        *("table1", "table2", "table3", "single_against_multi", "pairs_of_tasks"),
+    }
     assert len(json.loads((folder / "claims.json").read_text())) >= 20
 
 
@@ -176,7 +179,7 @@ def test_writing_leaves_no_partial_file(written, tmp_path, monkeypatch):
     target = write_whole(tmp_path / "a.txt", "old")
 
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
