@@ -41,7 +41,7 @@ class Options:
 
     Attributes:
         preset: how much to do: "quick" (minutes on 2 cores), "small" (under an hour a data set
-            on 2 cores), "compare" (a reduced network over three seeds, each task alone and all
+            on 2 cores), "compare" (a reduced network over five seeds, each task alone and all
             together, an hour on a core), "paper" (a GPU).
         out: folder of all runs.
         name: folder of this run below `out`; by default the preset's name, with the sets if
