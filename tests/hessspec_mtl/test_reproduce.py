@@ -1,12 +1,17 @@
 """The command from end to end, at toy size: what it writes, resumes and refuses."""
 
+import errno
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hessspec_mtl import pipeline, presets, reproduce
 from hessspec_mtl.curvature import CurvatureConfig
+from hessspec_mtl.datasets.base import LeftOut
+from hessspec_mtl.files import sole_use
 from hessspec_mtl.presets import NetworkSizes, Preset, StudyConfig
 from hessspec_mtl.train import TrainConfig
 
@@ -90,6 +95,48 @@ def test_other_settings_under_the_same_name_are_refused(finished, monkeypatch, c
     assert "`curvature.num_steps` is 6" in message, message
     assert "holds results with 5" in message
     assert "choose another `--name`" in message
+
+
+def test_another_number_of_epochs_is_refused_by_the_name_of_its_option(
+    finished, monkeypatch, capsys
+):
+    _, arguments = finished
+    monkeypatch.setitem(presets.PRESETS, "quick", Preset("toy", {"molecules": TOY}))
+    assert reproduce.main([*arguments, "--num-epochs", "3"]) == 1
+    message = capsys.readouterr().err
+    assert "`train.num_epochs` (--num-epochs) is 3, but" in message
+    assert "holds results with 2; ask for the same, or choose another `--name`." in message
+
+
+def test_a_run_folder_in_use_is_refused(finished, capsys):
+    pytest.importorskip("fcntl")
+    folder, arguments = finished
+    with sole_use(folder):
+        assert reproduce.main(arguments) == 1
+    assert re.search(r"another process \(number \d+\) works in .*`--name`", capsys.readouterr().err)
+
+
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch, capsys):
+    def full(options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reproduce, "reproduce", full)
+    assert reproduce.main(["--out", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert f"Stopped: no space is left for {tmp_path}" in message
+    assert "What is finished is kept" in message
+
+
+def test_crystals_that_turn_out_to_have_no_graph_are_counted_as_left_out(records):
+    """The whole set is read without graphs; a part of it, with graphs, tells of failures."""
+    whole = records.dataset("MP")
+    duplicate = LeftOut(whole.ids[5], "duplicate id")
+    whole = replace(whole, left_out=(duplicate,))
+    failed = LeftOut(whole.ids[3], "no Voronoi graph")
+    part = replace(whole.take(np.array([5, 7])), left_out=(duplicate, failed))
+    known = reproduce._without_failures(whole, part)
+    assert known.left_out == (duplicate, failed)
+    assert set(whole.ids) - set(known.ids) == {whole.ids[3]}
 
 
 def test_a_missing_file_of_ones_own_is_named(tmp_path, capsys):
