@@ -52,6 +52,9 @@ class WrongForms(AbstractOperator):
         forms = self.operator.forms(block)
         return forms + jnp.asarray(60.0, forms.dtype)
 
+    def _weighted(self, weights):
+        return self.operator.weighted(weights)
+
 
 def test_every_estimator_holds_on_a_network_of_two_tasks():
     found = verify(network(), key=jax.random.key(0))
