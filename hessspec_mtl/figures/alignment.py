@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from hessspec_mtl.figures.axes import epoch_axis, epoch_ticks
 from hessspec_mtl.figures.style import (
@@ -214,7 +215,9 @@ def distance_figure(studies: Sequence[Study], *, name: str = "figure12") -> Plot
             "Wasserstein distance between the spectra of two tasks times the number P of their "
             "eigenvalues: by how much eigenvalues must be moved, in all, to turn one spectrum into "
             "the other. Eigenvalues in the cell about 0 that this many Lanczos steps do not look "
-            "into count as 0. " + _bars(studies, "probes") + " The data hold the largest "
+            "into count as 0. Panels of a data set share an axis. "
+            + _bars(studies, "probes")
+            + " The data hold the largest "
             "difference in counts (Kolmogorov and Smirnov) too."
         ),
         figure=figure,
@@ -274,6 +277,8 @@ def _pair_panels(studies: Sequence[Study], data: pd.DataFrame, shown: _Shown) ->
                 & (data["task_b"] == second.name)
             ]
             _draw_pair(panel, here, shown, color=task_style(0).color)
+            if shown.log:
+                panel.set_ylim(*_log_limits(data[data["dataset"] == study.name], shown))
             panel.set_title(f"{study.name}: {first.label}, {second.label}", fontsize=8)
         for panel in list(axes.flat)[len(cells) :]:
             panel.set_visible(False)
@@ -287,6 +292,15 @@ def _pair_panels(studies: Sequence[Study], data: pd.DataFrame, shown: _Shown) ->
         if data["seed"].nunique() > 1:
             figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
+
+
+def _log_limits(rows: pd.DataFrame, shown: _Shown) -> tuple[float, float]:
+    """Limits that hold all panels of one data set, so that these compare."""
+    values = rows[shown.value].to_numpy(float)
+    high = float((values + np.nan_to_num(rows[shown.error], posinf=0.0)).max())
+    positive = values[values > 0]
+    low = float(positive.min()) if positive.size else 1.0
+    return 0.5 * low, 2.0 * max(high, low)
 
 
 def _draw_pair(panel: Axes, rows: pd.DataFrame, shown: _Shown, *, color: str) -> None:
@@ -329,6 +343,7 @@ def _draw_pair(panel: Axes, rows: pd.DataFrame, shown: _Shown, *, color: str) ->
         )
     if shown.log:
         panel.set_yscale("log")
+        panel.yaxis.set_minor_formatter(NullFormatter())
     elif shown.limits is not None:
         panel.set_ylim(*shown.limits)
         panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
