@@ -56,7 +56,11 @@ class Batches:
         return iter(iterable)
 
     def weighted(self) -> Iterator[tuple[PyTree, float]]:
-        """Pairs (batch, weight), the weight still to be divided by `total_weight`."""
+        """Pairs (batch, weight), the weight still to be divided by the sum of all.
+
+        Raises:
+            ValueError: for no batches, or another number of them than of `sizes`.
+        """
         count = 0
         for index, batch in enumerate(self):
             count += 1

@@ -16,7 +16,21 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 def rademacher(
     key: PRNGKeyArray, indices: Int[Array, " k"], dim: int, dtype: jnp.dtype
 ) -> Float[Array, "k {dim}"]:
-    """Probes of independent signs, E[v vᵀ] = I: row i is drawn with `fold_in(key, indices[i])`."""
+    """Probes of independent signs, E[v vᵀ] = I: row i is drawn with `fold_in(key, indices[i])`.
+
+    With them vᵀHv has variance 2 (‖H‖²_F - Σ H_ii²): a diagonal H costs none. Cost: no product.
+
+    Args:
+        key: one random key.
+        indices: which probes; the same index gives the same row, whatever stands beside it.
+        dim: P, the entries of a row.
+        dtype: of the rows, a float type. Both are static under `jit`.
+
+    Raises:
+        TypeError: if `key` is no key or `dtype` no type that JAX can draw signs of.
+
+    Source: derived here; v_i² = 1 and independence give both statements.
+    """
 
     def signs(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:
         return jax.random.rademacher(probe_key, (dim,), dtype)
@@ -32,6 +46,15 @@ def gaussian(
 
     Their direction is uniform on the sphere, so the squared components along any r of `dim`
     orthonormal directions sum to a Beta(r/2, (dim - r)/2) share of the squared length.
+    Cost: no product.
+
+    Args:
+        key, indices, dim, dtype: as for `rademacher`.
+
+    Raises:
+        TypeError: if `key` is no key or `dtype` no float type.
+
+    Source: derived here; r and dim - r squared normals are independent chi-squared variables.
     """
 
     def normals(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:

@@ -55,6 +55,11 @@ def gauss_quadrature(
 
     Raises:
         ValueError: if shapes differ, a count is outside [1, m], or a coefficient is not finite.
+
+    Cost: no product; m² flops on the host for each T.
+
+    Source: Golub and Welsch (1969) as restated in the introduction of [li2024quadrature]; the
+    residuals are the last row of H Qᵀ = Qᵀ T + r eᵀ times s.
     """
     alpha, beta = np.asarray(alpha, np.float64), np.asarray(beta, np.float64)
     if alpha.shape != beta.shape or alpha.ndim == 0:

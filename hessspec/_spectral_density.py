@@ -23,7 +23,13 @@ Scale = Literal["linear", "log", "symlog"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A number with an interval that covers the truth with probability `level`."""
+    """A number with an interval that covers the truth with probability `level`.
+
+    Attributes:
+        value: the estimate; a share of the eigenvalues or their number.
+        lower, upper: ends of the interval, in the same unit.
+        level: its probability.
+    """
 
     value: Float[Array | np.ndarray, "*tasks"]
     lower: Float[Array | np.ndarray, "*tasks"]
@@ -37,7 +43,12 @@ class IntervalEstimate:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Extremes:
-    """Both ends of the spectrum; an eigenvalue lies within the residual of each value."""
+    """Both ends of the spectrum; an eigenvalue lies within the residual of each value.
+
+    Attributes:
+        smallest, largest: the ends as any probe saw them, in the units of H.
+        smallest_residual, largest_residual: how far an eigenvalue is from them at most.
+    """
 
     smallest: Float[Array | np.ndarray, "*tasks"]
     largest: Float[Array | np.ndarray, "*tasks"]
@@ -154,7 +165,11 @@ class SpectralDensity:
         return np.asarray((self.weights * values).sum(axis=-1).mean())
 
     def moment(self, order: int) -> Float[np.ndarray, "*tasks"]:
-        """(1/P) tr H^order, in (loss / parameter²)^order; order 0 gives 1."""
+        """(1/P) tr H^order, in (loss / parameter²)^order; order 0 gives 1.
+
+        Raises:
+            ValueError: if `order` is negative.
+        """
         if order < 0:
             raise ValueError(f"`order` must be at least 0, got {order}")
         return self.expectation(lambda x: x**order)
@@ -193,7 +208,11 @@ class SpectralDensity:
 
     @_for_each_task
     def quantile(self, q: Float[Array | np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """The smallest node x with cdf(x) >= q, for each q in [0, 1]."""
+        """The smallest node x with cdf(x) >= q, for each q in [0, 1].
+
+        Raises:
+            ValueError: if a `q` lies outside [0, 1].
+        """
         q = np.asarray(q, np.float64)
         if np.any((q < 0) | (q > 1)):
             raise ValueError(f"`q` must lie in [0, 1], got {q}")
@@ -232,6 +251,9 @@ class SpectralDensity:
 
         A bound within `resolution` of an eigenvalue cannot be told to lie below or above it: the
         interval then holds both cases (the sign of an eigenvalue near 0, for one).
+
+        Raises:
+            ValueError: if `lo` exceeds `hi`, or unless 0 < level < 1.
         """
         _check_level(level)
         if not lo <= hi:
@@ -293,6 +315,9 @@ class SpectralDensity:
                 "symlog" for dF/ds, s = asinh(λ / 2c) / ln 10, which is linear near 0 and counts
                 decades on either side.
             linthresh: c of "symlog"; by default `resolution`, below which nothing is known.
+
+        Raises:
+            ValueError: if `bandwidth` is not positive or `scale` unknown.
         """
         points = np.asarray(x, np.float64)
         nodes, weights = np.asarray(self.nodes).ravel(), np.asarray(self.weights).ravel()
@@ -314,7 +339,11 @@ class SpectralDensity:
     def coordinate(
         self, scale: Scale, linthresh: float | None = None
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """The function that maps an eigenvalue to its place on an axis of that scale."""
+        """The function that maps an eigenvalue to its place on an axis of that scale.
+
+        Raises:
+            ValueError: if `scale` is unknown.
+        """
         if scale == "linear":
             return lambda x: x
         if scale == "log":
