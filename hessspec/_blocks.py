@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._lanczos import power_of_two
+from hessspec._plan import BLOCK_ROWS
 from hessspec._probes import gaussian
-
-BLOCK_ROWS = 16  # rows multiplied together; measured best for products in blocks
 
 
 def spherical(
@@ -67,7 +66,10 @@ def without(basis: Float[Array, "r dim"], rows: Float[Array, "k dim"]) -> Float[
 def unit_scale(rows: Float[Array, "k dim"]) -> float:
     """A power of two near the longest row: dividing by it changes no digit, and nothing overflows
     or vanishes when the rows are squared afterwards."""
-    return float(np.asarray(power_of_two(rows)).max()) if rows.shape[0] else 1.0
+    return float(np.asarray(_power_of_two(rows)).max()) if rows.shape[0] else 1.0
+
+
+_power_of_two = jax.jit(power_of_two)
 
 
 def orthonormal_rows(

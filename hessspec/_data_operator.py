@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from hessspec._checks import check_losses
 from hessspec._lift import LiftedFunction, lift
 from hessspec._memory import resolve_budget
 from hessspec._operators import AbstractOperator, compiled_forms, compiled_rows
+from hessspec._plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound
 from hessspec._selection import Where, choose
 from hessspec._space import VectorSpace
 
@@ -57,6 +59,7 @@ class DataOperator(AbstractOperator):
     num_losses: int | None = eqx.field(static=True)
     source: _Source = eqx.field(static=True)
     takes_batch: bool = eqx.field(static=True)
+    plan: ProductPlan = eqx.field(static=True)
     label: str = eqx.field(static=True)
 
     def __init__(
@@ -66,12 +69,15 @@ class DataOperator(AbstractOperator):
         data: PyTree | Batches | None,
         where: Where | None,
         memory_budget: int | None,
+        block_rows: int | None,
+        rematerialize: bool | None,
     ) -> None:
+        budget = resolve_budget(memory_budget)
         self.source = _Source(functions)
         self.chosen, self.held = choose(params, where)
         self.takes_batch = data is not None
         self.weights = None
-        groups = collect(() if data is None else data, resolve_budget(memory_budget))
+        groups = collect(() if data is None else data, budget)
         if isinstance(groups, StreamedData):
             self.streamed, self.chunks = groups, ()
             first = next(groups.groups())
@@ -82,6 +88,7 @@ class DataOperator(AbstractOperator):
             self.chunks = chunks
         self.num_losses = _num_tasks(shape)
         self.label = _describe(data)
+        self.plan = self._planned(chunks, budget, block_rows, rematerialize)
 
     @property
     def space(self) -> VectorSpace:  # type: ignore[override]
@@ -92,6 +99,13 @@ class DataOperator(AbstractOperator):
     def num_tasks(self) -> int | None:  # type: ignore[override]
         """T if the loss has shape (T,) and no weights were chosen, else None."""
         return self.num_losses if self.weights is None else None
+
+    @property
+    def block_rows(self) -> int:
+        return self.plan.block_rows
+
+    def product_bytes(self, rows: int) -> int:
+        return self.plan.product_bytes(rows)
 
     @property
     def params(self) -> PyTree:
@@ -148,6 +162,36 @@ class DataOperator(AbstractOperator):
         batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
         function, shape = lift(self.source.functions[0], self.params, *([batch] * self.takes_batch))
         return Chunk((function,), group), shape
+
+    def _planned(
+        self,
+        chunks: tuple[Chunk, ...],
+        budget: int,
+        block_rows: int | None,
+        rematerialize: bool | None,
+    ) -> ProductPlan:
+        vector, tasks = self.dim * self.dtype.itemsize, self.num_losses or 1
+        bound = max(
+            sum(linearised_bound(f.program.jaxpr) for f in chunk.functions) for chunk in chunks
+        )
+        demand = Demand(vector, tasks, bound)
+        # Differentiating costs a second for a large network: only where the bound does not settle.
+        if demand.of(BLOCK_ROWS, rematerialize=False) > budget:
+            demand = Demand(vector, tasks, max(map(self._linearised_bytes, chunks)))
+        return demand.plan(budget, block_rows, rematerialize)
+
+    def _linearised_bytes(self, chunk: Chunk) -> float:
+        """Bytes that the linearised function keeps of one batch beside the batch itself."""
+        arrays = jax.tree.map(lambda leaf: leaf[0], chunk.group.arrays)
+        kept = eqx.filter_eval_shape(
+            lambda arrays: self._linearised(chunk.functions, chunk.group.batch(arrays)), arrays
+        )
+        given = (arrays, chunk.functions, self.chosen, self.held)
+        return max(0.0, _nbytes(kept) - _nbytes(given))
+
+    def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
+        """What products are made of, linearised on one batch: a tree of all that it keeps."""
+        raise NotImplementedError
 
     def _sum(self, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]) -> Array:
         """Σ over all batches of weight · per_batch, one compiled loop for each batch shape."""
@@ -209,6 +253,15 @@ def _num_tasks(shape: Any) -> int | None:
     if leaves[0].shape == (0,):
         raise ValueError("`loss_fn` must return at least one loss, got shape (0,)")
     return leaves[0].shape[0] if leaves[0].shape else None
+
+
+def _nbytes(tree: PyTree) -> float:
+    sizes = (
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    )
+    return float(sum(sizes))
 
 
 def _describe(data: PyTree | Batches | None) -> str:

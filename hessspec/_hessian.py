@@ -11,7 +11,14 @@ from jaxtyping import Array, Float, PyTree
 
 from hessspec._batches import Batches, BatchGroup
 from hessspec._data_operator import Chunk, DataOperator
-from hessspec._hvp import gauss_newton_products, task_forms, task_products, weighted_products
+from hessspec._hvp import (
+    Gradient,
+    block_products,
+    gauss_newton_products,
+    task_forms,
+    task_gradients,
+    weighted_gradient,
+)
 from hessspec._lift import LiftedFunction, lift
 from hessspec._selection import Where
 
@@ -30,9 +37,13 @@ class HessianOperator(DataOperator):
         data: one batch (any pytree, never split), or `Batches`.
         where: `where(path, leaf)` chooses the parameters of H, the path as text such as
             `encoder/0/kernel`; the others are held constant. Default: all.
-        memory_budget: bytes; batches beyond a quarter of it are read again for each product.
+        memory_budget: bytes that products may take, by default set from the device; batches
+            beyond a quarter of it are read again for each product.
+        block_rows, rematerialize: how products are computed; by default chosen to fit the budget.
+            `operator.plan` says what was chosen.
 
     Raises:
+        MemoryError: if a product cannot fit the budget, with the ways out.
         ValueError: if `where` chooses nothing, the loss is not a float scalar or vector, or it
             is random.
 
@@ -49,26 +60,39 @@ class HessianOperator(DataOperator):
         data: PyTree | Batches | None = None,
         where: Where | None = None,
         memory_budget: int | None = None,
+        block_rows: int | None = None,
+        rematerialize: bool | None = None,
     ) -> None:
-        super().__init__((loss_fn,), params, data, where, memory_budget)
+        choices = (memory_budget, block_rows, rematerialize)
+        super().__init__((loss_fn,), params, data, where, *choices)
 
     @property
     def form_cost(self) -> float:
         # Forward over forward: about 5 forward passes for all tasks; a product is about 8 alone.
         return 5.0 / 8.0 if self.num_tasks is not None else 1.0
 
+    def _gradient(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> Gradient:
+        """The gradient on one batch, with a leading task axis if the operator has one."""
+
+        def losses(y: Array) -> Array:
+            return self._values(functions, y, batch)
+
+        if self.num_tasks is not None:
+            return task_gradients(losses, self.num_tasks, self.dtype)
+        return weighted_gradient(losses, self._scalar_weights())
+
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
         x = self.space.flatten(self.chosen)
 
         def per_batch(functions: tuple[LiftedFunction, ...], batch: PyTree) -> Array:
-            def losses(y: Array) -> Array:
-                return self._values(functions, y, batch)
-
-            if self.num_tasks is not None:
-                return task_products(losses, self.num_tasks, x, block)
-            return weighted_products(losses, self._scalar_weights(), x, block)
+            gradient = self._gradient(functions, batch)
+            products = block_products(gradient, x, block, self.plan.rematerialize)
+            return jnp.moveaxis(products, 0, -2)
 
         return self._sum(per_batch)
+
+    def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
+        return jax.linearize(self._gradient(functions, batch), self.space.flatten(self.chosen))[1]
 
     def _quadratic(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
         if self.num_tasks is None:
@@ -90,8 +114,8 @@ class GaussNewtonOperator(DataOperator):
     Args:
         model_fn: `model_fn(params, batch)`, the outputs, an array.
         loss_fn: `loss_fn(outputs, batch)`, a scalar or shape (T,).
-        params, data, where, memory_budget: as for `HessianOperator`; `data` is required, since
-            both functions take the batch.
+        params, data, where, memory_budget, block_rows, rematerialize: as for `HessianOperator`;
+            `data` is required, since both functions take the batch.
 
     Source: derived here from the chain rule; checked against the dense J'(∇²ℓ)J in the tests.
     """
@@ -105,10 +129,13 @@ class GaussNewtonOperator(DataOperator):
         *,
         where: Where | None = None,
         memory_budget: int | None = None,
+        block_rows: int | None = None,
+        rematerialize: bool | None = None,
     ) -> None:
         if data is None:
             raise ValueError("`data` is required: model_fn(params, batch), loss_fn(outputs, batch)")
-        super().__init__((model_fn, loss_fn), params, data, where, memory_budget)
+        choices = (memory_budget, block_rows, rematerialize)
+        super().__init__((model_fn, loss_fn), params, data, where, *choices)
 
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
         model_fn, loss_fn = self.source.functions
@@ -136,10 +163,14 @@ class GaussNewtonOperator(DataOperator):
                     values = jnp.atleast_1d(outer(z, batch))
                     return jnp.vdot(weights.astype(values.dtype), values)
 
-                return gauss_newton_products(outputs, scalar, x, block)
+                return gauss_newton_products(outputs, scalar, x, block, self.plan.rematerialize)
 
             if self.num_tasks is not None:
                 return jax.lax.map(products, jnp.eye(self.num_tasks, dtype=self.dtype))
             return products(self._scalar_weights())
 
         return self._sum(per_batch)
+
+    def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
+        x = self.space.flatten(self.chosen)
+        return jax.linearize(lambda y: functions[0](*self._arguments(y, batch)), x)[1]

@@ -78,7 +78,7 @@ class Hutchinson:
         )
 
     def _probes(self, count: int) -> Iterator[Float[Array, "k dim"]]:
-        for size in block_sizes(count):
+        for size in block_sizes(count, self.operator.block_rows):
             indices = jnp.arange(self.drawn, self.drawn + size)
             self.drawn += size
             dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)

@@ -13,36 +13,48 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Losses = Callable[[Float[Array, " dim"]], Float[Array, " T"]]
+Gradient = Callable[[Float[Array, " dim"]], Float[Array, "*T dim"]]
 
 
-def weighted_products(
-    losses: Losses,
-    weights: Float[Array, " T"],
-    x: Float[Array, " dim"],
-    block: Float[Array, "k dim"],
-) -> Float[Array, "k dim"]:
-    """H_w v for each row v, H_w = Σ_t w_t H_t, by linearising ∇(w · L) at x once.
-
-    Cost: one gradient and, for each row, its tangent.
-    """
-    gradient = jax.grad(lambda y: jnp.vdot(weights, losses(y)))
-    _, tangent = jax.linearize(gradient, x)
-    return jax.lax.map(tangent, block)
+def weighted_gradient(losses: Losses, weights: Float[Array, " T"]) -> Gradient:
+    """∇(w · L) as a function."""
+    return jax.grad(lambda y: jnp.vdot(weights, losses(y)))
 
 
-def task_products(
-    losses: Losses, num_tasks: int, x: Float[Array, " dim"], block: Float[Array, "k dim"]
-) -> Float[Array, "T k dim"]:
-    """H_t v for each task t and each row v; the forward tangent of a row is shared by its tasks."""
-    dtype = jax.eval_shape(losses, x).dtype
+def task_gradients(losses: Losses, num_tasks: int, dtype: jnp.dtype) -> Gradient:
+    """∇L_t of all tasks as a function; their forward pass and its tangents are shared."""
     units = jnp.eye(num_tasks, dtype=dtype)
 
     def gradients(y: Float[Array, " dim"]) -> Float[Array, "T dim"]:
         _, pullback = jax.vjp(losses, y)
         return jax.lax.map(lambda unit: pullback(unit)[0], units)
 
-    _, tangent = jax.linearize(gradients, x)
-    return jnp.swapaxes(jax.lax.map(tangent, block), 0, 1)
+    return gradients
+
+
+def block_products(
+    gradient: Gradient,
+    x: Float[Array, " dim"],
+    block: Float[Array, "k dim"],
+    rematerialize: bool = False,
+) -> Float[Array, "k *T dim"]:
+    """The derivative of `gradient` at x along each row, by linearising it once for all rows.
+
+    Cost: one gradient and, for each row, its tangent. With `rematerialize`, or for one row, the
+    gradient is computed again with each tangent, and what it leaves behind need not be kept.
+    """
+    if block.shape[0] == 1:
+        return jax.jvp(gradient, (x,), (block[0],))[1][None]
+    if rematerialize:
+        return jax.lax.map(lambda v: _afresh(gradient, x, v), block)
+    _, tangent = jax.linearize(gradient, x)
+    return jax.lax.map(tangent, block)
+
+
+def _afresh(gradient: Gradient, x: Float[Array, " dim"], v: Float[Array, " dim"]) -> Array:
+    # The barrier ties x to v, or a compiler may move what depends on x alone out of the loop.
+    x, v = jax.lax.optimization_barrier((x, v))
+    return jax.jvp(gradient, (x,), (v,))[1]
 
 
 def task_forms(
@@ -68,11 +80,19 @@ def gauss_newton_products(
     outer: Callable[[Array], Float[Array, ""]],
     x: Float[Array, " dim"],
     block: Float[Array, "k dim"],
+    rematerialize: bool = False,
 ) -> Float[Array, "k dim"]:
     """J'(∇²outer)J v for each row v: the Hessian of outer(model(x)) without the model's curvature.
 
     Positive semidefinite if `outer` is convex in the outputs.
     """
+    if rematerialize and block.shape[0] > 1:
+
+        def product(v: Float[Array, " dim"]) -> Float[Array, " dim"]:
+            y, v = jax.lax.optimization_barrier((x, v))
+            return gauss_newton_products(model, outer, y, v[None])[0]
+
+        return jax.lax.map(product, block)
     outputs, push = jax.linearize(model, x)
     pull = jax.linear_transpose(push, x)
     _, curve = jax.linearize(jax.grad(outer), outputs)

@@ -48,6 +48,7 @@ class RowOperator(Protocol):
     @property
     def dtype(self) -> np.dtype: ...
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]: ...
+    def product_bytes(self, rows: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def krylov(
 ) -> KrylovRun:
     """Run `num_steps` Lanczos steps from every row of `starts`, through `operator.rows`.
 
-    Cost: k products a step. Memory: k (m + 4) vectors, or 4 k without reorthogonalisation.
+    Cost: k products a step. Memory: k (m + 4) vectors, or 4 k without reorthogonalisation, and what
+    k products take.
 
     Raises:
         ValueError: if a product is not finite or not symmetric, naming the cause.
@@ -116,7 +118,8 @@ def krylov(
     check_num_steps(num_steps, dim)
     if memory_budget is not None:
         require_memory(
-            krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype),
+            krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype)
+            + operator.product_bytes(k),
             memory_budget,
             f"a Krylov basis of {num_steps} steps for {k} probes",
             "lower `num_steps` or `num_probes`, raise `memory_budget`, or pass "

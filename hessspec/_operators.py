@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from hessspec._lift import LiftedFunction, lift
 from hessspec._memory import require_memory, resolve_budget
+from hessspec._plan import BLOCK_ROWS
 from hessspec._selection import choose
 from hessspec._space import VectorSpace
 
@@ -87,6 +88,15 @@ class AbstractOperator(eqx.Module):
         return self.space.dtype
 
     @property
+    def block_rows(self) -> int:
+        """How many vectors estimators should multiply together."""
+        return BLOCK_ROWS
+
+    def product_bytes(self, rows: int) -> int:
+        """Estimate of the memory that a block of products takes, its vectors included."""
+        return rows * (1 + (self.num_tasks or 1)) * self.dim * self.dtype.itemsize
+
+    @property
     def form_cost(self) -> float:
         """Cost of v'Hv for all tasks, in products with one task's H."""
         return float(self.num_tasks or 1)
@@ -122,7 +132,7 @@ class AbstractOperator(eqx.Module):
             "`density`, `trace` and `eigenpairs` answer most questions without it; or let "
             "`where` select fewer parameters",
         )
-        chunk = min(self.dim, 64)
+        chunk = min(self.dim, 4 * self.block_rows)
         starts = range(0, self.dim, chunk)
         identity = np.eye(chunk, dtype=self.dtype)
         parts = []
@@ -260,6 +270,15 @@ class SumOperator(AbstractOperator):
         return self.first.num_tasks
 
     @property
+    def block_rows(self) -> int:
+        return min(self.first.block_rows, self.second.block_rows)
+
+    def product_bytes(self, rows: int) -> int:
+        # One after the other, the first product waiting.
+        waiting = AbstractOperator.product_bytes(self, rows)
+        return waiting + max(self.first.product_bytes(rows), self.second.product_bytes(rows))
+
+    @property
     def form_cost(self) -> float:
         return self.first.form_cost + self.second.form_cost
 
@@ -300,6 +319,13 @@ class ScaledOperator(AbstractOperator):
         return self.operator.num_tasks
 
     @property
+    def block_rows(self) -> int:
+        return self.operator.block_rows
+
+    def product_bytes(self, rows: int) -> int:
+        return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)
+
+    @property
     def form_cost(self) -> float:
         return self.operator.form_cost
 
@@ -334,6 +360,13 @@ class WeightedOperator(AbstractOperator):
     def num_tasks(self) -> int | None:  # type: ignore[override]
         """None: the tasks are summed."""
         return None
+
+    @property
+    def block_rows(self) -> int:
+        return self.operator.block_rows
+
+    def product_bytes(self, rows: int) -> int:
+        return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)
 
     def validate(self) -> None:
         self.operator.validate()
