@@ -108,6 +108,8 @@ _PAPER = StudyConfig(
         trace_matvecs=96,
         num_steps=100,
         hutchinson_samples=500,
+        num_eigenpairs=8,
+        gradient_groups=8,
     ),
 )
 
