@@ -87,3 +87,15 @@ def interleaved(tasks: Mapping[str, Task], repeats: int) -> dict[str, Timing]:
         for name, task in tasks.items():
             times[name].append(seconds_of(task.run) / task.units)
     return {name: Timing(tuple(times[name]), tasks[name].units) for name in tasks}
+
+
+class Compilations:
+    """Counts the programs compiled since it was made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **details: Any) -> None:
+        del duration, details
+        self.count += event == "/jax/core/compile/backend_compile_duration"

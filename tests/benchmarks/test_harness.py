@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from benchmarks.claims import Bar, Check, Result, Scale, as_json, write_result
 from benchmarks.peers.fleet import PeerError, start
 from benchmarks.problems import TanhNetwork
 from benchmarks.render import ORDER, render
-from benchmarks.timing import Spread, Task, Timing, interleaved
+from benchmarks.timing import Compilations, Spread, Task, Timing, interleaved
 
 
 def test_tasks_take_turns_after_one_round_that_does_not_count():
@@ -30,6 +31,18 @@ def test_a_ratio_is_that_of_medians_with_quartiles_of_the_rounds():
     drift = np.array([1.0, 3.0, 1.0, 3.0, 9.0])
     ratio = Timing(tuple(2.0 * drift)).over(Timing(tuple(drift)))
     assert (ratio.lower, ratio.median, ratio.upper) == (2.0, 2.0, 2.0)
+
+
+def test_only_calls_that_compile_are_counted():
+    double = jax.jit(lambda x: 2 * x)
+    compilations = Compilations()
+    double(np.ones(3))
+    first = compilations.count
+    assert first > 0
+    double(np.zeros(3))
+    assert compilations.count == first
+    double(np.ones(4))
+    assert compilations.count > first
 
 
 def test_an_aim_is_shown_and_leaves_the_verdict_alone():
@@ -67,7 +80,6 @@ def test_flops_are_those_of_the_compiled_program():
 
 def _compiled_flops(hessian, count):
     import equinox as eqx
-    import jax
 
     arrays, static = eqx.partition(hessian, eqx.is_array)
     block = np.ones((count, hessian.dim), np.float32)
