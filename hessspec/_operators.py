@@ -56,7 +56,11 @@ class AbstractOperator(eqx.Module):
         return self.weighted(np.eye(count)[index])
 
     def weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
-        """The scalar operator Σ_t w_t H_t. The weights are a leaf: changing them costs nothing."""
+        """The scalar operator Σ_t w_t H_t. The weights are a leaf: changing them costs nothing.
+
+        Raises:
+            ValueError: if the operator has no task axis, or `weights` not one entry a task.
+        """
         count = self._require_tasks("weighted")
         weights = jnp.asarray(weights, dtype=self.space.dtype)
         if weights.shape != (count,):
@@ -144,7 +148,11 @@ class AbstractOperator(eqx.Module):
         return jnp.concatenate(parts, axis=-2)
 
     def as_scipy(self) -> LinearOperator:
-        """This operator for `scipy.sparse.linalg` (a scalar operator; products on the device)."""
+        """This operator for `scipy.sparse.linalg` (a scalar operator; products on the device).
+
+        Raises:
+            ValueError: if the operator has a task axis.
+        """
         from scipy.sparse.linalg import LinearOperator
 
         if self.num_tasks is not None:
