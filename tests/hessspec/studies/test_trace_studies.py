@@ -30,24 +30,25 @@ network = load("accuracy_trace_network")
 coverage = load("accuracy_trace_coverage")
 
 
+@pytest.fixture(scope="module")
+def problem():
+    return network.Problem()
+
+
 @pytest.mark.slow
-class TestNetworkLikeSpectra:
-    """P = 3,000 in a random orthogonal basis, 20 seeds, by `hessspec.trace` itself."""
+@pytest.mark.parametrize("signs", network.SIGNS)
+@pytest.mark.parametrize("count", network.COUNTS)
+@pytest.mark.parametrize("method", ["xtrace", "auto"])
+def test_48_products_give_the_trace_of_a_network_like_spectrum(problem, method, count, signs):
+    """P = 3,000 in a random orthogonal basis, 20 seeds, by `hessspec.trace` itself.
 
-    @pytest.fixture(scope="class")
-    def problem(self):
-        return network.Problem()
-
-    @pytest.mark.parametrize("signs", network.SIGNS)
-    @pytest.mark.parametrize("count", network.COUNTS)
-    @pytest.mark.parametrize("method", ["xtrace", "auto"])
-    def test_48_products_give_the_trace(self, problem, method, count, signs):
-        """Within 1 % for up to 15 outliers; no further off than 1.3 times what is stated."""
-        row = network.study(*problem.estimates(method, count, signs, 20))
-        if count <= 15:
-            assert row["error"] < 0.01
-        assert row["error"] < 1.3 * row["stated"]
-        assert row["products"] <= 48
+    Within 1 % for up to 15 outliers; no further off than 1.3 times what is stated.
+    """
+    row = network.study(*problem.estimates(method, count, signs, 20))
+    if count <= 15:
+        assert row["error"] < 0.01
+    assert row["error"] < 1.3 * row["stated"]
+    assert row["products"] <= 48
 
 
 @pytest.mark.slow
