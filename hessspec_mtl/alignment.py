@@ -155,6 +155,14 @@ class Eigenspaces:
         """[i, j]: share of task i's squared gradient in the k dominant eigenvectors of task j."""
         return np.sum(self.gradients[:, :, :k] ** 2, axis=-1)
 
+    def curvature_kept(self, k: int) -> Float[np.ndarray, "tasks tasks"]:
+        """[j, i]: curvature of task j along the k dominant eigenvectors of task i.
+
+        The mean of v' H_j v / λ: 1 for j = i, near 0 if these directions are flat for task j, below
+        0 if it curves the other way.
+        """
+        return np.mean(self.curvature[:, :, :k] / self.values[None, :, :k], axis=-1)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""
         names = ("values", "residuals", "converged", "angles", "curvature", "gradients")

@@ -71,9 +71,11 @@ def conflict_table(studies: Sequence[Study]) -> pd.DataFrame:
 def eigenspace_table(studies: Sequence[Study]) -> pd.DataFrame:
     """Overlap of the tasks' dominant eigenspaces, for each number k of eigenvectors.
 
-    `overlap` is the mean of cos² over the principal angles, `largest_angle` the largest of these
-    in degrees, `reach` how far the residuals of the eigenvectors let the overlap be from the
-    truth (at most 1), `chance` its mean for spaces that have nothing to do with each other.
+    `overlap` is the mean of cos² over the principal angles and `largest_angle` the largest of
+    these, in degrees; `reach` is how far the residuals of the eigenvectors let the overlap be from
+    the truth (at most 1) and `chance` its mean for spaces that have nothing to do with each other.
+    `curvature_of_b_in_space_a` is the curvature of task b along the eigenvectors of task a over
+    their eigenvalues.
     """
     rows = []
     for study, seed, epoch, point in _points(studies):
@@ -82,7 +84,7 @@ def eigenspace_table(studies: Sequence[Study]) -> pd.DataFrame:
             continue
         for k in range(1, found.count):
             overlap, turning = found.overlap(k), found.turning(k)
-            share = found.gradient_share(k)
+            share, kept = found.gradient_share(k), found.curvature_kept(k)
             for a, b in pairs(study):
                 rows.append(
                     {
@@ -95,6 +97,8 @@ def eigenspace_table(studies: Sequence[Study]) -> pd.DataFrame:
                         "largest_residual": found.residuals[[a, b], :k].max(),
                         "gradient_a_in_space_b": share[a, b],
                         "gradient_b_in_space_a": share[b, a],
+                        "curvature_of_b_in_space_a": kept[b, a],
+                        "curvature_of_a_in_space_b": kept[a, b],
                     }
                 )
     return pd.DataFrame(rows)
@@ -189,8 +193,9 @@ def eigenspace_figure(studies: Sequence[Study], *, name: str = "figure11") -> Pl
         caption=(
             f"Overlap of the spaces that the {k} eigenvectors of largest |λ| span, for every two "
             "tasks: the mean of cos² over the principal angles, 1 for equal spaces and "
-            f"{float(shown['chance'].max()):.1g} on average for spaces that have nothing to do "
-            "with each other. " + _bars(studies, "residuals") + " The data hold every other "
+            f"{k} / P on average for spaces that have nothing to do with each other. "
+            + _bars(studies, "residuals")
+            + " The data hold every other "
             "number of eigenvectors too."
         ),
         figure=figure,

@@ -226,6 +226,7 @@ def _pair_sentences(study: Study, conflict: pd.DataFrame, spaces: pd.DataFrame) 
                 f"the choice of graphs; the cosine is {mine['cosine'].mean():.2f} on average and "
                 f"{mine['cosine'].min():.2f} at least"
             )
+            sentences.append(_curvature_sentence(mine))
     if len(spaces):
         mine = spaces[spaces["dataset"] == study.name]
         if len(mine):
@@ -234,6 +235,23 @@ def _pair_sentences(study: Study, conflict: pd.DataFrame, spaces: pd.DataFrame) 
             sentences.append(
                 f"the {int(mine['k'].max())} dominant eigenvectors of two tasks span spaces of "
                 f"overlap {first:.2f} on average before training and {last:.2f} at its end, where "
-                f"spaces that have nothing to do with each other have {mine['chance'].max():.1g}"
+                "spaces that have nothing to do with each other have "
+                f"{number(mine['chance'].max())}; along these eigenvectors of one task another has "
+                f"{_kept(mine):.2f} of the curvature (median)"
             )
     return f"{study.name}: {'; '.join(sentences)}.".replace("-", "−") if sentences else ""
+
+
+def _curvature_sentence(rows: pd.DataFrame) -> str:
+    """Curvature along a task's own gradient and along another's, medians."""
+    own = rows[["curvature_of_a_along_gradient_a", "curvature_of_b_along_gradient_b"]].to_numpy()
+    other = rows[["curvature_of_b_along_gradient_a", "curvature_of_a_along_gradient_b"]].to_numpy()
+    return (
+        f"along its own gradient a task has a curvature g'Hg / g'g of {number(np.median(own))}, "
+        f"along that of another {number(np.median(other))} (medians, loss / parameter²)"
+    )
+
+
+def _kept(rows: pd.DataFrame) -> float:
+    columns = ["curvature_of_b_in_space_a", "curvature_of_a_in_space_b"]
+    return float(np.median(rows[columns].to_numpy()))

@@ -183,6 +183,7 @@ def test_curvature_and_gradients_along_eigenvectors(setting, spaces):
     # Along its own eigenvectors a task has its eigenvalues.
     for t in range(len(values)):
         np.testing.assert_allclose(spaces.curvature[t, t], spaces.values[t], atol=1e-5 * norm)
+        assert spaces.curvature_kept(2)[t, t] == pytest.approx(1.0, abs=1e-3)
     assert np.all(spaces.gradient_share(K) <= 1 + 1e-5)
 
 
