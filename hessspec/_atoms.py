@@ -89,7 +89,11 @@ def clusters(pairs: RitzPairs, floor: float, probe: int) -> list[Cluster]:
         above = lows[number + 1] - highs[number] if number + 1 < len(groups) else np.inf
         gap = min(below, above)
         half = (highs[number] - lows[number]) / 2
-        angle = half / gap if gap > 0 else np.inf
+        if len(groups) == 1:
+            # No gap: one eigenvalue if all of the space is exhausted, unresolved ones if not.
+            angle = 0.0 if half <= 2 * ROUNDING_UNITS * floor else np.inf
+        else:
+            angle = half / gap if gap > 0 else np.inf
         found.append(Cluster(probe, tuple(group), lows[number], highs[number], angle))
     return found
 
@@ -203,9 +207,13 @@ class Candidates:
         kept = g >= 1.0 / max(self.max_angle, self.least_angle) ** 2
         g, e = g[kept], e[:, kept]
         mix = e / angles[:, None] / np.sqrt(g)
-        # Rayleigh and Ritz, where a group holds values that other probes tell apart.
-        product = theta[:, None] * block
-        values, turn = np.linalg.eigh(mix.T @ ((product + product.T) / 2) @ mix)
+        # Rayleigh and Ritz, where a group holds values that other probes tell apart. For an
+        # eigenvector vᵢ, vᵢᵀHvⱼ = θᵢ vᵢᵀvⱼ; of two vectors the better one counts.
+        trust = 1.0 / angles**2
+        both = trust[:, None] + trust[None]
+        product = block * (trust * theta)[:, None] / both
+        values, turn = np.linalg.eigh(mix.T @ (product + product.T) @ mix)
+        values = np.clip(values, theta.min(), theta.max())
         whole = np.zeros((self.inner.shape[0], values.size))
         whole[columns] = mix @ turn
         radius = np.sqrt((e**2 * radii[:, None] ** 2).sum(axis=0)).max(initial=0.0)

@@ -40,6 +40,7 @@ class Deflated:
         known: eigenvectors to remove.
         probe: whose coefficients these are.
         eps: rounding unit of the inner products.
+        floor: error of a Ritz value by rounding, in the units of H.
     """
 
     def __init__(
@@ -49,8 +50,11 @@ class Deflated:
         known: Eigenvectors,
         probe: int,
         eps: float,
+        floor: float,
     ) -> None:
         n = alpha.size
+        # Errors of the atoms' quadratic forms: rounding, and to second order those of vectors.
+        self.wrong = floor + known.error * known.radii
         tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
         c = known.components[probe, :n]
         # H Uᵀ = UᵀΘ but for U's error. Where T gives Q H Uᵀ = T C directly, which is in all rows
@@ -59,17 +63,16 @@ class Deflated:
         image[-1] = c[-1] * known.values
         squares, basis = np.linalg.eigh(np.eye(n) - c @ c.T)
         closest = max((_CLOSENESS * known.error) ** 2, 100 * eps * n**0.5)
-        basis, lengths = basis[:, squares > closest], np.sqrt(squares[squares > closest])
+        kept = squares > closest
+        beside, short = basis[:, ~kept], np.sqrt(np.maximum(squares[~kept], closest / 9))
+        basis, lengths = basis[:, kept], np.sqrt(squares[kept])
         self.size = lengths.size
         if self.size == 0:
             return
         coordinates = basis / lengths
         crossed = image @ c.T
-        matrix = (
-            coordinates.T
-            @ (tridiagonal - crossed - crossed.T + (c * known.values) @ c.T)
-            @ coordinates
-        )
+        compressed = tridiagonal - crossed - crossed.T + (c * known.values) @ c.T
+        matrix = coordinates.T @ compressed @ coordinates
         start = lengths * basis[0]
         self.mass = float(start @ start)
         # Householder reflections that keep the first coordinate make the rest tridiagonal.
@@ -80,13 +83,26 @@ class Deflated:
         turn = coordinates @ turn[1:, 1:] * signs
         self.alpha = np.diagonal(turned)[1:].copy()
         self.beta = np.append(np.abs(couplings[1:]), beta[-1] * np.linalg.norm(turn[-1]))
-        # What H leads from the space back into the span of U.
-        self.leak = (image - c * known.values).T @ turn
+        self.shares = c.T @ turn
+        # What H leads from the space back into the span of U, rᵀy for r = Hu - θu: all of r along
+        # the basis but its last component is known, and that is bounded by what is left of |r|.
+        along = image - c * known.values
+        unknown = np.sqrt(np.maximum(known.radii**2 - np.sum(along**2, axis=0), 0.0))
+        self.leak = np.vstack([along.T @ turn, np.linalg.norm(unknown) * turn[-1:]])
+        # And into the directions that were left out, as far as it is more than rounding.
+        lost = beside.T @ compressed @ turn
+        lost = np.where(np.abs(lost) > 4 * floor, lost, 0.0) / short[:, None]
+        self.leak = np.vstack([self.leak, lost])
 
     def rule(self, size: int) -> DeflatedRule:
-        """The Gauss rule with `size` nodes, at most `self.size`."""
+        """The Gauss rule with `size` nodes, at most `self.size`.
+
+        A vector that is close to U has been stretched, and rounding with it. The start has as
+        little of it as it was short, but its node may be off by more than others.
+        """
         pairs = ritz_pairs(self.alpha[:size], self.beta[:size])
         leak = np.linalg.norm(self.leak[:, :size] @ pairs.vectors, axis=0)
-        return DeflatedRule(
-            pairs.values, self.mass * pairs.weights, np.hypot(pairs.residuals, leak)
-        )
+        shares = np.abs(self.shares[:, :size] @ pairs.vectors)
+        stretched = (np.sqrt(self.wrong) @ shares) ** 2
+        residuals = np.hypot(pairs.residuals, leak) + stretched
+        return DeflatedRule(pairs.values, self.mass * pairs.weights, residuals)

@@ -24,6 +24,9 @@ from hessspec._spectral_density import SpectralDensity
 
 DEFAULT_PROBES = 2  # the least in which one probe can help another
 DEFAULT_STEPS = 60
+# A weight this small, in units of 1/P, is rounding: a start has less of an eigenvector once in a
+# thousand times.
+_DUST = 1e-6
 
 
 @overload
@@ -99,6 +102,11 @@ def density(
     Raises:
         ValueError: if a count is below 1, or a product is not finite or not symmetric.
         MemoryError: if the bases exceed `memory_budget`, with the ways out.
+
+    Source: Lanczos runs from random starts for a spectral density as in New et al. (2022), section
+    2.1 [new2022]; the rule of T after Golub and Welsch as restated in the introduction of
+    [li2024quadrature]; atoms, their proof and all errors are derived in this package, see
+    `docs/density.md`.
     """
     for name, count in (("num_probes", num_probes), ("num_steps", num_steps)):
         if count < 1:
@@ -218,6 +226,9 @@ class _Matrix:
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
         return jnp.matmul(block, self._matrix, precision="highest")
 
+    def product_bytes(self, rows: int) -> int:
+        return rows * self.dim * self.dtype.itemsize
+
 
 class _Row(NamedTuple):
     """One probe's slots: nodes, weights in force, multiplicities and residuals."""
@@ -267,13 +278,13 @@ def _row(
     if known.values.size == 0:
         return _plain_row(pairs[probe], m)
     n = run.num_valid_steps[probe]
-    rest = Deflated(run.alpha[probe, :n], run.beta[probe, :n], known, probe, eps)
+    rest = Deflated(run.alpha[probe, :n], run.beta[probe, :n], known, probe, eps, found.floor)
     atoms = _merged(known, found.floor, dim)
     share = float(known.values.size / dim)
     if known.values.size >= dim or rest.size == 0:
         return _plain_row(pairs[probe], m)
     for size in range(rest.size, 0, -1):
-        row = _joined(atoms, rest.rule(size), 1.0 - share, found.floor)
+        row = _joined(atoms, _cleaned(rest.rule(size), pairs, dim), 1.0 - share, found.floor)
         if row.nodes.size <= m:
             return row.padded(m)
     return _plain_row(pairs[probe], m)
@@ -295,6 +306,19 @@ def _merged(known: Eigenvectors, floor: float, dim: int) -> _Row:
     nodes = np.add.reduceat(values, first) / counts
     radii = np.maximum.reduceat(known.radii, first)
     return _Row(nodes, counts / dim, counts, radii)
+
+
+def _cleaned(rest: DeflatedRule, pairs: list[RitzPairs], dim: int) -> DeflatedRule:
+    """Without nodes that only rounding has given a weight, and inside the spectrum seen.
+
+    A node outside all Ritz values by no more than its error is moved to the end of them.
+    """
+    used = rest.weights > _DUST / dim
+    rest = DeflatedRule(*(column[used] for column in rest))
+    values = np.concatenate([p.values for p in pairs])
+    moved = np.clip(rest.nodes, values.min(), values.max())
+    within = np.abs(moved - rest.nodes) <= rest.residuals
+    return rest._replace(nodes=np.where(within, moved, rest.nodes))
 
 
 def _joined(atoms: _Row, rest: DeflatedRule, share: float, floor: float) -> _Row:
