@@ -90,8 +90,9 @@ def cost(name: DatasetName, config: StudyConfig, encoded: EncodedDataset, exampl
     state, batch = optimizer.init(params), jax.tree.map(jnp.asarray, batch)
     compiled = step.lower(params, state, batch).compile()
     step_seconds = seconds(lambda: compiled(params, state, batch)) / GRAPHS
-    step_flop = float(compiled.cost_analysis()["flops"]) / GRAPHS
-    memory = compiled.memory_analysis()
+    analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    step_flop = float(analysis["flops"]) / GRAPHS if analysis else float("nan")
+    step_bytes = float(memory.temp_size_in_bytes) / GRAPHS if memory else float("nan")
 
     hessians = task_hessians(params, network, slice_, 32)
     units = 2 * STEPS * len(tasks)
@@ -135,7 +136,7 @@ def cost(name: DatasetName, config: StudyConfig, encoded: EncodedDataset, exampl
         curvature_hours=(products * product + forms * form) / 3600,
         training_pflop=passes * step_flop / 1e15,
         curvature_pflop=products * product_flop / 1e15,
-        step_memory_gib=memory.temp_size_in_bytes * train.batch_size / GRAPHS / 2**30,
+        step_memory_gib=step_bytes * train.batch_size / 2**30,
     )
 
 

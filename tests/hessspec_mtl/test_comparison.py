@@ -104,7 +104,7 @@ def test_an_overlap_moves_no_further_than_its_reach():
             sines = [
                 np.linalg.norm(new - q @ (q.T @ new)) for q, new in zip(spaces, turned, strict=True)
             ]
-            before, after = (np.linalg.norm(a.T @ b) ** 2 / k for a, b in (spaces, turned))
+            before, after = (float(np.linalg.norm(a.T @ b)) ** 2 / k for a, b in (spaces, turned))
             assert abs(after - before) <= overlap_reach(after, k, *sines) + 1e-12
 
 
