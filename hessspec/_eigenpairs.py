@@ -194,7 +194,9 @@ def eigenpairs(
             and 4e-11 in float64. An isolated eigenvalue is then good to about tol². Raised to
             16 eps, the error of a product, if smaller.
         max_matvecs: products to spend at most, for each task; by default 40 (k + 10). Pairs that
-            have not converged by then are returned as they are, and flagged.
+            have not converged by then are returned as they are, and flagged. An end inside a
+            dense bulk ("SA" of many networks) takes far more than outliers do: ask for fewer
+            pairs, a larger `tol`, or raise the budget.
         progress: show a bar; by default where a person is looking.
         memory_budget: bytes that the basis may take, by default set from the device. It holds
             max(3 k, k + 48) vectors or, with more restarts and products, as few as k + 15.

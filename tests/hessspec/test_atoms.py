@@ -1,12 +1,15 @@
-"""Atoms: which Ritz values count as converged, and how multiplicities are proved."""
+"""Atoms: which Ritz values count as converged, and what the other probes make of them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessspec import FunctionOperator, density
+from hessspec import FunctionOperator, HessianOperator, density
 from hessspec._atoms import clusters
+from hessspec._density import spectrum
+from hessspec._krylov import KrylovRun, krylov
+from hessspec._probes import gaussian
 from hessspec._quadrature import RitzPairs
 
 DIM = 200
@@ -152,3 +155,60 @@ def test_a_lone_value_has_no_gap_to_fail():
     pairs = RitzPairs(np.array([2.0]), np.eye(1), np.array([0.0]))
     (only,) = clusters(pairs, floor=1e-6, probe=0)
     assert only.angle == 0.0
+
+
+def network_spectrum():
+    """The Hessian of a network of 60 parameters."""
+    generator = np.random.default_rng(3)
+    x, y = (jnp.asarray(generator.normal(size=s).astype(np.float32)) for s in ((80, 5), 80))
+    shapes = {"first": (5, 8), "bias": (8,), "second": (8,), "offset": (4,)}
+    params = {n: jnp.asarray(generator.normal(size=s).astype(dtype())) for n, s in shapes.items()}
+
+    def loss(p):
+        hidden = jnp.tanh(x.astype(dtype()) @ p["first"] + p["bias"][None])
+        residual = hidden @ p["second"] + p["offset"].sum() - y.astype(dtype())
+        return jnp.mean(residual**2) + 0.01 * jnp.sum(p["offset"] ** 2)
+
+    return np.linalg.eigvalsh(np.asarray(HessianOperator(loss, params).dense(), np.float64))
+
+
+MANY_KEYS = 300
+
+
+@pytest.mark.parametrize("name", ["outliers", "network"])
+def test_which_probes_have_found_an_eigenvalue_biases_nothing(name):
+    """Trace and second moment over many keys; their mean is the truth to 3 standard errors."""
+    eigenvalues = {
+        "outliers": lambda: np.concatenate([np.logspace(0.5, 3, 20), rng.normal(size=180)]),
+        "network": network_spectrum,
+    }[name]()
+    dim, probes, steps = eigenvalues.size, 2, 30
+    entries = jnp.asarray(eigenvalues.astype(dtype()))
+    truth = np.asarray(entries, np.float64)
+    operator = FunctionOperator(
+        lambda v: entries * v, jax.ShapeDtypeStruct(entries.shape, entries.dtype)
+    )
+    keys = [jax.random.key(seed) for seed in range(MANY_KEYS)]
+    starts = [gaussian(key, jnp.arange(probes), dim, dtype()) for key in keys]
+    together = krylov(operator, jnp.concatenate(starts), steps)  # in lockstep: no number changes
+    chunks = [np.asarray(chunk) for chunk in together.chunks]
+    z, error, second = [], [], []
+    for first in range(0, probes * MANY_KEYS, probes):
+        part = slice(first, first + probes)
+        run = KrylovRun(
+            together.alpha[part],
+            together.beta[part],
+            together.num_valid_steps[part],
+            tuple(jnp.asarray(chunk[part]) for chunk in chunks),
+            together.asymmetry,
+            probes * steps,
+        )
+        found = spectrum(run, dim, dtype())
+        trace = found.trace()
+        error.append(float(trace.value) - truth.sum())
+        z.append(error[-1] / float(trace.standard_error))
+        second.append(float(found.moment(2)) - np.mean(truth**2))
+    for errors in (error, second):
+        assert abs(np.mean(errors)) < 3 * np.std(errors) / MANY_KEYS**0.5
+    assert abs(np.mean(z)) < 0.3
+    assert 0.6 < np.mean(np.square(z)) < 1.3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hessspec import FunctionOperator, HessianOperator
+from hessspec import Batches, FunctionOperator, HessianOperator
 from hessspec._block_lanczos import WIDTH, wanted_first
 from hessspec._eigenpairs import EigenPairs, eigenpairs
 from hessspec._operators import AbstractOperator
@@ -291,3 +291,49 @@ def test_saved_pairs_come_back_as_trees_of_the_same_parameters(tmp_path):
         EigenPairs.load(path, like={"a": tree["a"]})
     with pytest.raises(ValueError, match=r"`like` must have the shapes .* at `a`"):
         EigenPairs.load(path, like={**tree, "a": jnp.ones(6)})
+
+
+LARGE = 3000
+
+
+def reflected(operator_values, vectors):
+    """H v for H = R diag(λ) R with R three Householder reflections: P = 3,000 at no cost."""
+    generator = np.random.default_rng(7)
+    normals = generator.normal(size=(3, LARGE))
+    normals = jnp.asarray((normals / np.linalg.norm(normals, axis=1)[:, None]).astype(dtype()))
+    for u in normals:
+        vectors = vectors - 2 * jnp.vdot(u, vectors, precision="highest") * u
+    vectors = operator_values * vectors
+    for u in normals[::-1]:
+        vectors = vectors - 2 * jnp.vdot(u, vectors, precision="highest") * u
+    return vectors
+
+
+@pytest.mark.parametrize("which", ["LM", "BE"])
+def test_pairs_of_an_operator_too_large_to_be_formed(which):
+    """Outliers of both signs, one of them double, over a bulk: no dense matrix helps here."""
+    bulk = np.random.default_rng(8).normal(size=LARGE - 7)
+    eigenvalues = np.concatenate([[900.0, 900.0, -400.0, 120.0, -60.0, 30.0, -20.0], bulk])
+    values = jnp.asarray(eigenvalues.astype(dtype()))
+    operator = FunctionOperator(
+        lambda v: reflected(values, v), jax.ShapeDtypeStruct((LARGE,), dtype())
+    )
+    pairs = eigenpairs(operator, key=jax.random.key(0), k=K, which=which)
+    assert pairs.converged.all()
+    wanted = eigenvalues[wanted_first(eigenvalues, which)][:K]
+    np.testing.assert_allclose(pairs.values, wanted, atol=4 * tolerance() * 900)
+    assert pairs.num_matvecs < LARGE
+
+
+def test_pairs_of_a_data_set_are_those_of_its_mean():
+    """Ragged batches: the mean of the matrices, weighted by their sizes."""
+    matrices = np.stack([rotated(np.roll(SPECTRA["twofold and fourfold"], s)) for s in range(5)])
+
+    def loss(tree, batch):
+        x = jnp.concatenate([tree["b"]["c"].ravel(), tree["w"]])
+        forms = jnp.einsum("bij,i,j->b", batch, x, x, precision="highest")
+        return 0.5 * jnp.mean(forms)
+
+    batches = Batches([jnp.asarray(matrices[:2]), jnp.asarray(matrices[2:])])
+    pairs = eigenpairs(loss, params(), jax.random.key(0), data=batches, k=K)
+    check(pairs, matrices.astype(np.float64).mean(axis=0), "LM")
