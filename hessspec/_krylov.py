@@ -137,17 +137,17 @@ def krylov(
         if j == 0:
             scale = _power_of_two(products)
         products = _divide(products, scale)
+        products, coefficients = _three_terms(previous, rows, products, found, j)
+        previous = rows
         if reorthogonalize:
+            # The second of two passes. A first one over the whole basis would find nothing but
+            # rounding beside the two terms just removed, so these are the first: the same basis
+            # at half the reading.
             _append(chunks, rows, j)
-            coefficients = jnp.zeros((k, _padded(num_steps)), starts.dtype)
-            for _ in range(2):
-                for number, chunk in enumerate(chunks):
-                    products, coefficients = _project(
-                        chunk, products, coefficients, number * ROWS_PER_CHUNK
-                    )
-        else:
-            products, coefficients = _three_terms(previous, rows, products, found, j)
-            previous = rows
+            for number, chunk in enumerate(chunks):
+                products, coefficients = _project(
+                    chunk, products, coefficients, number * ROWS_PER_CHUNK
+                )
         found, rows = _extend(found, j, products, coefficients)
         outcomes.append((found.alive, found.finite))
         if bar is not None:
