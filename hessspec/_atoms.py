@@ -204,7 +204,8 @@ class Candidates:
         theta = np.array([self.pairs[c.probe].values[i] for c in group for i in c.members])
         block = self.inner[np.ix_(columns, columns)]
         g, e = np.linalg.eigh(block / np.outer(angles, angles))
-        kept = g >= 1.0 / max(self.max_angle, self.least_angle) ** 2
+        # A little below, so that a vector at the limit passes whatever the rounding of g.
+        kept = g >= 0.9 / max(self.max_angle, self.least_angle) ** 2
         g, e = g[kept], e[:, kept]
         mix = e / angles[:, None] / np.sqrt(g)
         # Rayleigh and Ritz, where a group holds values that other probes tell apart. For an
