@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsFloat
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from scipy import stats
 from hessspec import SpectralDensity, kolmogorov_smirnov, wasserstein1
 from hessspec._spectral_density import IntervalEstimate
 
-_NORMAL_95 = float(stats.norm.isf(0.025))
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,17 @@ class Measured:
     dof: float = float("inf")
 
 
-def measured_within(value: float, low: float, high: float) -> Measured:
-    """A number known to 95 % within [low, high], as if normal about `value` with that reach."""
-    return Measured(value, max(high - value, value - low, 0.0) / _NORMAL_95)
+@dataclass(frozen=True)
+class Bounded(Measured):
+    """A number with an interval of its own, of at least 95 %: lopsided, or open on one side.
+
+    A lower bound has `high` infinite: it can lie above a threshold but never below one. What is
+    picked from many numbers is bounded for all of them together (`comparisons` of them).
+    """
+
+    low: float = -np.inf
+    high: float = np.inf
+    comparisons: int = 1
 
 
 def measured_by_probes(values: Float[np.ndarray, " probes"]) -> Measured:
@@ -44,6 +53,19 @@ def measured_by_probes(values: Float[np.ndarray, " probes"]) -> Measured:
         return Measured(float(values[0]))
     error = float(values.std(ddof=1) / values.size**0.5)
     return Measured(float(values.mean()), error, values.size - 1)
+
+
+def _level(comparisons: int) -> float:
+    """Of each of `comparisons` intervals that hold together at 95 % (Bonferroni)."""
+    return 1.0 - (1.0 - LEVEL) / comparisons
+
+
+def _bounded(value: SupportsFloat, low: SupportsFloat, high: SupportsFloat, many: int) -> Bounded:
+    """A number with the interval of its density; its error is that reach as if it were normal."""
+    middle, lower, upper = float(value), float(low), float(high)
+    reach = max(upper - middle, middle - lower, 0.0)
+    error = reach / float(stats.norm.isf(0.5 * (1.0 - LEVEL) / many))
+    return Bounded(middle, error, low=lower, high=upper, comparisons=many)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +107,10 @@ class TaskSpectrum:
         values = [functional(n, w) for n, w in self._probes()]
         return measured_by_probes(np.array(values, np.float64))
 
-    def mass_within(self, radius: float) -> Measured:
-        """Share of the eigenvalues with |λ| ≤ radius."""
-        share = self.density.mass(-radius, radius)
-        return measured_within(float(share.value), float(share.lower), float(share.upper))
+    def mass_within(self, radius: float, comparisons: int = 1) -> Bounded:
+        """Share of the eigenvalues with |λ| ≤ radius; the interval holds for `comparisons`."""
+        share = self.density.mass(-radius, radius, _level(comparisons))
+        return _bounded(share.value, share.lower, share.upper, comparisons)
 
     def mass_beyond(self, radius: float) -> float:
         """Share of the eigenvalues with |λ| > radius, precise where it is a few in a million."""
@@ -116,20 +138,23 @@ class TaskSpectrum:
             reach = max(reach, float(np.abs(0.5 * (sides + used[inner])).max()))
         return reach
 
-    def log_count(self, low: float, high: float) -> Measured:
+    def log_count(self, low: float, high: float, comparisons: int = 1) -> Bounded:
         """log₁₀ of the number of eigenvalues in (low, high], none counting as a half."""
-        return self._log_number(self.density.mass(low, high), complement=False)
+        share = self.density.mass(low, high, _level(comparisons))
+        return self._log_number(share, comparisons, complement=False)
 
-    def log_count_beyond(self, radius: float) -> Measured:
+    def log_count_beyond(self, radius: float, comparisons: int = 1) -> Bounded:
         """log₁₀ of the number of eigenvalues with |λ| > radius, none counting as a half."""
-        return self._log_number(self.density.mass(-radius, radius), complement=True)
+        share = self.density.mass(-radius, radius, _level(comparisons))
+        return self._log_number(share, comparisons, complement=True)
 
-    def _log_number(self, share: IntervalEstimate, *, complement: bool) -> Measured:
+    def _log_number(
+        self, share: IntervalEstimate, comparisons: int, *, complement: bool
+    ) -> Bounded:
         ends = np.array([float(share.value), float(share.lower), float(share.upper)])
-        value, *sides = self.dim * (1.0 - ends if complement else ends)
-        low, high = sorted(sides)
-        logs = np.log10(np.maximum([value, low, high], 0.5))
-        return measured_within(*(float(log) for log in logs))
+        numbers = self.dim * (1.0 - ends if complement else ends)
+        value, one, other = np.log10(np.maximum(numbers, 0.5))
+        return _bounded(value, min(one, other), max(one, other), comparisons)
 
     def _probes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return zip(self.nodes, self.weights, strict=True)

@@ -7,6 +7,7 @@ is judged inside the cell about 0 that Lanczos does not look into, nor inside fl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -35,6 +36,11 @@ LOW_RANK = 0.1  # effective rank as a share of P: "significantly less"
 Spectra = list[list[TaskSpectrum]]  # by epoch, then by task
 
 
+def _count(spectra: Spectra) -> int:
+    """How many spectra there are, from which one is picked."""
+    return sum(map(len, spectra))
+
+
 def _measured(study: Study, minimum: int) -> bool:
     return all(len(run.curvature) >= minimum for run in study.runs)
 
@@ -43,10 +49,10 @@ def _per_seed(study: Study, functional: Callable[[Spectra], Measured]) -> tuple[
     return tuple(functional(run.spectra) for run in study.runs)
 
 
-def near_zero(spectrum: TaskSpectrum) -> Measured:
+def near_zero(spectrum: TaskSpectrum, comparisons: int = 1) -> Measured:
     """Share of eigenvalues of magnitude at most `NEAR_ZERO` of the largest."""
     limit = NEAR_ZERO * spectrum.radius
-    share = spectrum.mass_within(limit)
+    share = spectrum.mass_within(limit, comparisons)
     # Inside the resolution neither size nor sign is known: such a limit would count noise.
     return share if limit > spectrum.resolution else Measured(share.value)
 
@@ -70,7 +76,7 @@ def concentrated(study: Study) -> Judgement:
     """Claim 5: mass near 0, and how one-sided the spectra are."""
 
     def least(spectra: Spectra) -> Measured:
-        return smallest([near_zero(s) for row in spectra for s in row])
+        return smallest([near_zero(s, _count(spectra)) for row in spectra for s in row])
 
     def balance(spectra: Spectra) -> Measured:
         return average([one_sidedness(s) for row in spectra for s in row])
@@ -114,7 +120,8 @@ def outliers(study: Study) -> Judgement:
 
     def rarest(sign: int) -> Callable[[Spectra], Measured]:
         def functional(spectra: Spectra) -> Measured:
-            return smallest([log_share_far(s, sign) for row in spectra for s in row])
+            many = _count(spectra)
+            return smallest([log_share_far(s, sign, many) for row in spectra for s in row])
 
         return functional
 
@@ -187,7 +194,7 @@ def outliers(study: Study) -> Judgement:
     )
 
 
-def log_share_far(spectrum: TaskSpectrum, sign: int) -> Measured:
+def log_share_far(spectrum: TaskSpectrum, sign: int, comparisons: int = 1) -> Measured:
     """log10 of the share of eigenvalues beyond `NEAR_ZERO` of the extreme one of one sign.
 
     0, the share of all, if there is no eigenvalue of that sign.
@@ -197,8 +204,8 @@ def log_share_far(spectrum: TaskSpectrum, sign: int) -> Measured:
         return Measured(0.0, 0.0)
     limit = NEAR_ZERO * extreme
     ends = (limit, np.inf) if sign > 0 else (-np.inf, -limit)
-    count = spectrum.log_count(*ends)
-    return Measured(count.value - float(np.log10(spectrum.dim)), count.error)
+    count, whole = spectrum.log_count(*ends, comparisons), float(np.log10(spectrum.dim))
+    return replace(count, value=count.value - whole, low=count.low - whole, high=count.high - whole)
 
 
 def _log_radii(spectra: Sequence[TaskSpectrum], comparisons: int) -> Float[np.ndarray, "3 spectra"]:
@@ -246,11 +253,12 @@ def outlier_share(spectrum: TaskSpectrum, trace: float, trace_error: float) -> M
 def spreading(study: Study) -> Judgement:
     """Claim 7: from first to last epoch the tasks' spectra widen, and their widths part."""
 
-    def counts(spectra: Spectra) -> tuple[list[Measured], list[Measured]]:
+    def counts(spectra: Spectra) -> tuple[list[Bounded], list[Bounded]]:
         ends = (spectra[0], spectra[-1])
         # The smallest size that every task resolves at both ends.
         limit = max(spectrum.blur for row in ends for spectrum in row)
-        first, last = ([s.log_count_beyond(limit) for s in row] for row in ends)
+        many = 2 * len(spectra[0])
+        first, last = ([s.log_count_beyond(limit, many) for s in row] for row in ends)
         return first, last
 
     def widening(spectra: Spectra) -> Measured:
@@ -305,9 +313,13 @@ def spreading(study: Study) -> Judgement:
     )
 
 
-def _difference(a: Measured, b: Measured) -> Measured:
-    """a - b; their errors are taken as independent."""
-    return Measured(a.value - b.value, float(np.hypot(a.error, b.error)), min(a.dof, b.dof))
+def _difference(a: Bounded, b: Bounded) -> Bounded:
+    """a - b, and what it can be where both lie in their intervals."""
+    error = float(np.hypot(a.error, b.error))
+    many = max(a.comparisons, b.comparisons)
+    return Bounded(
+        a.value - b.value, error, low=a.low - b.high, high=a.high - b.low, comparisons=many
+    )
 
 
 def lanczos_steps(study: Study) -> Judgement:

@@ -9,9 +9,7 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-from hessspec_mtl.spectra import Measured
-
-LEVEL = 0.95
+from hessspec_mtl.spectra import LEVEL, Bounded, Measured
 
 
 class Verdict(StrEnum):
@@ -21,19 +19,6 @@ class Verdict(StrEnum):
     NOT_REPRODUCED = "not reproduced"
     UNDECIDED = "undecided"
     NOT_MEASURED = "not measured in this run"
-
-
-@dataclass(frozen=True)
-class Bounded(Measured):
-    """A number with an interval of its own, of at least 95 %: lopsided, or open on one side.
-
-    A lower bound has `high` infinite: it can lie above a threshold but never below one. What is
-    picked from many numbers is bounded for all of them together (`comparisons` of them).
-    """
-
-    low: float = -np.inf
-    high: float = np.inf
-    comparisons: int = 1
 
 
 def ends(item: Measured, comparisons: int = 1) -> tuple[float, float]:
