@@ -95,9 +95,9 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
     if not has_comparisons(studies):
         return None
     parts = [
-        (conflict_table(studies), "cosine", "graph_error"),
-        (_at_cut(eigenspace_table(studies)), "overlap", "reach"),
-        (distance_table(studies), "moved", "moved_probe_error"),
+        (conflict_table(studies), "cosine", "graph_error", (-1.0, 1.0)),
+        (_at_cut(eigenspace_table(studies)), "overlap", "reach", (0.0, 1.0)),
+        (distance_table(studies), "moved", "moved_probe_error", (0.0, np.inf)),
     ]
     keys = ["dataset", "task_a", "task_b"]
     merged = pd.DataFrame(
@@ -108,13 +108,15 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
         ],
         columns=keys,
     )
-    for data, value, error in parts:
+    for data, value, error, possible in parts:
         if data.empty:
             continue
         last = data[data["epoch"] == data.groupby("dataset")["epoch"].transform("max")]
         records = []
         for key, group in last.groupby(keys, sort=False):
             mean, low, high = student_interval(group[value].to_numpy())
+            if np.isfinite(low):
+                low, high = np.clip([low, high], *possible)
             names = (value, f"{value}_low_95", f"{value}_high_95", error)
             numbers = (mean, low, high, float(group[error].mean()))
             records.append(
@@ -149,8 +151,9 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
         data=merged,
         notes=(
             "Means over seeds with Student's 95 % interval over seeds; errors within a run beside "
-            "them, means over seeds. Overlap: mean cos² of the principal angles between the spaces "
-            "of the eigenvectors of largest |λ|; 1 is the same space.",
+            "them, means over seeds; intervals end where the number must. Overlap: mean cos² of "
+            "the principal angles between the spaces of the eigenvectors of largest |λ|; 1 is the "
+            "same space.",
         ),
     )
 
