@@ -129,7 +129,7 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
             str(row["dataset"]),
             f"{labels[row['dataset'], row['task_a']]}, {labels[row['dataset'], row['task_b']]}",
             *_cells(row, "cosine", "graph_error", lambda v: f"{v:.2f}"),
-            *_cells(row, "overlap", "reach", lambda v: f"{v:.2f}"),
+            *_cells(row, "overlap", "reach", lambda v: f"{v:.2f}", number),
             *_cells(row, "moved", "moved_probe_error", number),
         )
         for _, row in merged.iterrows()
@@ -144,7 +144,7 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
             "error from graphs",
             f"overlap of {CUT} eigenvectors",
             "bound of residuals",
-            "P · W₁ (loss / parameter²)",
+            "P · W₁",
             "probe error",
         ),
         rows=tuple(rows),
@@ -153,7 +153,7 @@ def pair_table(studies: Sequence[Study]) -> Table | None:
             "Means over seeds with Student's 95 % interval over seeds; errors within a run beside "
             "them, means over seeds; intervals end where the number must. Overlap: mean cos² of "
             "the principal angles between the spaces of the eigenvectors of largest |λ|; 1 is the "
-            "same space.",
+            "same space. P · W₁ in loss / parameter².",
         ),
     )
 
@@ -163,7 +163,11 @@ def _at_cut(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cells(
-    row: pd.Series, value: str, error: str, written: Callable[[float], str]
+    row: pd.Series,
+    value: str,
+    error: str,
+    written: Callable[[float], str],
+    error_written: Callable[[float], str] | None = None,
 ) -> tuple[str, str]:
     if value not in row or pd.isna(row[value]):
         return "–", "–"
@@ -171,7 +175,7 @@ def _cells(
     text = written(row[value])
     if np.isfinite(low):
         text += f" [{written(low)}, {written(high)}]"
-    return text.replace("-", "−"), f"± {written(row[error])}"
+    return text.replace("-", "−"), f"± {(error_written or written)(row[error])}"
 
 
 def error_findings(studies: Sequence[Study]) -> list[str]:
