@@ -160,7 +160,7 @@ class DataOperator(AbstractOperator):
 
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
         batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
-        function, shape = lift(self.source.functions[0], self.params, *([batch] * self.takes_batch))
+        function, shape = lift(self.source.functions[0], self._point, *([batch] * self.takes_batch))
         return Chunk((function,), group), shape
 
     def _planned(
@@ -198,8 +198,18 @@ class DataOperator(AbstractOperator):
         parts = [_sum_chunk(chunk, per_batch) for chunk in self.chunks]
         return functools.reduce(operator.add, parts)
 
+    @property
+    def _point(self) -> PyTree:
+        """The parameters as the loss gets them: those of H in the dtype of vectors.
+
+        A vector rounded to bfloat16 on its way in, and a product on its way out, would belong to
+        no symmetric matrix.
+        """
+        wide = jax.tree.map(lambda leaf: leaf.astype(self.dtype), self.chosen)
+        return eqx.combine(wide, self.held)
+
     def _arguments(self, x: Float[Array, " dim"], batch: PyTree) -> tuple[PyTree, ...]:
-        params = eqx.combine(self.space.unflatten(x), self.held)
+        params = eqx.combine(self.space.widened(x), self.held)
         return (params, batch) if self.takes_batch else (params,)
 
     def _values(self, functions: tuple[LiftedFunction, ...], x: Array, batch: PyTree) -> Array:

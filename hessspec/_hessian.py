@@ -33,7 +33,9 @@ class HessianOperator(DataOperator):
     Args:
         loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` if `data` is given; returns a
             float scalar or shape (T,). Arrays it closes over are passed as arguments.
-        params: any pytree. Float arrays are parameters; all else is held constant.
+        params: any pytree. Float arrays are parameters; all else is held constant. The loss gets
+            the parameters of H in the widest of their dtypes, at least float32; vectors and
+            results that are trees have the dtypes of `params`.
         data: one batch (any pytree, never split), or `Batches`.
         where: `where(path, leaf)` chooses the parameters of H, the path as text such as
             `encoder/0/kernel`; the others are held constant. Default: all.
@@ -140,7 +142,7 @@ class GaussNewtonOperator(DataOperator):
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
         model_fn, loss_fn = self.source.functions
         batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
-        model, outputs = lift(model_fn, self.params, batch)
+        model, outputs = lift(model_fn, self._point, batch)
         outer, shape = lift(loss_fn, jnp.zeros(outputs.shape, outputs.dtype), batch)
         return Chunk((model, outer), group), shape
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PyTree
 class VectorSpace:
     """A tree of float arrays seen as ℝ^dim. Static and hashable: it holds shapes, no numbers.
 
-    Leaves may differ in dtype. Inside, every vector has the widest of them; `unflatten` casts
-    back leaf by leaf.
+    Leaves may differ in dtype. Inside, every vector has the widest of them, at least float32;
+    `unflatten` casts back leaf by leaf, `widened` does not.
     """
 
     treedef: Any
@@ -60,7 +60,11 @@ class VectorSpace:
 
     def unflatten(self, vector: Float[Array, " dim"]) -> PyTree:
         """The tree whose `flatten` is `vector`."""
-        return self._split(vector)
+        return self._split(vector, self.dtypes)
+
+    def widened(self, vector: Float[Array, " dim"]) -> PyTree:
+        """The tree whose `flatten` is `vector`, all leaves in the dtype of `vector`."""
+        return self._split(vector, (np.dtype(vector.dtype),) * len(self.dtypes))
 
     def flatten_block(self, tree: PyTree) -> Float[Array, "k dim"]:
         """One row per entry of the leading axis that every leaf of `tree` has."""
@@ -72,20 +76,20 @@ class VectorSpace:
 
     def unflatten_block(self, block: Float[Array, "*lead dim"]) -> PyTree:
         """The tree whose leaves carry the leading axes of `block`."""
-        return self._split(block)
+        return self._split(block, self.dtypes)
 
     def _concatenate(self, leaves: list[Array], lead: tuple[int, ...]) -> Array:
         return jnp.concatenate(
             [jnp.reshape(leaf, (*lead, -1)).astype(self.dtype) for leaf in leaves], axis=-1
         )
 
-    def _split(self, block: Array) -> PyTree:
+    def _split(self, block: Array, dtypes: tuple[np.dtype, ...]) -> PyTree:
         lead = block.shape[:-1]
         ends = np.cumsum(self.sizes)[:-1].tolist()
         leaves = [
             jnp.reshape(part, (*lead, *shape)).astype(dtype)
             for part, shape, dtype in zip(
-                jnp.split(block, ends, axis=-1), self.shapes, self.dtypes, strict=True
+                jnp.split(block, ends, axis=-1), self.shapes, dtypes, strict=True
             )
         ]
         return jax.tree.unflatten(self.treedef, leaves)
