@@ -45,7 +45,7 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.3rem 0 0;
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
   min-width: 100%; }
 caption { text-align: left; padding: 0 0 .5em; font-weight: 600; color: var(--ink); }
-th, td { text-align: right; padding: .35em .7em; border-bottom: 1px solid var(--line);
+th, td { text-align: right; padding: .35em .5em; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 thead th { background: var(--soft); font-weight: 600; line-height: 1.3; vertical-align: bottom; }
