@@ -20,9 +20,10 @@ from hessspec_mtl.claims.statistics import (
     average,
     ends,
     largest,
+    mirrored,
     smallest,
 )
-from hessspec_mtl.claims.traces import traces_of, widest_log
+from hessspec_mtl.claims.traces import seen_so_far, traces_of, widest_log
 from hessspec_mtl.spectra import Measured, TaskSpectrum, measured_by_probes
 from hessspec_mtl.study import SeedRun, Study
 
@@ -88,12 +89,14 @@ def concentrated(study: Study) -> Judgement:
                 _per_seed(study, least),
                 0.5,
                 above=True,
+                support=(0.0, 1.0),
             ),
             Statistic(
                 "|Σ λ| / Σ |λ| of the eigenvalues above that, mean over tasks and epochs",
                 _per_seed(study, balance),
                 0.5,
                 above=False,
+                support=(0.0, 1.0),
             ),
         )
         if _measured(study, 1)
@@ -118,20 +121,22 @@ def concentrated(study: Study) -> Judgement:
 def outliers(study: Study) -> Judgement:
     """Claim 6: rarity on either side, rise and fall, difference between tasks, the trace."""
 
-    def rarest(sign: int) -> Callable[[Spectra], Measured]:
-        def functional(spectra: Spectra) -> Measured:
-            many = _count(spectra)
-            return smallest([log_share_far(s, sign, many) for row in spectra for s in row])
+    def rarest(sign: int) -> Callable[[SeedRun], Measured]:
+        def functional(run: SeedRun) -> Measured:
+            many = _count(run.spectra)
+            shares = [log_share_far(s, sign, many) for row in run.spectra for s in row]
+            return mirrored(seen_so_far(largest([mirrored(share) for share in shares]), run))
 
         return functional
 
-    def rise_and_fall(spectra: Spectra) -> Measured:
+    def rise_and_fall(run: SeedRun) -> Measured:
         # Already bounded for all tasks and epochs together.
-        return largest([prominence(path, len(spectra[0])) for path in zip(*spectra, strict=True)])
+        paths = zip(*run.spectra, strict=True)
+        return seen_so_far(largest([prominence(path, len(study.tasks)) for path in paths]), run)
 
-    def between_tasks(spectra: Spectra) -> Measured:
-        rows = [_log_radii(row, len(spectra) * len(row)) for row in spectra]
-        return widest_log(*np.stack(rows, axis=1))
+    def between_tasks(run: SeedRun) -> Measured:
+        rows = [_log_radii(row, len(run.spectra) * len(row)) for row in run.spectra]
+        return seen_so_far(widest_log(*np.stack(rows, axis=1)), run)
 
     def share_of_trace(run: SeedRun) -> Measured:
         values, errors = traces_of(run)
@@ -147,33 +152,38 @@ def outliers(study: Study) -> Judgement:
         (
             Statistic(
                 "log₁₀ of the share of eigenvalues above 1% of the largest positive one, least",
-                _per_seed(study, rarest(1)),
+                tuple(map(rarest(1), study.runs)),
                 RARE,
                 above=False,
+                support=(-np.inf, 0.0),
             ),
             Statistic(
                 "log₁₀ of the share of eigenvalues below 1% of the most negative one, least",
-                _per_seed(study, rarest(-1)),
+                tuple(map(rarest(-1), study.runs)),
                 RARE,
                 above=False,
+                support=(-np.inf, 0.0),
             ),
             Statistic(
                 "log₁₀ of the largest rise and fall of one task's largest |λ|",
-                _per_seed(study, rise_and_fall),
+                tuple(map(rise_and_fall, study.runs)),
                 float(np.log10(COMES_AND_GOES)),
                 above=True,
+                support=(0.0, np.inf),
             ),
             Statistic(
                 "log₁₀ of the largest ratio between tasks of the largest |λ| at one epoch",
-                _per_seed(study, between_tasks),
+                tuple(map(between_tasks, study.runs)),
                 float(np.log10(DIFFERS)),
                 above=True,
+                support=(0.0, np.inf),
             ),
             Statistic(
                 "share of outliers in the trace, mean over tasks and epochs",
                 tuple(share_of_trace(run) for run in study.runs),
                 0.5,
                 above=True,
+                support=(0.0, 1.0),
             ),
         )
         if _measured(study, 3)
@@ -188,7 +198,8 @@ def outliers(study: Study) -> Judgement:
         "within a factor of 100 of the extreme one, on either side of 0; the largest |λ| of some "
         "task rises and falls by a factor of "
         f"{COMES_AND_GOES:g} and differs between tasks by one of {DIFFERS:g}; and eigenvalues "
-        f"above {NEAR_ZERO:.0%} of the largest make up more than half of the trace.",
+        f"above {NEAR_ZERO:.0%} of the largest make up more than half of the trace. What was not "
+        "seen at the analysed epochs does not speak against the claim, unless all were analysed.",
         "figure6",
         how_to_measure=MEASURE,
     )
@@ -399,6 +410,7 @@ def effective_rank(study: Study) -> Judgement:
                 values,
                 LOW_RANK,
                 above=False,
+                support=(0.0, 1.0),
             ),
         )
         low, high = (study.num_params * end for end in statistics[0].interval)

@@ -57,11 +57,12 @@ def largest(items: Sequence[Measured]) -> Bounded:
 
 def smallest(items: Sequence[Measured]) -> Bounded:
     """The smallest of several true numbers: `largest` mirrored."""
-    top = largest([_mirrored(item) for item in items])
+    top = largest([mirrored(item) for item in items])
     return replace(top, value=-top.value, low=-top.high, high=-top.low)
 
 
-def _mirrored(item: Measured) -> Measured:
+def mirrored(item: Measured) -> Measured:
+    """Minus the number, its interval turned round."""
     if isinstance(item, Bounded):
         return replace(item, value=-item.value, low=-item.high, high=-item.low)
     return replace(item, value=-item.value)
@@ -83,6 +84,8 @@ class Statistic:
         within: what the error of a single seed's value measures, e.g. "probes".
         comparisons: how many numbers the value was picked from, each with a like error: the
             interval is widened so that it holds for all of them together (Bonferroni).
+        support: what the number can be at all; the interval ends there.
+        fixed: the interval itself, where it comes from all seeds together and not from `values`.
     """
 
     name: str
@@ -91,6 +94,8 @@ class Statistic:
     above: bool
     within: str = "probes"
     comparisons: int = 1
+    support: tuple[float, float] = (-np.inf, np.inf)
+    fixed: tuple[float, float] | None = None
 
     @property
     def value(self) -> float:
@@ -121,11 +126,23 @@ class Statistic:
         """Confidence interval of 95 %: both sources of error with several seeds, else one.
 
         It covers the sources that `within` names and, with several seeds, the spread between
-        them. Infinite on both sides where no error was measured, on one side for a bound.
+        them, and ends where the number must (`support`). Infinite on both sides where no error
+        was measured, on one side for a bound.
         """
-        if any(isinstance(measured, Bounded) for measured in self.values):
-            return self._mean_of_intervals()
-        tail = 0.5 * (1.0 - LEVEL) / self.comparisons
+        if self.fixed is not None:
+            low, high = self.fixed
+        elif any(isinstance(measured, Bounded) for measured in self.values):
+            low, high = self._mean_of_intervals()
+        else:
+            low, high = ends(self.over_seeds, self.comparisons)
+        if np.isinf(low) and np.isinf(high):
+            return low, high
+        low, high = np.clip([low, high], *self.support)
+        return float(low), float(high)
+
+    @property
+    def over_seeds(self) -> Measured:
+        """Mean over seeds with the larger of the errors within and between them."""
         within = self.within_error
         dof = float(sum(measured.dof for measured in self.values))
         error = within
@@ -134,12 +151,7 @@ class Statistic:
             # The spread may be small by luck: never below what the runs know of themselves.
             if np.isnan(within) or spread > within:
                 error, dof = spread, float(len(self.values) - 1)
-        if np.isnan(error):
-            return -np.inf, np.inf
-        if error == 0.0:
-            return self.value, self.value
-        half = float(stats.t.isf(tail, dof)) * error
-        return self.value - half, self.value + half
+        return Measured(self.value, error, dof)
 
     @property
     def holds(self) -> bool | None:
