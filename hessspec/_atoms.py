@@ -23,12 +23,12 @@ has in the rest of the eigenspace stays where it was, with its own weight. Sever
 several vectors: projections of n random starts span min(n, r) dimensions of the eigenspace.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special, stats
 
 from hessspec._quadrature import RitzPairs
 
@@ -40,6 +40,9 @@ ROUNDING_UNITS = 8.0
 MAX_ANGLE = 0.04
 # One probe has no other; its weights can only contradict multiplicity 1, at this level.
 CONTRADICTION_LEVEL = 1e-5
+# Ritz vectors that are taken for dependent would look so by chance, being independent, at most
+# this often.
+CHANCE_LEVEL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ class Candidates:
         floor: float,
         max_angle: float = MAX_ANGLE,
     ) -> None:
-        self.pairs, self.floor, self.max_angle = pairs, floor, max_angle
+        self.pairs, self.eps, self.floor, self.max_angle = pairs, eps, floor, max_angle
         k, m = gram.shape[:2]
         self.shape = k, m
         # Inner products of bases are rounded, so no angle is known to be smaller.
@@ -161,7 +164,7 @@ class Candidates:
         flat = vectors.reshape(k * m, -1)
         along = gram.reshape(k * m, k * m) @ flat
         self.inner = flat.T @ along
-        self.along = along.reshape(k, m, -1)
+        self.along, self.vectors = along.reshape(k, m, -1), vectors
 
     def found_without(self, probe: int) -> Eigenvectors:
         """The eigenvectors that the probes other than `probe` have found."""
@@ -198,8 +201,8 @@ class Candidates:
         of the Gram matrix of the vᵢ/tᵢ. Directions that are mere differences of vectors of one
         eigenvector, errors that is, have g of order 1 and are left out.
         """
-        columns = [self.column[c.probe, i] for c in group for i in c.members]
-        angles = np.array([max(c.angle, self.least_angle) for c in group for _ in c.members])
+        columns = self._columns(group)
+        angles = self._angles(group, self.least_angle)
         radii = np.array([c.radius for c in group for _ in c.members])
         theta = np.array([self.pairs[c.probe].values[i] for c in group for i in c.members])
         block = self.inner[np.ix_(columns, columns)]
@@ -221,12 +224,24 @@ class Candidates:
         error = float((1.0 / np.sqrt(g)).max(initial=0.0))
         return values, np.full(values.size, radius), error, whole
 
-    def spectrum(self, dim: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def _columns(self, group: list[Cluster]) -> list[int]:
+        return [self.column[c.probe, i] for c in group for i in c.members]
+
+    def _angles(self, group: list[Cluster], least: float) -> Float[np.ndarray, " n"]:
+        return np.array([max(c.angle, least) for c in group for _ in c.members])
+
+    def spectrum(
+        self,
+        dim: int,
+        lengths: Callable[[Float[np.ndarray, "d k m"]], Float[np.ndarray, " d"]],
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         """All eigenvalues and their multiplicities, if the probes prove them; None if not.
 
         Projections of n starts span min(n, r) dimensions. So if the Ritz vectors of a value are
         dependent, their rank is its multiplicity. If that is known for all values but one, the
-        last multiplicity follows, for they sum to P.
+        last multiplicity follows, for they sum to P. `lengths` gives those of combinations of
+        the basis vectors, taken on the vectors themselves (`KrylovRun.combined_lengths`): inner
+        products, which are rounded, show no length below eps^(1/2).
         """
         settled = all(np.all(p.residuals <= ROUNDING_UNITS * self.floor) for p in self.pairs)
         if not settled or not self.all_converged or len(self.pairs) == 1:
@@ -238,7 +253,7 @@ class Candidates:
                 return None
             values.append(float(found.mean()))
             ranks.append(found.size)
-            known.append(found.size < sum(len(c.members) for c in group))
+            known.append(self._dependent(group, found.size, lengths))
         multiples, known = np.array(ranks), np.array(known)
         left = dim - int(multiples[known].sum())
         if known.sum() < known.size - 1 or left < int(multiples[~known].sum()):
@@ -246,6 +261,43 @@ class Candidates:
         if known.all() and left != 0:
             return None
         return np.array(values), np.where(known, multiples, left)
+
+    def _dependent(
+        self,
+        group: list[Cluster],
+        rank: int,
+        lengths: Callable[[Float[np.ndarray, "d k m"]], Float[np.ndarray, " d"]],
+    ) -> bool:
+        """Whether the n Ritz vectors of a value span `rank` dimensions of its eigenspace only.
+
+        Vector i is off the eigenspace by tᵢ at most. If their projections to it are dependent, a
+        combination Σ (eᵢ/tᵢ) vᵢ with Σ eᵢ² = 1 is made of errors alone, so that its length is at
+        most Σ |eᵢ| <= √n. Vectors that are merely close to dependent are longer, unless they are
+        as close as their errors; how often does that happen?
+
+        Let the d = n - rank combinations be so short. With s = √n max t, the matrix of the vᵢ then
+        has d singular values of at most s, and some `rank` of the vectors span a space from which
+        the other d are away by at most s (1 + d rank)^(1/2) (those of the largest volume do). If
+        the multiplicity were more than the rank, each of these would be uniform in an eigenspace
+        of r > rank dimensions; its component along one normal, of density at most (r/2π)^(1/2),
+        is within ±a with probability at most 2a (r/2π)^(1/2), the largest of these bounds being
+        that for r = rank + 1. They are independent, and there are (n over d) choices.
+        """
+        least = ROUNDING_UNITS * self.eps * self.shape[1] ** 0.5
+        columns, angles = self._columns(group), self._angles(group, least)
+        n = len(columns)
+        if rank >= n:
+            return False
+        away = n**0.5 * angles.max() * (1 + (n - rank) * rank) ** 0.5
+        chance = special.comb(n, rank) * (2 * away * ((rank + 1) / (2 * np.pi)) ** 0.5) ** (
+            n - rank
+        )
+        if chance > CHANCE_LEVEL:
+            return False
+        block = self.inner[np.ix_(columns, columns)] / np.outer(angles, angles)
+        short = np.linalg.eigh(block)[1][:, : n - rank] / angles[:, None]
+        mixes = self.vectors[:, :, columns] @ short
+        return bool(np.all(lengths(np.moveaxis(mixes, -1, 0)) <= n**0.5))
 
 
 def same_value(converged: list[Cluster]) -> list[list[Cluster]]:

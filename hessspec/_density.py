@@ -152,7 +152,7 @@ def spectrum(
         rows = [_plain_row(p, m) for p in pairs]
     else:
         found = Candidates(pairs, run.basis_gram(), eps, resolution, max_angle)
-        every = found.spectrum(dim)
+        every = found.spectrum(dim, run.combined_lengths)
         if every is not None:
             rows = [_exact_row(*every, dim, m, resolution)] * k
         else:

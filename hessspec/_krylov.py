@@ -7,6 +7,7 @@ that exist, so the compiled programs are few and the same for every step.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -89,6 +90,21 @@ class KrylovRun:
             gram[probe, :, probe, :] = np.diag(np.arange(m) < n)
         return gram
 
+    def combined_lengths(self, mixes: Float[np.ndarray, "d k m"]) -> Float[np.ndarray, " d"]:
+        """Lengths of combinations Σ c_pj q_pj of basis vectors, one for each row of `mixes`.
+
+        Unlike a length taken from inner products, it is right to eps |c|, not eps^(1/2) |c|.
+        """
+        d, k, m = mixes.shape
+        rows = len(self.chunks) * self.chunks[0].shape[1]
+        used = min(rows, m)
+        padded = np.zeros((d, k, rows))
+        padded[:, :, :used] = mixes[:, :, :used]
+        largest = np.abs(padded).max(axis=(1, 2), keepdims=True)  # its square may overflow
+        parts = jnp.asarray((padded / largest).reshape(d, -1), self.chunks[0].dtype)
+        squares = np.asarray(_combined_squares(self.chunks, parts), np.float64)
+        return np.sqrt(squares) * largest[:, 0, 0]
+
 
 def krylov_bytes(num_probes: int, num_steps: int, dim: int, dtype: np.dtype) -> int:
     """Bytes that the bases of a run take, with the vectors of one step."""
@@ -137,7 +153,9 @@ def krylov(
         if j == 0:
             scale = _power_of_two(products)
         products = _divide(products, scale)
-        products, coefficients = _three_terms(previous, rows, products, found, j)
+        products, coefficients = _three_terms(
+            previous, rows, products, found, j, last=not reorthogonalize
+        )
         previous = rows
         if reorthogonalize:
             # The second of two passes. A first one over the whole basis would find nothing but
@@ -213,7 +231,7 @@ def _check_symmetric(asymmetry: float, dtype: np.dtype) -> None:
 _normalized = jax.jit(normalized)
 _power_of_two = jax.jit(power_of_two)
 _project = jax.jit(project, donate_argnums=(1, 2))
-_three_terms = jax.jit(three_terms, donate_argnums=(2,))
+_three_terms = jax.jit(three_terms, donate_argnums=(2,), static_argnames="last")
 _extend = jax.jit(extend, donate_argnums=(2,))
 _relative_asymmetry = jax.jit(relative_asymmetry)
 
@@ -231,22 +249,46 @@ def _store(chunk: Array, rows: Array, slot: Array) -> Array:
 @jax.jit
 def _basis_gram(chunks: tuple[Float[Array, "k rows dim"], ...]) -> Float[Array, "n n"]:
     """Inner products of the rows of each probe with those of later ones, over tiles of columns."""
+    k, per_chunk, _ = chunks[0].shape
+    rows = len(chunks) * per_chunk
+
+    def add(gram: Array, tile: Array) -> Array:
+        for probe in range(k - 1):
+            first, rest = probe * rows, (probe + 1) * rows
+            part = jnp.matmul(tile[first:rest], tile[rest:].T, precision="highest")
+            gram = gram.at[first:rest, rest:].add(part)
+        return gram
+
+    return _over_tiles(chunks, add, jnp.zeros((k * rows,) * 2, chunks[0].dtype))
+
+
+@jax.jit
+def _combined_squares(
+    chunks: tuple[Float[Array, "k rows dim"], ...], parts: Float[Array, "d n"]
+) -> Float[Array, " d"]:
+    """|parts @ basis|² of each row, over tiles of columns."""
+
+    def add(squares: Array, tile: Array) -> Array:
+        return squares + jnp.sum(jnp.matmul(parts, tile, precision="highest") ** 2, axis=1)
+
+    return _over_tiles(chunks, add, jnp.zeros(parts.shape[0], parts.dtype))
+
+
+def _over_tiles(
+    chunks: tuple[Float[Array, "k rows dim"], ...],
+    add: Callable[[Array, Float[Array, "n width"]], Array],
+    total: Array,
+) -> Array:
+    """Add up what all tiles of the bases' columns give, no column twice."""
     k, per_chunk, dim = chunks[0].shape
     rows = len(chunks) * per_chunk
     width = min(_VALUES_PER_TILE // (k * rows) + 1, dim)
 
-    def add(index: Array, gram: Array) -> Array:
+    def body(index: Array, total: Array) -> Array:
         begin = jnp.minimum(index * width, dim - width)
         tiles = [jax.lax.dynamic_slice(c, (0, 0, begin), (k, per_chunk, width)) for c in chunks]
         tile = jnp.concatenate(tiles, axis=1).reshape(k * rows, width)
         # The last tile is moved back to end at `dim`; columns already counted are masked.
-        fresh = jnp.where((begin + jnp.arange(width) >= index * width)[None], tile, 0)
-        for probe in range(k - 1):
-            first, rest = probe * rows, (probe + 1) * rows
-            part = jnp.matmul(tile[first:rest], fresh[rest:].T, precision="highest")
-            gram = gram.at[first:rest, rest:].add(part)
-        return gram
+        return add(total, jnp.where((begin + jnp.arange(width) >= index * width)[None], tile, 0))
 
-    return jax.lax.fori_loop(
-        0, math.ceil(dim / width), add, jnp.zeros((k * rows,) * 2, chunks[0].dtype)
-    )
+    return jax.lax.fori_loop(0, math.ceil(dim / width), body, total)

@@ -142,7 +142,7 @@ def _lanczos_block(
             for _ in range(2):
                 products, coefficients = project(basis, products, coefficients, 0)
         else:
-            products, coefficients = three_terms(previous, rows, products, found, j)
+            products, coefficients = three_terms(previous, rows, products, found, j, last=True)
         found, following = extend(found, j, products, coefficients)
         return basis, rows, following, found, scale
 
@@ -200,8 +200,15 @@ def three_terms(
     products: Float[Array, "k dim"],
     found: Recurrence,
     j: Int[Array, ""],
+    *,
+    last: bool,
 ) -> tuple[Float[Array, "k dim"], Float[Array, "k m"]]:
     """The classical recurrence: remove the last two basis vectors only.
+
+    If it is the `last` pass, the check of symmetry is made here, at j = 1: neighbours lose their
+    orthogonality later on. q₀ and q₁ may not be orthogonal either, where β₀ is small beside H:
+    q₀'q₁ is of order eps |H| / β₀. But H q₀ = α₀ q₀ + β₀ q₁ holds to rounding, so for a symmetric
+    H it is q₀'Hq₁ - α₀ q₀'q₁ that equals β₀. A pass that follows finds what βⱼ₋₁ qⱼ₋₁ has left.
 
     The product is first reduced by βⱼ₋₁ qⱼ₋₁ with the β of the step before, and only then is αⱼ
     formed: of the orders in which this can be written, the one in which the errors of T stay
@@ -209,12 +216,14 @@ def three_terms(
     """
     k, m = found.alpha.shape
     beta = jnp.where(j > 0, found.beta[:, jnp.maximum(j - 1, 0)], 0)
-    back = jnp.sum(previous * products, axis=1)
+    back = beta
+    if last:
+        back = jnp.sum(previous * products, axis=1)
+        back = back - found.alpha[:, 0] * jnp.sum(previous * rows, axis=1)
+        back = jnp.where(j == 1, back, beta)
     products = products - beta[:, None] * previous
     alpha = jnp.sum(rows * products, axis=1)
     products = products - alpha[:, None] * rows
-    # Neighbours lose their orthogonality too, so the check of symmetry is made at the start only.
-    back = jnp.where(j == 1, back, beta)
     index = jnp.arange(m)[None]
     zero = jnp.zeros((k, m), alpha.dtype)
     coefficients = jnp.where(index == j, alpha[:, None], zero)

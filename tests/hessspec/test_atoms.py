@@ -212,3 +212,37 @@ def test_which_probes_have_found_an_eigenvalue_biases_nothing(name):
         assert abs(np.mean(errors)) < 3 * np.std(errors) / MANY_KEYS**0.5
     assert abs(np.mean(z)) < 0.3
     assert 0.6 < np.mean(np.square(z)) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("multiplicity", "num_probes", "proved"),
+    [(1, 2, True), (2, 2, False), (2, 3, True), (3, 3, False), (8, 8, False)],
+)
+def test_a_multiplicity_is_not_proved_by_vectors_that_are_merely_close(
+    multiplicity, num_probes, proved
+):
+    """r probes find r vectors of an r-fold eigenvalue, of which some are close by chance."""
+    dim, keys = 500, 200
+    entries = jnp.zeros(dim, dtype()).at[:multiplicity].set(1.0)
+    operator = FunctionOperator(
+        lambda v: entries * v, jax.ShapeDtypeStruct(entries.shape, entries.dtype)
+    )
+    draws = [gaussian(jax.random.key(s), jnp.arange(num_probes), dim, dtype()) for s in range(keys)]
+    together = krylov(operator, jnp.concatenate(draws), 4)
+    chunks = [np.asarray(chunk) for chunk in together.chunks]
+    exact = 0
+    for first in range(0, keys * num_probes, num_probes):
+        part = slice(first, first + num_probes)
+        run = KrylovRun(
+            together.alpha[part],
+            together.beta[part],
+            together.num_valid_steps[part],
+            tuple(jnp.asarray(chunk[part]) for chunk in chunks),
+            together.asymmetry,
+            num_probes * 4,
+        )
+        found = spectrum(run, dim, dtype())
+        exact += bool(found.exact)
+        if bool(found.exact):
+            np.testing.assert_allclose(found.trace().value, multiplicity, rtol=1e-4)
+    assert exact >= 0.95 * keys if proved else exact == 0
