@@ -191,7 +191,7 @@ class AbstractOperator(eqx.Module):
         raise TypeError(f"{type(self).__name__} does not define products")
 
     def _quadratic(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        return jnp.einsum("...kp,kp->...k", self._products(block), block)
+        return jnp.einsum("...kp,kp->...k", self._products(block), block, precision="highest")
 
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
         return WeightedOperator(self, weights)
@@ -380,7 +380,9 @@ class WeightedOperator(AbstractOperator):
         self.operator.validate()
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
-        return jnp.einsum("t,tkp->kp", self.weights, self.operator.rows(block))
+        rows = self.operator.rows(block)
+        return jnp.einsum("t,tkp->kp", self.weights, rows, precision="highest")
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, " k"]:
-        return jnp.einsum("t,tk->k", self.weights, self.operator.forms(block))
+        forms = self.operator.forms(block)
+        return jnp.einsum("t,tk->k", self.weights, forms, precision="highest")
