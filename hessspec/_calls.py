@@ -27,30 +27,28 @@ def resolve_operator(
             parameters; the message shows the right call.
         ValueError: if the loss is not finite, not deterministic, or has nothing to differentiate.
     """
+    third = "vector" if verb == "hvp" else "key"
+    by_loss = f"`hessspec.{verb}(loss_fn, params, {third}, data=batch)`"
+    by_operator = f"`hessspec.{verb}(operator, {third}={third})`"
     if isinstance(loss_or_operator, AbstractOperator):
         extra = {"params": params, "data": data, "where": where}
         named = ", ".join(f"`{name}`" for name, value in extra.items() if value is not None)
         if named:
             raise TypeError(
                 f"an operator already holds its parameters and data, but {named} came with it; "
-                f"call `hessspec.{verb}(operator, key=key)`, or "
-                f"`hessspec.{verb}(loss_fn, params, key, data=batch)`."
+                f"call {by_operator}, or {by_loss}."
             )
         operator = loss_or_operator
     elif callable(loss_or_operator):
         if params is None:
-            raise TypeError(
-                f"`params` is missing; call `hessspec.{verb}(loss_fn, params, key, data=batch)` "
-                f"or `hessspec.{verb}(operator, key=key)`."
-            )
+            raise TypeError(f"`params` is missing; call {by_loss} or {by_operator}.")
         operator = HessianOperator(
             loss_or_operator, params, data=data, where=where, memory_budget=memory_budget
         )
     else:
         raise TypeError(
             f"the first argument of `{verb}` must be a loss function or an operator, got "
-            f"{type(loss_or_operator).__name__}; call "
-            f"`hessspec.{verb}(loss_fn, params, key, data=batch)`."
+            f"{type(loss_or_operator).__name__}; call {by_loss}."
         )
     operator.validate()
     return operator
