@@ -81,8 +81,9 @@ def trace(
 ) -> TraceEstimate:
     r"""Estimate tr H, or tr H_t for each of T tasks, from products with H.
 
-    Every method is unbiased and returns samples, a standard error and an interval that holds for
-    skewed samples too (`TraceEstimate.confidence_interval`). With probes E[v vᵀ] = I,
+    Every method returns samples, a standard error and an interval that holds for skewed samples too
+    (`TraceEstimate.confidence_interval`). Every one is unbiased, `"auto"` but for the choice of
+    its rank, which looks at the first eight of the samples averaged. With probes E[v vᵀ] = I,
 
     - `"hutchinson"`: the mean of vᵀHv over random signs, variance 2 (‖H‖²_F - Σ H_ii²) a sample.
       For T tasks quadratic forms alone, several times cheaper than products.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._calls import resolve_call
+from hessspec._checks import check_symmetric
 from hessspec._density import density
 from hessspec._diagonal import DiagonalEstimate, diagonal
 from hessspec._eigenpairs import EigenPairs, eigenpairs
@@ -190,10 +191,10 @@ class _Truth:
 def _truths(operator: AbstractOperator, memory_budget: int | None) -> list[_Truth]:
     dense = np.asarray(operator.dense(memory_budget=memory_budget), np.float64)
     eps = float(jnp.finfo(operator.dtype).eps)
-    return [
-        _Truth(matrix, np.linalg.eigvalsh((matrix + matrix.T) / 2), eps)
-        for matrix in dense.reshape(-1, operator.dim, operator.dim)
-    ]
+    matrices = dense.reshape(-1, operator.dim, operator.dim)
+    for matrix in matrices:
+        check_symmetric(matrix, matrix.T, float(np.abs(matrix).max()), operator.dtype)
+    return [_Truth(matrix, np.linalg.eigvalsh((matrix + matrix.T) / 2), eps) for matrix in matrices]
 
 
 @dataclass(frozen=True)
