@@ -4,6 +4,7 @@ So chunks, the order of work and the number of probes change no probe, and more 
 added to a finished estimate.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -32,8 +33,13 @@ def rademacher(
     Source: derived here; v_i² = 1 and independence give both statements.
     """
 
+    one = jnp.ones((), dtype)
+
     def signs(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:
-        return jax.random.rademacher(probe_key, (dim,), dtype)
+        # 32 signs from each random word: drawing words is what takes the time.
+        words = jax.random.bits(probe_key, (math.ceil(dim / 32),), jnp.uint32)
+        bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
+        return jnp.where(bits.reshape(-1)[:dim] == 1, one, -one)
 
     return _rows(signs, key, indices)
 
