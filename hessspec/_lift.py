@@ -81,7 +81,7 @@ def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyT
 
     closed, shapes = jax.make_jaxpr(on_arrays, return_shape=True)(dynamic)
     if _holds_nested_constants(closed.jaxpr):
-        closed = jax.make_jaxpr(lambda leaves: _inlined(closed.jaxpr, closed.consts, leaves))(
+        closed = jax.make_jaxpr(lambda leaves: open_jits(closed.jaxpr, closed.consts, leaves))(
             jax.tree.leaves(dynamic)
         )
     return closed, shapes
@@ -102,7 +102,7 @@ def _holds_nested_constants(jaxpr: Any) -> bool:
     return any(body.consts or _holds_nested_constants(body.jaxpr) for body in bodies)
 
 
-def _inlined(jaxpr: Any, constants: list[Any], arguments: list[Any]) -> list[Any]:
+def open_jits(jaxpr: Any, constants: list[Any], arguments: list[Any]) -> list[Any]:
     """Evaluate with inner `jit`s opened, so that their constants come to the outside."""
     values: dict[Any, Any] = dict(
         zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
@@ -114,7 +114,7 @@ def _inlined(jaxpr: Any, constants: list[Any], arguments: list[Any]) -> list[Any
     for equation in jaxpr.eqns:
         body = _nested(equation)
         if body is not None:
-            outputs = _inlined(body.jaxpr, body.consts, [read(atom) for atom in equation.invars])
+            outputs = open_jits(body.jaxpr, body.consts, [read(atom) for atom in equation.invars])
         else:
             # One equation at a time through JAX's own evaluator, which knows how to bind it.
             names = list({atom: None for atom in equation.invars if not hasattr(atom, "val")})
