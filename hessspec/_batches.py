@@ -104,6 +104,37 @@ class BatchGroup(eqx.Module):
         """One batch again, from one entry of `arrays`."""
         return eqx.combine(arrays, self.constants)
 
+    def weighted_sum(self, function: Callable[[PyTree], Array]) -> Array:
+        """Σ weight · function(batch), by one loop."""
+
+        def weighted(arrays: PyTree, weight: Array) -> Array:
+            value = function(self.batch(arrays))
+            return value * weight.astype(value.dtype)
+
+        first = jax.tree.map(lambda leaf: leaf[0], self.arrays)
+        if self.weights.size == 1:
+            return weighted(first, self.weights[0])
+        shape = jax.eval_shape(weighted, first, self.weights[0])
+        total, _ = jax.lax.scan(
+            lambda carry, item: (carry + weighted(*item), None),
+            jnp.zeros(shape.shape, shape.dtype),
+            (self.arrays, self.weights),
+        )
+        return total
+
+    def mapped(self, function: Callable[[PyTree], PyTree]) -> "BatchGroup":
+        """function(batch) of every batch, as a group with the same weights."""
+
+        def of(arrays: PyTree) -> PyTree:
+            return function(self.batch(arrays))
+
+        if self.weights.size == 1:
+            only = of(jax.tree.map(lambda leaf: leaf[0], self.arrays))
+            results = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], only)
+        else:
+            results = jax.lax.map(of, self.arrays)
+        return BatchGroup(*eqx.partition(results, eqx.is_array), self.weights)
+
 
 class StreamedData(eqx.Module):
     """Batches too large to keep: read again for each product, one at a time."""

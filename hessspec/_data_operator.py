@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ from hessspec._checks import check_losses
 from hessspec._lift import LiftedFunction, lift
 from hessspec._memory import resolve_budget
 from hessspec._operators import AbstractOperator, compiled_forms, compiled_rows
-from hessspec._plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound
+from hessspec._plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
 from hessspec._selection import Where, choose
 from hessspec._space import VectorSpace
 
@@ -187,7 +186,7 @@ class DataOperator(AbstractOperator):
             lambda arrays: self._linearised(chunk.functions, chunk.group.batch(arrays)), arrays
         )
         given = (arrays, chunk.functions, self.chosen, self.held)
-        return max(0.0, _nbytes(kept) - _nbytes(given))
+        return max(0.0, nbytes(kept) - nbytes(given))
 
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
         """What products are made of, linearised on one batch: a tree of all that it keeps."""
@@ -195,7 +194,10 @@ class DataOperator(AbstractOperator):
 
     def _sum(self, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]) -> Array:
         """Σ over all batches of weight · per_batch, one compiled loop for each batch shape."""
-        parts = [_sum_chunk(chunk, per_batch) for chunk in self.chunks]
+        parts = [
+            chunk.group.weighted_sum(functools.partial(per_batch, chunk.functions))
+            for chunk in self.chunks
+        ]
         return functools.reduce(operator.add, parts)
 
     @property
@@ -224,27 +226,6 @@ class DataOperator(AbstractOperator):
         return jnp.ones((1,), self.dtype) if self.weights is None else self.weights
 
 
-def _sum_chunk(
-    chunk: Chunk, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]
-) -> Array:
-    group = chunk.group
-
-    def weighted(arrays: PyTree, weight: Array) -> Array:
-        value = per_batch(chunk.functions, group.batch(arrays))
-        return value * weight.astype(value.dtype)
-
-    first = jax.tree.map(lambda leaf: leaf[0], group.arrays)
-    if group.weights.size == 1:
-        return weighted(first, group.weights[0])
-    shape = jax.eval_shape(weighted, first, group.weights[0])
-    total, _ = jax.lax.scan(
-        lambda carry, item: (carry + weighted(*item), None),
-        jnp.zeros(shape.shape, shape.dtype),
-        (group.arrays, group.weights),
-    )
-    return total
-
-
 @eqx.filter_jit
 def _loss_values(hessian: DataOperator) -> Array:
     x = hessian.space.flatten(hessian.chosen)
@@ -263,15 +244,6 @@ def _num_tasks(shape: Any) -> int | None:
     if leaves[0].shape == (0,):
         raise ValueError("`loss_fn` must return at least one loss, got shape (0,)")
     return leaves[0].shape[0] if leaves[0].shape else None
-
-
-def _nbytes(tree: PyTree) -> float:
-    sizes = (
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-        if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-    )
-    return float(sum(sizes))
 
 
 def _describe(data: PyTree | Batches | None) -> str:

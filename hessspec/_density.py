@@ -13,7 +13,7 @@ from hessspec._atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, produc
 from hessspec._calls import resolve_call
 from hessspec._checks import check_finite, check_symmetric
 from hessspec._deflation import Deflated, DeflatedRule
-from hessspec._krylov import KrylovRun, RowOperator, krylov
+from hessspec._krylov import KrylovRun, RowOperator, krylov, krylov_bytes
 from hessspec._memory import resolve_budget
 from hessspec._operators import AbstractOperator
 from hessspec._probes import gaussian
@@ -117,12 +117,13 @@ def density(
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     products = tasks * (dim if dim <= num_steps else num_probes * num_steps)
     budget = resolve_budget(memory_budget)
+    room = budget - krylov_bytes(num_probes, num_steps if reorthogonalize else 0, dim, dtype)
 
-    def of(scalar: RowOperator, bar: ProgressBar) -> SpectralDensity:
+    def of(scalar: AbstractOperator, bar: ProgressBar) -> SpectralDensity:
         if dim <= num_steps:
             return dense_spectrum(scalar, starts, bar)
         run = krylov(
-            scalar,
+            scalar.linearised(num_probes, room),
             starts,
             num_steps,
             reorthogonalize=reorthogonalize,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -20,6 +22,8 @@ from hessspec._hvp import (
     weighted_gradient,
 )
 from hessspec._lift import LiftedFunction, lift
+from hessspec._linearised import LinearisedOperator
+from hessspec._operators import AbstractOperator
 from hessspec._selection import Where
 
 
@@ -73,6 +77,13 @@ class HessianOperator(DataOperator):
         # Forward over forward: about 5 forward passes for all tasks; a product is about 8 alone.
         return 5.0 / 8.0 if self.num_tasks is not None else 1.0
 
+    def linearised(self, rows: int, memory_budget: int) -> AbstractOperator:
+        if self.streamed is not None or self.plan.rematerialize:
+            return self
+        wanted = eqx.filter_eval_shape(_linearised, self).product_bytes(rows)
+        fits = wanted <= min(memory_budget, self.plan.memory_budget)
+        return _linearised(self) if fits else self
+
     def _gradient(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> Gradient:
         """The gradient on one batch, with a leading task axis if the operator has one."""
 
@@ -105,6 +116,17 @@ class HessianOperator(DataOperator):
                 lambda y: self._values(functions, y, batch), x, block
             )
         )
+
+
+@eqx.filter_jit
+def _linearised(hessian: HessianOperator) -> LinearisedOperator:
+    maps = tuple(
+        chunk.group.mapped(functools.partial(hessian._linearised, chunk.functions))
+        for chunk in hessian.chunks
+    )
+    return LinearisedOperator(
+        maps=maps, space=hessian.space, num_tasks=hessian.num_tasks, plan=hessian.plan
+    )
 
 
 class GaussNewtonOperator(DataOperator):

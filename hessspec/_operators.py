@@ -100,6 +100,15 @@ class AbstractOperator(eqx.Module):
         """Estimate of the memory that a block of products takes, its vectors included."""
         return rows * (1 + (self.num_tasks or 1)) * self.dim * self.dtype.itemsize
 
+    def linearised(self, rows: int, memory_budget: int) -> AbstractOperator:
+        """The same operator for many blocks of `rows` vectors, one after the other.
+
+        What all products have in common is computed now and kept, if `memory_budget` bytes have
+        room for that and for a block. If not, or if there is nothing to keep: the operator itself.
+        """
+        del rows, memory_budget
+        return self
+
     @property
     def form_cost(self) -> float:
         """Cost of v'Hv for all tasks, in products with one task's H."""

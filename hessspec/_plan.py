@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from hessspec._memory import require_memory
 
 BLOCK_ROWS = 16  # rows multiplied together; measured best for products in blocks
@@ -28,10 +30,16 @@ class Demand:
 
     def of(self, rows: int, rematerialize: bool) -> int:
         """Bytes of one block: vectors in and out, those of the row in work, the arrays kept."""
-        # In; out, added over batches, and once more where tasks are brought to the front.
-        vectors = rows * (1 + self.tasks * (1 + (self.tasks > 1))) + 2 + self.tasks
         kept = KEPT if rows > 1 and not rematerialize else RECOMPUTED
-        return int(vectors * self.vector + kept * self.linearised)
+        return self._vectors(rows) + int(kept * self.linearised)
+
+    def of_kept(self, rows: int, kept: float, largest: float) -> int:
+        """The same where all batches are linearised already: `kept` bytes, `largest` of one."""
+        return self._vectors(rows) + int(kept + RECOMPUTED * largest)
+
+    def _vectors(self, rows: int) -> int:
+        # In; out, added over batches, and once more where tasks are brought to the front.
+        return (rows * (1 + self.tasks * (1 + (self.tasks > 1))) + 2 + self.tasks) * self.vector
 
     def plan(
         self, budget: int, block_rows: int | None = None, rematerialize: bool | None = None
@@ -84,6 +92,16 @@ class ProductPlan:
     def product_bytes(self, rows: int | None = None) -> int:
         """Estimate of what one compiled block of products needs: its vectors, not the data."""
         return self.demand.of(self.block_rows if rows is None else rows, self.rematerialize)
+
+
+def nbytes(tree: Any) -> float:
+    """Bytes of all arrays in a tree, or of those that its shapes describe."""
+    sizes = (
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    )
+    return float(sum(sizes))
 
 
 def intermediate_bytes(jaxpr: Any) -> float:
