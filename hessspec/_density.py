@@ -117,7 +117,8 @@ def density(
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     products = tasks * (dim if dim <= num_steps else num_probes * num_steps)
     budget = resolve_budget(memory_budget)
-    room = budget - krylov_bytes(num_probes, num_steps if reorthogonalize else 0, dim, dtype)
+    # Without the bases nothing else is kept either: who leaves them out is short of memory.
+    room = budget - krylov_bytes(num_probes, num_steps, dim, dtype) if reorthogonalize else 0
 
     def of(scalar: AbstractOperator, bar: ProgressBar) -> SpectralDensity:
         if dim <= num_steps:
