@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._lanczos import power_of_two
+from hessspec._lanczos import inner_products, power_of_two
 from hessspec._plan import BLOCK_ROWS
 from hessspec._probes import gaussian
 
@@ -40,13 +40,13 @@ def gram(left: Float[Array, "k dim"], right: Float[Array, "l dim"]) -> Float[np.
 
 @jax.jit
 def _gram(left: Float[Array, "k dim"], right: Float[Array, "l dim"]) -> Float[Array, "k l"]:
-    return jnp.einsum("kp,lp->kl", left, right, precision="highest")
+    return inner_products("kp,lp->kl", left, right)
 
 
 @jax.jit
 def row_forms(left: Float[Array, "*T k dim"], right: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
     """Inner products of corresponding rows."""
-    return jnp.einsum("...kp,kp->...k", left, right, precision="highest")
+    return inner_products("...kp,kp->...k", left, right)
 
 
 @jax.jit
@@ -158,5 +158,5 @@ def _placed(
 
 @jax.jit
 def _less(chunk: Float[Array, "r dim"], rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
-    parts = jnp.einsum("kp,rp->kr", rows, chunk, precision="highest")
+    parts = inner_products("kp,rp->kr", rows, chunk)
     return rows - jnp.einsum("kr,rp->kp", parts, chunk, precision="highest")

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 # spectrum whose outliers are 10,000 times larger (beta / |H| = 6e-5 in float32), while sqrt(eps)
 # would cut it off.
 BREAKDOWN_UNITS = 64.0
+_TERMS_PER_SUM = 1 << 14
 
 
 @jax.tree_util.register_dataclass
@@ -176,6 +177,30 @@ def power_of_two(products: Float[Array, "k dim"]) -> Float[Array, " k"]:
     return jnp.ldexp(jnp.ones_like(length), exponent)
 
 
+def inner_products(
+    subscripts: str, left: Float[Array, "*l dim"], right: Float[Array, "*r dim"]
+) -> Float[Array, "..."]:
+    """An einsum that sums over the last axis of both, right to a few eps however long that is.
+
+    A matrix product on the CPU adds term after term: in float32, products of parallel vectors were
+    measured to be wrong by 4 eps at 1e5 terms and by 150 eps at 1e6. So it is taken in tiles, which
+    are then added. Other devices add in trees.
+    """
+    dim, width = left.shape[-1], _TERMS_PER_SUM
+    if dim <= width or jax.default_backend() != "cpu":
+        return jnp.einsum(subscripts, left, right, precision="highest")
+    whole = dim // width * width
+
+    def add(index: Array, total: Array) -> Array:
+        a, b = (
+            jax.lax.dynamic_slice_in_dim(x, index * width, width, axis=-1) for x in (left, right)
+        )
+        return total + jnp.einsum(subscripts, a, b, precision="highest")
+
+    rest = jnp.einsum(subscripts, left[..., whole:], right[..., whole:], precision="highest")
+    return jax.lax.fori_loop(0, dim // width, add, rest)
+
+
 def project(
     basis: Float[Array, "k rows dim"],
     products: Float[Array, "k dim"],
@@ -187,7 +212,7 @@ def project(
     Adds those parts to `coefficients`. Matrix products in full precision: with TF32 the basis
     would be orthogonal to three digits only.
     """
-    parts = jnp.einsum("krp,kp->kr", basis, products, precision="highest")
+    parts = inner_products("krp,kp->kr", basis, products)
     products = products - jnp.einsum("krp,kr->kp", basis, parts, precision="highest")
     k, rows = parts.shape
     old = jax.lax.dynamic_slice(coefficients, (0, first), (k, rows))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hessspec import FunctionOperator
 from hessspec._krylov import krylov
-from hessspec._lanczos import lanczos
+from hessspec._lanczos import inner_products, lanczos
 from hessspec._probes import gaussian
 
 DIM, STEPS = 60, 8
@@ -244,3 +244,30 @@ def test_impossible_step_counts_are_refused(num_steps):
 def test_a_start_must_be_a_vector_or_a_block():
     with pytest.raises(ValueError, match="`start` must be a float vector"):
         lanczos(lambda v: v, jnp.zeros((2, 2, 2)), 1)
+
+
+def test_long_inner_products_are_right_to_a_few_units():
+    """Terms of one sign, added one after the other, would be off by 100 units or more."""
+    dim = 1_000_003
+    row = np.linspace(1.0, 2.0, dim).astype(dtype())
+    row /= np.linalg.norm(row.astype(np.float64))
+    exact = float(row.astype(np.float64) @ row.astype(np.float64))
+    found = inner_products(
+        "krp,kp->kr", jnp.asarray(np.stack([row, -row])[None]), jnp.asarray(row[None])
+    )
+    np.testing.assert_allclose(found, [[exact, -exact]], rtol=16 * np.finfo(dtype()).eps)
+
+
+@pytest.mark.parametrize("reorthogonalize", [False, True])
+def test_a_shift_of_rank_one_is_symmetric_although_its_second_vector_is_not_orthogonal(
+    reorthogonalize,
+):
+    """H = I + c uu': beta is tiny, and q0'q1 of order eps / beta with it."""
+    dim = 20_000
+    unit = jnp.full(dim, dim**-0.5, dtype())
+    operator = FunctionOperator(
+        lambda v: v + jnp.asarray(1e-3, dtype()) * unit * jnp.sum(unit * v), unit
+    )
+    starts = jax.random.normal(jax.random.key(0), (2, dim), dtype())
+    run = krylov(operator, starts, 4, reorthogonalize=reorthogonalize)
+    assert run.asymmetry < 50 * np.finfo(dtype()).eps
