@@ -94,7 +94,10 @@ class SpectralDensity:
         exact: whether the rule is the spectrum itself, with no error but rounding.
         dim: P, the number of eigenvalues.
         num_matvecs: products executed; one unit is one H_t v.
-        multiplicities_proved: False if the atoms were assumed to be simple (a single probe).
+        multiplicities_proved: whether every multiplicity given rests on what was found: those
+            of `exact` are the eigenvalues' own, those of leave-one-out rows count eigenvectors
+            that the other probes hold, of an eigenvalue that may have more. False if atoms were
+            assumed to be simple eigenvalues (a single probe), or there can be none.
         reorthogonalized: False if Ritz values may repeat (ghosts); there are no atoms then.
     """
 

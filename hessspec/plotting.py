@@ -35,9 +35,11 @@ def plot_density(
 ) -> Axes:
     """Draw the eigenvalues resolved one by one as stems and the rest as a smooth density.
 
-    Heights are numbers of eigenvalues: a stem of multiplicity r has height r, the curve the
-    number of eigenvalues in one unit of the axis (a decade, unless `scale` is "linear"). With a
-    task axis each task is one colour.
+    Heights are numbers of eigenvalues. A stem's is P times the weight of its node, in the row with
+    most atoms: the multiplicity of the atom and, where fewer vectors of a multiple eigenvalue were
+    found than there are, an estimate of the others. The curve's is the number of eigenvalues in
+    one unit of the axis (a decade, unless `scale` is "linear"). With a task axis each task is one
+    colour.
 
     Args:
         density: the record to draw.
@@ -71,7 +73,7 @@ def plot_density(
     axes.set_ylim(bottom=0)
     unit = "unit" if scale == "linear" else "decade"
     axes.set_xlabel("eigenvalue of the Hessian")
-    axes.set_ylabel(f"eigenvalues per {unit}; stems: multiplicity")
+    axes.set_ylabel(f"eigenvalues per {unit}; stems: eigenvalues")
     if label or density.num_tasks:
         axes.legend()
     return axes
@@ -126,11 +128,12 @@ def _tasks(density: SpectralDensity) -> list[SpectralDensity]:
 
 
 def _atoms(density: SpectralDensity) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues known as such and their multiplicities, of the probe that has most of them."""
+    """Atoms and the eigenvalues in each by its weight, of the probe that has most of them."""
     multiplicities = np.asarray(density.multiplicities)
     probe = int((multiplicities > 0).sum(axis=1).argmax())
-    settled = multiplicities[probe]
-    return np.asarray(density.nodes)[probe][settled > 0], settled[settled > 0]
+    settled = multiplicities[probe] > 0
+    counts = density.dim * np.asarray(density.weights)[probe]
+    return np.asarray(density.nodes)[probe][settled], counts[settled]
 
 
 def _linthresh(density: SpectralDensity, scale: Scale, linthresh: float | None) -> float | None:
