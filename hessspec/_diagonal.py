@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from hessspec._block_krylov import (
     DIAGONAL_SHARE,
     PILOT,
+    WIDTH,
     KrylovBasis,
     diagonal_share,
     growth_pays,
@@ -22,6 +23,7 @@ from hessspec._blocks import BLOCK_ROWS, combine, row_forms
 from hessspec._calls import resolve_call
 from hessspec._hutchinson import block_sizes, finite_forms, guarded_products
 from hessspec._hutchpp import SKETCH_STREAM
+from hessspec._memory import require_memory, resolve_budget
 from hessspec._operators import AbstractOperator
 from hessspec._probes import rademacher
 from hessspec._progress import ProgressBar, progress_bar
@@ -31,6 +33,7 @@ from hessspec._trace_estimate import TraceEstimate
 
 DEFAULT_MATVECS = 64
 _KIND = "DiagonalEstimate"
+_VECTORS = 6  # of each task: sums, the next block and the answers
 
 
 @jax.tree_util.register_dataclass
@@ -162,7 +165,7 @@ def diagonal(
         num_matvecs: products with each task's H, at least 1. From P on the answer is exact, by
             P quadratic forms.
         progress: whether to show a bar; None: in a terminal.
-        memory_budget: bytes for data and vectors.
+        memory_budget: bytes for data and vectors; the basis stops growing where it ends.
 
     Returns:
         A `DiagonalEstimate` with trees like the chosen parameters, in loss / parameter².
@@ -170,6 +173,7 @@ def diagonal(
     Raises:
         ValueError: if `num_matvecs` is below 1, or products are not finite or not symmetric.
         TypeError: for a call that mixes the two forms.
+        MemoryError: if the vectors of the estimate exceed `memory_budget`, with the ways out.
 
     Source: derived here; checked against dense Hessians in `tests/hessspec/test_diagonal.py`.
     """
@@ -178,10 +182,20 @@ def diagonal(
     operator, key = resolve_call("diagonal", loss_fn, params, key, data, where, memory_budget)
     tasks = [operator] if operator.num_tasks is None else _tasks(operator)
     budget = min(num_matvecs, operator.dim)
+    row = operator.dim * operator.dtype.itemsize
+    held = _VECTORS * len(tasks) + 4 * BLOCK_ROWS
+    allowed = resolve_budget(memory_budget)
+    require_memory(
+        held * row,
+        allowed,
+        f"`diagonal` for {operator.dim:,} parameters and {len(tasks)} tasks",
+        "raise `memory_budget`, or take the tasks one by one",
+    )
+    limit = (allowed // row - held) // len(tasks)  # rows that each task's basis may have
     with progress_bar(budget * len(tasks), "diagonal", enabled=progress) as bar:
         if budget >= operator.dim:
             return _exact(operator, bar)
-        runs = [_Run(task, key) for task in tasks]
+        runs = [_Run(task, key, limit) for task in tasks]
         for run in runs:
             run.advance(budget, bar)
     return _estimate(operator, runs)
@@ -218,8 +232,8 @@ class _DiagonalBasis(KrylovBasis):
 class _Run:
     """The diagonal of one task's H."""
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
-        self.operator, self.key = operator, key
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int) -> None:
+        self.operator, self.key, self.max_rank = operator, key, max_rank
         self.basis = _DiagonalBasis(operator, jax.random.fold_in(key, SKETCH_STREAM))
         zeros = jnp.zeros(operator.dim, operator.dtype)
         self.count, self.mean, self.spread = 0, zeros, zeros
@@ -238,6 +252,7 @@ class _Run:
             rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(forms).max()
             while (
                 not self.basis.full
+                and self.basis.rank + WIDTH <= self.max_rank
                 and variances[-1][1] > rounding**2
                 and growth_pays(variances, budget - self.spent, PILOT)
             ):

@@ -143,3 +143,13 @@ def test_records_survive_a_file(tmp_path):
 def test_wrong_arguments_are_explained():
     with pytest.raises(ValueError, match="`num_matvecs` must be at least 1, got 0"):
         found(matrix(), 0)
+
+
+def test_the_budget_limits_the_basis_and_refuses_what_cannot_be_held():
+    row = DIM * np.dtype(params()["a"]["w"].dtype).itemsize
+    # What sums and blocks take, and ten rows of a basis, of which this spectrum would fill more.
+    found = diagonal(operator(matrix()), key=jax.random.key(0), memory_budget=80 * row)
+    assert found.method == "deflated"
+    assert found.num_samples >= 64 - 10
+    with pytest.raises(MemoryError, match="raise `memory_budget`"):
+        diagonal(operator(matrix()), key=jax.random.key(0), memory_budget=60 * row)
