@@ -31,11 +31,31 @@ def student_interval(
     return mean, mean - half, mean + half
 
 
+def paired_p_value(values: Float[np.ndarray, " n"]) -> float:
+    """Of Student's test, two-sided, that independent values have the mean 0; 1 for one value."""
+    if values.size < 2:
+        return 1.0
+    error = float(values.std(ddof=1)) / values.size**0.5
+    if error == 0:
+        return 1.0 if values.mean() == 0 else 0.0
+    return float(2 * stats.t.sf(abs(float(values.mean())) / error, values.size - 1))
+
+
+def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """P-values corrected for their number (Holm): what is below 0.05 holds at 95 % together."""
+    order = np.argsort(p_values)
+    scaled = p_values[order] * np.arange(p_values.size, 0, -1)
+    corrected = np.empty(p_values.size)
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return corrected
+
+
 def single_task_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """Final test errors of the shared and of the separate networks, by data set, seed and task.
+    """Final errors of the shared and of the separate networks, by data set, seed and task.
 
     Errors are means over the last epochs, `*_epoch_sd` the standard deviations over these, and
-    that of the difference is of the difference epoch by epoch.
+    that of the difference is of the difference epoch by epoch. Of the test set, except
+    `*_train_mae`.
     """
     rows = []
     for study in studies:
@@ -46,6 +66,7 @@ def single_task_table(studies: Sequence[Study]) -> pd.DataFrame:
                     continue
                 histories = (run.history, run.single_task[task.name])
                 together, alone = (final_error(h, "test", task.name) for h in histories)
+                trained = [final_error(h, "train", task.name)[0] for h in histories]
                 curves = [error_curve(h, "test", task.name)[1] for h in histories]
                 window = min(final_window(curve.size) for curve in curves)
                 difference = curves[0][-window:] - curves[1][-window:]
@@ -62,6 +83,8 @@ def single_task_table(studies: Sequence[Study]) -> pd.DataFrame:
                         "difference_epoch_sd": (
                             float(difference.std(ddof=1)) if window > 1 else np.inf
                         ),
+                        "multi_task_train_mae": trained[0],
+                        "single_task_train_mae": trained[1],
                         "median_predictor_mae": baseline[index],
                     }
                 )
@@ -72,10 +95,11 @@ def paired_table(studies: Sequence[Study]) -> pd.DataFrame:
     """Multi-task minus single-task test error of each task, with its interval over seeds.
 
     Columns: dataset, task, label, seeds; multi_task_mae and single_task_mae, means over seeds,
-    and *_seed_sd; difference, low_95 and high_95 (Student's t on the paired differences of the
-    seeds); sampling_error, the standard error that the choice of test examples leaves on the
-    difference (NaN where predictions were not kept; common to all seeds, hence not in the
-    interval); median_predictor_mae.
+    and *_seed_sd; multi_task_train_mae and single_task_train_mae, the same of the training set;
+    difference, low_95 and high_95 (Student's t on the paired differences of the seeds); p_value of
+    that test, and p_corrected (Holm, for all rows); sampling_error, the standard error that the
+    choice of test examples leaves on the difference (NaN where predictions were not kept; common
+    to all seeds, hence not in the interval); median_predictor_mae.
     """
     data = single_task_table(studies)
     rows = []
@@ -100,15 +124,22 @@ def paired_table(studies: Sequence[Study]) -> pd.DataFrame:
                     "multi_task_seed_sd": mine["multi_task_mae"].std(ddof=1) if many else np.nan,
                     "single_task_mae": mine["single_task_mae"].mean(),
                     "single_task_seed_sd": mine["single_task_mae"].std(ddof=1) if many else np.nan,
+                    "multi_task_train_mae": mine["multi_task_train_mae"].mean(),
+                    "single_task_train_mae": mine["single_task_train_mae"].mean(),
                     "difference": mean,
                     "low_95": low,
                     "high_95": high,
+                    "p_value": paired_p_value(mine["difference"].to_numpy()),
                     "sampling_error": _sampling_error(study, task.name)
                     * mine["single_task_mae"].mean(),
                     "median_predictor_mae": mine["median_predictor_mae"].mean(),
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if rows:
+        corrected = holm(table["p_value"].to_numpy(float))
+        table.insert(list(table.columns).index("p_value") + 1, "p_corrected", corrected)
+    return table
 
 
 def _sampling_error(study: Study, task: str) -> float:

@@ -6,7 +6,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from hessspec_mtl.comparison import paired_table, single_task_table, student_interval
+from hessspec_mtl.comparison import (
+    holm,
+    paired_p_value,
+    paired_table,
+    single_task_table,
+    student_interval,
+)
 from hessspec_mtl.datasets.computed import load_molecules
 from hessspec_mtl.figures.alignment import (
     conflict_table,
@@ -30,6 +36,15 @@ def test_the_interval_over_seeds_is_that_of_the_paired_t_test():
     np.testing.assert_allclose((low, high), (expected.low, expected.high))
     assert mean == pytest.approx((left - right).mean())
     assert student_interval(np.array([0.3])) == (0.3, -np.inf, np.inf)
+
+
+def test_p_values_are_those_of_the_paired_t_test_and_corrected_for_their_number():
+    values = np.random.default_rng(0).normal(size=5)
+    assert paired_p_value(values) == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
+    assert paired_p_value(values[:1]) == 1.0
+    # 3 x 0.01, 2 x 0.02, 1 x 0.03 made monotone; never above 1.
+    np.testing.assert_allclose(holm(np.array([0.02, 0.01, 0.03])), [0.04, 0.03, 0.04])
+    np.testing.assert_allclose(holm(np.array([0.9, 0.8])), [1.0, 1.0])
 
 
 def table_of(errors, task):
@@ -125,6 +140,8 @@ def test_the_paired_table_says_which_side_the_interval_leaves(records):
     table = paired_table([study]).set_index("task")
     # The made-up histories end at 0.25, 0.35, 0.45 together and at 0.2 alone.
     np.testing.assert_allclose(table["difference"], [0.05, 0.15, 0.25], rtol=0.01)
+    np.testing.assert_allclose(table["multi_task_train_mae"], 0.1, rtol=0.02)
+    assert (table["p_corrected"] >= table["p_value"]).all()
     shown = single_task_results([study])
     assert shown is not None
     assert {row[-1] for row in shown.rows} == {"alone"}
