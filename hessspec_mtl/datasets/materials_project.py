@@ -40,8 +40,8 @@ from hessspec_mtl.datasets.voronoi import with_voronoi_graphs
 from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER
 
 TASKS = (
-    Task("log_G", "log G_VRH", "log GPa"),
-    Task("log_K", "log K_VRH", "log GPa"),
+    Task("log_G", "log G", "log GPa"),
+    Task("log_K", "log K", "log GPa"),
     Task("poisson", "Poisson ratio", "1"),
 )
 

@@ -159,7 +159,13 @@ def gradient_conflict_figure(studies: Sequence[Study], *, name: str = "figure10"
     figure = _pair_panels(
         studies,
         data,
-        _Shown("cosine", "graph_error", "cosine of the\ngradients", limits=(-1.05, 1.05)),
+        _Shown(
+            "cosine",
+            "graph_error",
+            "cosine of the\ngradients",
+            limits=(-1.05, 1.05),
+            possible=(-1.0, 1.0),
+        ),
     )
     return Plot(
         name=name,
@@ -185,7 +191,14 @@ def eigenspace_figure(studies: Sequence[Study], *, name: str = "figure11") -> Pl
     figure = _pair_panels(
         studies,
         shown,
-        _Shown("overlap", "reach", "overlap of\neigenspaces", limits=(-0.03, 1.03), bound=True),
+        _Shown(
+            "overlap",
+            "reach",
+            "overlap of\neigenspaces",
+            limits=(-0.03, 1.03),
+            possible=(0.0, 1.0),
+            bound=True,
+        ),
     )
     return Plot(
         name=name,
@@ -238,6 +251,7 @@ class _Shown:
     error: str
     label: str
     limits: tuple[float, float] | None = None
+    possible: tuple[float, float] = (0.0, np.inf)  # what the number can be: whiskers end there
     log: bool = False
     bound: bool = False  # the error is a bound, not a standard error
 
@@ -308,6 +322,13 @@ def _log_limits(rows: pd.DataFrame, shown: _Shown) -> tuple[float, float]:
     return 0.5 * low, 2.0 * max(high, low)
 
 
+def _whiskers(values: np.ndarray, errors: np.ndarray, possible: tuple[float, float]) -> np.ndarray:
+    """Lengths of the whiskers down and up, which end where the number must."""
+    errors = np.where(np.isfinite(errors), errors, 0.0)
+    down, up = (np.maximum(room, 0.0) for room in (values - possible[0], possible[1] - values))
+    return np.stack([np.minimum(errors, down), np.minimum(errors, up)])
+
+
 def _draw_pair(panel: Axes, rows: pd.DataFrame, shown: _Shown, *, color: str) -> None:
     wide = rows.pivot_table(index="epoch", columns="seed", values=shown.value)
     errors = rows.pivot_table(index="epoch", columns="seed", values=shown.error, dropna=False)
@@ -337,7 +358,7 @@ def _draw_pair(panel: Axes, rows: pd.DataFrame, shown: _Shown, *, color: str) ->
         panel.errorbar(
             where + offset,
             values[:, column],
-            yerr=np.where(np.isfinite(bars), bars, 0.0),
+            yerr=_whiskers(values[:, column], bars, shown.possible),
             color=INK if several else color,
             alpha=0.65 if several else 1.0,
             marker="o",

@@ -42,13 +42,14 @@ def appendix_e_figure(record: AppendixE, *, name: str = "figure7") -> Plot:
             left.annotate(
                 _signed(end),
                 xy=(end, 0),
-                xytext=(0, 11),
+                xytext=(3 if end > 0 else -3, 11),  # outwards, clear of the density
                 textcoords="offset points",
-                ha="center",
+                ha="left" if end > 0 else "right",
                 fontsize=7,
                 color=blue,
                 arrowprops={"arrowstyle": "-|>", "color": blue, "linewidth": 0.8},
             )
+        left.set_xlim(-1.65 * reach, 1.65 * reach)
         left.set_ylim(0, 1.42 * max(float(estimate.max()), float(histogram.max())))
         left.set_xlabel("eigenvalue")
         left.set_ylabel("density (1 / eigenvalue)")
@@ -74,7 +75,7 @@ def appendix_e_figure(record: AppendixE, *, name: str = "figure7") -> Plot:
         right.axhline(record.true_trace, color="#000000", linestyle="--", linewidth=1)
         value = float(record.trace.value)
         right.errorbar(
-            [0.0],
+            [0.5],  # beside the words on the line of the truth
             [value],
             yerr=[[value - low], [high - value]],
             color=orange,

@@ -35,6 +35,15 @@ def _spectra(study: Study, wanted: int) -> list[tuple[int, list[TaskSpectrum]]]:
     return [(run.curvature[i].epoch, run.spectra[i]) for i in snapshots(len(run.curvature), wanted)]
 
 
+def _epochs_shown(study: Study, shots: Sequence[tuple[int, list[TaskSpectrum]]]) -> str:
+    """Which of the analysed epochs are drawn, in a sentence of the caption."""
+    total = len(study.runs[0].curvature)
+    if len(shots) == total:
+        return " All analysed epochs are shown."
+    epochs = ", ".join(str(epoch) for epoch, _ in shots)
+    return f" Shown are epochs {epochs}, {len(shots)} of the {total} analysed."
+
+
 def _probes(study: Study) -> int:
     return int(study.runs[0].curvature[0].density.num_probes)
 
@@ -58,7 +67,7 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
     with house_style():
         columns = 2 if len(shots) == 4 else min(3, len(shots))
         lines = -(-len(shots) // columns)
-        figure = new_figure(0.75 + 2.0 * lines)
+        figure = new_figure(0.75 + 2.15 * lines)
         axes = figure.subplots(lines, columns, squeeze=False)
         for panel, (epoch, spectra) in zip(axes.flat, shots, strict=False):
             bandwidth = float(np.median([spectrum.blur for spectrum in spectra])) or 1.0
@@ -66,7 +75,7 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
             grid = np.linspace(-reach, reach, NUM_GRID)
             table = _draw_densities(panel, study, spectra, grid, bandwidth)
             rows.append(table.assign(dataset=study.name, epoch=epoch, bandwidth=bandwidth))
-            panel.set_title(f"epoch {epoch}")
+            panel.set_title(f"epoch {epoch}", pad=19)
         for panel in list(axes.flat)[len(shots) :]:
             panel.set_visible(False)
         figure.supxlabel(EIGENVALUE, fontsize=8.5)
@@ -84,7 +93,8 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
             "the kernel's width, the shoulders have their own. Each panel has its own axes. "
             f"Lines are means over {_probes(study)} probes and bands their range, which is less "
             "than a confidence interval; both are given the graphs that the loss was averaged "
-            "over. The share of eigenvalues beyond each panel is written in it."
+            "over. The share of eigenvalues beyond each panel is written above it."
+            + _epochs_shown(study, shots)
             + first_seed_only([study])
         ),
         figure=figure,
@@ -135,21 +145,19 @@ def _draw_densities(
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.set_xlim(-reach, reach)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=4, symmetric=True))
+    # Above the panel, where no density can lie, in two lines.
+    half = -(-len(notes) // 2)
     panel.annotate(
-        "beyond:\n" + "\n".join(notes),
-        xy=(0.03, 0.97),
+        f"beyond: {', '.join(notes[:half])},\n{', '.join(notes[half:])}".strip(",\n"),
+        xy=(0, 1),
         xycoords="axes fraction",
+        xytext=(0, 3),
+        textcoords="offset points",
         ha="left",
-        va="top",
+        va="bottom",
         fontsize=6.2,
         color=MUTED,
-        linespacing=1.25,
-        bbox={
-            "boxstyle": "square,pad=0.1",
-            "facecolor": "white",
-            "edgecolor": "none",
-            "alpha": 0.7,
-        },
+        linespacing=1.15,
     )
     return pd.concat(rows, ignore_index=True)
 
@@ -213,7 +221,7 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
             f"mean over {_probes(study)} probes; whiskers: their range. Stems with heads: "
             "eigenvalues that were resolved one by one, at the height of their multiplicity. In "
             "the grey strip, one bin, this many Lanczos steps (or rounding) leave size and sign of "
-            "an eigenvalue open." + first_seed_only([study])
+            "an eigenvalue open." + _epochs_shown(study, shots) + first_seed_only([study])
         ),
         figure=figure,
         data=pd.concat(rows, ignore_index=True)[

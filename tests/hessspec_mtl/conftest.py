@@ -31,8 +31,8 @@ TASKS = {
         Task("f2", "f₂", "1"),
     ),
     "MP": (
-        Task("log_G", "log G_VRH", "log GPa"),
-        Task("log_K", "log K_VRH", "log GPa"),
+        Task("log_G", "log G", "log GPa"),
+        Task("log_K", "log K", "log GPa"),
         Task("poisson", "Poisson ratio", "1"),
     ),
 }
