@@ -174,6 +174,7 @@ def _run_seed(
             for task in single
         },
         seconds=_seconds(folder, epochs, tuple(single)),
+        timed=all_timed(folder),
     )
 
 
@@ -230,6 +231,18 @@ def _seconds(folder: Path, epochs: Sequence[int], alone: Sequence[str]) -> dict[
     training = {"training": folder / "training"}
     training |= {f"training on {task} alone": folder / "single" / task for task in alone}
     return {stage: training_seconds(path) for stage, path in training.items()} | units
+
+
+def all_timed(folder: Path) -> bool:
+    """Whether every epoch trained and every unit of curvature under `folder` has its seconds."""
+    trained = [pd.read_csv(path) for path in folder.rglob("seconds.csv")]
+    histories = len(list(folder.rglob("history.csv")))
+    units = [path for path in folder.rglob("epoch_*/*.npz") if "curvature" in path.parts]
+    return (
+        len(trained) == histories
+        and all(bool(table["seconds"].notna().all()) for table in trained)
+        and all(path.stem in unit_seconds(path.parent) for path in units)
+    )
 
 
 def _take(examples: Examples, indices: Int[np.ndarray, " n"]) -> Examples:

@@ -38,6 +38,7 @@ class SeedRun:
             predicted, in standardised units; None where they were not kept.
         single_predictions: task name -> the same of that task's own network.
         seconds: stage -> wall-clock seconds.
+        timed: whether all of the work said how long it took; else `seconds` lack some of it.
     """
 
     seed: int
@@ -51,6 +52,7 @@ class SeedRun:
     predictions: pd.DataFrame | None = None
     single_predictions: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    timed: bool = True
 
     @functools.cached_property
     def spectra(self) -> list[list[TaskSpectrum]]:

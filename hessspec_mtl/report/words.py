@@ -78,8 +78,9 @@ def summary(results: Results, judgements: Sequence[Judgement]) -> list[str]:
     alone = error_findings(results.studies)
     if alone:
         paragraphs.append(
-            "The same network was also trained on each property alone. By the 95 % interval over "
-            "seeds of the paired differences in test error: " + " ".join(alone)
+            "The same network was also trained on each property alone. By the paired differences "
+            "in test error over seeds, at 95 % for all properties together (Holm): "
+            + " ".join(alone)
         )
     paragraphs.append(_verdict_paragraph(judgements))
     if results.appendix is not None:
@@ -104,7 +105,8 @@ def _study_paragraph(results: Results, position: int) -> str:
     )
     training = sum(r.seconds.get("training", 0.0) for r in study.runs)
     curvature = sum(r.seconds.get("curvature", 0.0) for r in study.runs)
-    text += f", in {duration(training)}" if training else ""
+    least = "" if all(r.timed for r in study.runs) else "at least "
+    text += f", in {least}{duration(training)}" if training else ""
     if run.curvature:
         at = listed([str(point.epoch) for point in run.curvature])
         graphs = len(run.hessian_ids)
@@ -112,7 +114,7 @@ def _study_paragraph(results: Results, position: int) -> str:
             f". Curvature was measured after {plural(len(run.curvature), 'epoch')} ({at}), "
             f"averaged over {graphs:,} {things} of the training set, the same ones each time"
         )
-        text += f", in {duration(curvature)}" if curvature else ""
+        text += f", in {least}{duration(curvature)}" if curvature else ""
     return text + "."
 
 
@@ -182,11 +184,16 @@ def facts(results: Results) -> list[tuple[str, str]]:
     # A run that was resumed remembers the time of the stages that it did not do again.
     stages = sum(sum(run.seconds.values()) for study in results.studies for run in study.runs)
     seconds = max(results.seconds, stages)
+    # Work of unknown time was done besides: the sum says how long all took at the least.
+    timed = all(run.timed for study in results.studies for run in study.runs)
+    took = duration(seconds) if seconds else ""
+    if took and not timed:
+        took = f"at least {took}; how long some of the work took is not known"
     facts = [
         ("Preset", results.preset),
         ("Command", results.command),
         ("Ran on", results.device),
-        ("Took", duration(seconds) if seconds else ""),
+        ("Took", took),
         ("Finished", results.finished),
     ]
     seeds = sorted({run.seed for study in results.studies for run in study.runs})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +49,13 @@ def write_results(results: Results, directory: Path) -> ReportFiles:
 
     Files: `tables/` (CSV, Markdown, HTML fragment), `figures/` (PDF, PNG, CSV), `claims.json`,
     `claims.md`, `test_errors.csv`, `report.html` (self-contained) and `report.md`. Each appears
-    whole or not at all; running it again replaces them.
+    whole or not at all; running it again replaces them, and removes figures of other data sets.
     """
     tables = tables_of(results)
     for table in tables:
         write_table(table, directory / "tables")
     figures = tuple(write_plot(plot, directory / "figures") for plot in plots_of(results))
+    sweep(directory / "figures", figures)
     judgements = judge(results.studies, results.appendix)
     write_ledger(judgements, directory)
     for table in (single_task_results(results.studies), pair_table(results.studies)):
@@ -68,6 +71,15 @@ def write_results(results: Results, directory: Path) -> ReportFiles:
         figures,
         judgements,
     )
+
+
+def sweep(folder: Path, written: Sequence[PlotFiles]) -> None:
+    """Remove figures that an earlier run on other data sets left beside those just written."""
+    kept = {path for files in written for path in (files.png, files.pdf, files.csv)}
+    ours = re.compile(r"figure\d+(_[a-z0-9-]+)?\.(png|pdf|csv)")
+    for path in folder.iterdir():
+        if path not in kept and ours.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def tables_of(results: Results) -> list[Table]:

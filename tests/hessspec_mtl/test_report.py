@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.files import write_whole
+from hessspec_mtl.pipeline import all_timed
 from hessspec_mtl.report import FullDataset, ReportFiles, Results, write_results
 from hessspec_mtl.report.results import test_errors as final_errors
-from hessspec_mtl.report.words import duration, flat_settings, listed, summary
+from hessspec_mtl.report.words import duration, facts, flat_settings, listed, summary
+from hessspec_mtl.report.write import sweep
 from hessspec_mtl.tables import slug
 
 final_errors.__test__ = False  # its name is about the network's test error
@@ -128,7 +131,7 @@ def test_a_task_that_is_not_below_the_median_is_named(results, records):
     bad = replace(study, runs=(replace(run, history=worse),))
     text = " ".join(summary(replace(results, studies=(bad,), full=results.full[1:]), ()))
     assert "Poisson ratio (MP) is NOT below" in text
-    assert "log G_VRH (MP)" not in text
+    assert "log G (MP)" not in text
 
 
 def test_the_summary_says_what_was_run(page):
@@ -203,3 +206,33 @@ def test_words():
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert slug("My data, v2") == "my-data-v2"
     assert flat_settings({"a": {"b": 1}, "c": (2, 3)}) == [("a.b", "1"), ("c", "(2, 3)")]
+
+
+def test_figures_of_other_data_sets_are_swept_and_nothing_else(tmp_path):
+    for name in ("figure5.png", "figure5_qm8.csv", "figure5_mp.pdf", "mine.png", "figure5.txt"):
+        write_whole(tmp_path / name, "")
+    kept = {part: tmp_path / f"figure5_qm8.{part}" for part in ("png", "pdf", "csv")}
+    sweep(tmp_path, [PlotFiles("figure5_qm8", "", "", **kept)])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "figure5_qm8.csv",
+        "mine.png",
+        "figure5.txt",
+    }
+
+
+def test_work_of_unknown_time_makes_the_sum_a_lower_bound(results, tmp_path):
+    study = results.studies[0]
+    unknown = replace(study, runs=(replace(study.runs[0], timed=False),))
+    assert dict(facts(replace(results, studies=(unknown,))))["Took"].startswith("at least ")
+    assert "at least" not in dict(facts(results))["Took"]
+
+    write_whole(tmp_path / "training" / "history.csv", "epoch\n")
+    write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n")
+    assert all_timed(tmp_path)
+    unit = tmp_path / "curvature" / "epoch_000000" / "trace.npz"
+    write_whole(unit, b"")
+    assert not all_timed(tmp_path)
+    write_whole(unit.parent / "seconds.json", '{"trace": 2.0}')
+    assert all_timed(tmp_path)
+    write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n1,\n")
+    assert not all_timed(tmp_path)
