@@ -196,7 +196,8 @@ def quadratic(x, matrix):
 
 def called(method: str, eigenvalues: np.ndarray, seed: int, **options) -> TraceEstimate:
     """What `hessspec.trace` says."""
-    operator = HessianOperator(quadratic, jnp.zeros(DIM), data=jnp.asarray(dense(eigenvalues)))
+    matrix = jnp.asarray(dense(eigenvalues))
+    operator = HessianOperator(quadratic, jnp.zeros(DIM, matrix.dtype), data=matrix)
     key = jax.random.key(seed)
     return trace(operator, key=key, method=method, progress=False, **options)  # type: ignore
 
