@@ -348,6 +348,7 @@ def lanczos_steps(study: Study) -> Judgement:
             EXTREME_RESIDUAL,
             above=False,
             within="exact",
+            support=(0.0, np.inf),
         )
         # Fewer steps than the paper's that do not suffice say nothing about the paper's.
         if min(steps) >= PAPER_STEPS or statistic.holds:
