@@ -155,7 +155,9 @@ def test_the_command_line_is_written_as_a_reader_would_type_it(tmp_path):
 
 
 def test_every_preset_is_consistent():
-    for preset in presets.PRESETS.values():
+    for name, preset in presets.PRESETS.items():
+        # Twenty-one networks instead of one or two: each Hessian is taken on fewer graphs.
+        enough = 32 if name == "compare" else 128
         for config in preset.studies.values():
-            assert config.curvature.num_graphs >= 128
+            assert config.curvature.num_graphs >= enough
             assert config.curvature.num_probes >= 2
