@@ -8,13 +8,11 @@ the same machine: the order of the examples is a function of seed and epoch alon
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +25,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from hessspec._progress import ProgressBar, progress_bar
-from hessspec_mtl.checkpoints import CheckpointError, Checkpoints
+from hessspec_mtl.checkpoints import Checkpoints
 from hessspec_mtl.files import write_whole
 from hessspec_mtl.graphs import (
     GraphBatch,
@@ -39,6 +37,7 @@ from hessspec_mtl.graphs import (
 )
 from hessspec_mtl.model import NetworkConfig, Params, init_params, predict
 from hessspec_mtl.tasks import standardised_errors
+from hessspec_mtl.train_identity import claim, describe
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": optax.adamw,
@@ -47,7 +46,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 SPLITS = ("train", "test")
 METRICS = ("mse", "mae")
-_PARTS = ("config", "network", "data")
 EVALUATION_BATCH = 64
 
 
@@ -174,7 +172,7 @@ def train(
     graphs, targets = _columns(encoded, encoded.train, network.tasks)
     test_graphs, test_targets = _columns(encoded, encoded.test, network.tasks)
     splits = (graphs, targets), (test_graphs, test_targets)
-    _claim(folder, config, _description(config, network, *splits))
+    claim(folder, config, describe(config, network, dict(zip(SPLITS, splits, strict=True))))
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.sweep()
 
@@ -500,83 +498,3 @@ def _write_curves(folder: Path, state: _State, tasks: Sequence[str]) -> None:
     write_whole(folder / "history.csv", table.to_csv(index=False))
     times = pd.DataFrame({"epoch": range(len(state.seconds)), "seconds": state.seconds})
     write_whole(folder / "seconds.csv", times.to_csv(index=False, float_format="%.3f"))
-
-
-def _description(
-    config: TrainConfig, network: NetworkConfig, *splits: tuple[Sequence[MultiGraph], np.ndarray]
-) -> dict[str, Any]:
-    """What a folder was trained with, as JSON; the fields that may change later are not in it."""
-    training = {**asdict(config), "decay_start": config.last_constant_epoch}
-    for free in ("num_epochs", "keep_epochs"):
-        training.pop(free)
-    data = {name: _fingerprint(*split) for name, split in zip(SPLITS, splits, strict=True)}
-    parts = zip(_PARTS, (training, asdict(network), data), strict=True)
-    return json.loads(json.dumps(dict(parts)))
-
-
-def _fingerprint(graphs: Sequence[MultiGraph], targets: np.ndarray) -> str:
-    """A hash of every number that training sees of a split."""
-    digest = hashlib.blake2b(digest_size=16)
-    for graph in graphs:
-        for array in (graph.nodes, graph.edges, graph.senders, graph.receivers):
-            digest.update(f"{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array, np.float32).tobytes())
-    digest.update(np.ascontiguousarray(targets, np.float32).tobytes())
-    return f"{len(graphs)} graphs, hash {digest.hexdigest()}"
-
-
-def _claim(folder: Path, config: TrainConfig, description: dict[str, Any]) -> None:
-    """Make `folder` the home of this run, or find that it already is."""
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            found = _read_description(path)
-        elif Checkpoints(folder / "checkpoints").epochs():
-            raise CheckpointError(
-                f"{folder} holds checkpoints but no config.json, so it is not known what they "
-                "are of; put that file back or choose another `directory`."
-            )
-        else:
-            found = {**description, "num_epochs": config.num_epochs}
-            write_whole(path, json.dumps(found, indent=2) + "\n")
-    except OSError as error:
-        raise CheckpointError(
-            f"`directory` must be a folder that can be written, got {folder} ({error}); "
-            "choose another one."
-        ) from error
-    # A field younger than the folder had its default there.
-    young = {
-        field.name: field.default for kind in (TrainConfig, NetworkConfig) for field in fields(kind)
-    }
-    for part, wanted in description.items():
-        for field, value in wanted.items():
-            there = found.get(part, {}).get(field, young.get(field))
-            if there == value:
-                continue
-            if field == "decay_start" and config.decay_start is None:
-                epochs = found.get("num_epochs", "another number of")
-                raise ValueError(
-                    f"`num_epochs` is {config.num_epochs}, so that the learning rate decays after "
-                    f"epoch {value}, but {folder} holds a run of {epochs} epochs whose rate decays "
-                    f"after epoch {there}; ask for as many epochs as that run, set `decay_start` "
-                    f"to {there} to train it for longer, or choose another `directory`."
-                )
-            raise ValueError(
-                f"`{part}.{field}` is {value!r}, but {folder} holds a run with {there!r}; "
-                "ask for the same or choose another `directory`."
-            )
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and all(isinstance(found.get(p, {}), dict) for p in _PARTS):
-            return found
-        problem = "it does not hold what training wrote there"
-    except ValueError as error:
-        problem = str(error)
-    raise CheckpointError(
-        f"{path} cannot be read ({problem}), so it is not known what the checkpoints beside it are "
-        "of; put the file back, remove the folder, or choose another `directory`."
-    )
