@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import operator
 from collections.abc import Callable
@@ -188,9 +189,9 @@ class DataOperator(AbstractOperator):
         given = (arrays, chunk.functions, self.chosen, self.held)
         return max(0.0, nbytes(kept) - nbytes(given))
 
+    @abc.abstractmethod
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
         """What products are made of, linearised on one batch: a tree of all that it keeps."""
-        raise NotImplementedError
 
     def _sum(self, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]) -> Array:
         """Σ over all batches of weight · per_batch, one compiled loop for each batch shape."""
