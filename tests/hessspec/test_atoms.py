@@ -37,6 +37,23 @@ def with_outliers(*outliers):
     return np.concatenate([outliers, BULK[len(outliers) :]])
 
 
+def runs_in_lockstep(operator, starts, num_steps):
+    """One run for each block of starts; all advance together, which changes no number."""
+    probes = starts[0].shape[0]
+    together = krylov(operator, jnp.concatenate(starts), num_steps)
+    chunks = [np.asarray(chunk) for chunk in together.chunks]
+    for first in range(0, probes * len(starts), probes):
+        part = slice(first, first + probes)
+        yield KrylovRun(
+            together.alpha[part],
+            together.beta[part],
+            together.num_valid_steps[part],
+            tuple(jnp.asarray(chunk[part]) for chunk in chunks),
+            together.asymmetry,
+            probes * num_steps,
+        )
+
+
 def atoms_near(found, value):
     """The multiplicities settled at `value`, one for each probe."""
     nodes, settled = np.asarray(found.nodes), np.asarray(found.multiplicities)
@@ -190,19 +207,8 @@ def test_which_probes_have_found_an_eigenvalue_biases_nothing(name):
     )
     keys = [jax.random.key(seed) for seed in range(MANY_KEYS)]
     starts = [gaussian(key, jnp.arange(probes), dim, dtype()) for key in keys]
-    together = krylov(operator, jnp.concatenate(starts), steps)  # in lockstep: no number changes
-    chunks = [np.asarray(chunk) for chunk in together.chunks]
     z, error, second = [], [], []
-    for first in range(0, probes * MANY_KEYS, probes):
-        part = slice(first, first + probes)
-        run = KrylovRun(
-            together.alpha[part],
-            together.beta[part],
-            together.num_valid_steps[part],
-            tuple(jnp.asarray(chunk[part]) for chunk in chunks),
-            together.asymmetry,
-            probes * steps,
-        )
+    for run in runs_in_lockstep(operator, starts, steps):
         found = spectrum(run, dim, dtype())
         trace = found.trace()
         error.append(float(trace.value) - truth.sum())
@@ -228,19 +234,8 @@ def test_a_multiplicity_is_not_proved_by_vectors_that_are_merely_close(
         lambda v: entries * v, jax.ShapeDtypeStruct(entries.shape, entries.dtype)
     )
     draws = [gaussian(jax.random.key(s), jnp.arange(num_probes), dim, dtype()) for s in range(keys)]
-    together = krylov(operator, jnp.concatenate(draws), 4)
-    chunks = [np.asarray(chunk) for chunk in together.chunks]
     exact = 0
-    for first in range(0, keys * num_probes, num_probes):
-        part = slice(first, first + num_probes)
-        run = KrylovRun(
-            together.alpha[part],
-            together.beta[part],
-            together.num_valid_steps[part],
-            tuple(jnp.asarray(chunk[part]) for chunk in chunks),
-            together.asymmetry,
-            num_probes * 4,
-        )
+    for run in runs_in_lockstep(operator, draws, 4):
         found = spectrum(run, dim, dtype())
         exact += bool(found.exact)
         if bool(found.exact):
