@@ -58,12 +58,12 @@ class DenseOperator:
         return jnp.matmul(block, self.matrix, precision="highest")
 
 
-def runs(operator: DenseOperator, num_probes: int, seeds: int):
+def runs(operator: DenseOperator, num_probes: int, seeds: int, num_steps: int = STEPS):
     """One (run, starts) a seed; the seeds advance in lockstep, which changes no number."""
     for begin in range(0, seeds, BLOCK):
         keys = [jax.random.key(seed) for seed in range(begin, min(begin + BLOCK, seeds))]
-        starts = [gaussian(k, jnp.arange(num_probes), DIM, operator.dtype) for k in keys]
-        together = krylov(operator, jnp.concatenate(starts), STEPS)
+        starts = [gaussian(k, jnp.arange(num_probes), operator.dim, operator.dtype) for k in keys]
+        together = krylov(operator, jnp.concatenate(starts), num_steps)
         chunks = [np.asarray(chunk) for chunk in together.chunks]
         for i, start in enumerate(starts):
             part = slice(i * num_probes, (i + 1) * num_probes)
@@ -74,7 +74,7 @@ def runs(operator: DenseOperator, num_probes: int, seeds: int):
                     together.num_valid_steps[part],
                     tuple(jnp.asarray(chunk[part]) for chunk in chunks),
                     together.asymmetry,
-                    num_probes * STEPS,
+                    num_probes * num_steps,
                 ),
                 np.asarray(start, np.float64),
             )

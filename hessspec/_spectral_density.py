@@ -18,6 +18,8 @@ from hessspec._spectral_trace import SpectralTrace
 
 _KIND = "SpectralDensity"
 Scale = Literal["linear", "log", "symlog"]
+# Fewer eigenvalues than this in a node are rounding.
+_DUST = 1e-6
 
 
 @jax.tree_util.register_dataclass
@@ -170,12 +172,18 @@ class SpectralDensity:
     def moment(self, order: int) -> Float[np.ndarray, "*tasks"]:
         """(1/P) tr H^order, in (loss / parameter²)^order; order 0 gives 1.
 
+        Up to order 2m - 1 of the starts' moments nothing is lost to the quadrature.
+
         Raises:
-            ValueError: if `order` is negative.
+            ValueError: unless `order` is a whole number, at least 0.
         """
-        if order < 0:
-            raise ValueError(f"`order` must be at least 0, got {order}")
-        return self.expectation(lambda x: x**order)
+        if not (order >= 0 and float(order).is_integer()):
+            raise ValueError(
+                f"`order` must be a whole number, at least 0, got {order}: negative eigenvalues "
+                "have no other powers. For (1/P) tr |H|^p use "
+                "`expectation(lambda x: np.abs(x) ** p)`."
+            )
+        return self.expectation(lambda x: x ** int(order))
 
     @property
     def effective_rank(self) -> Float[np.ndarray, "*tasks"]:
@@ -283,10 +291,11 @@ class SpectralDensity:
     def trace(self) -> SpectralTrace:
         """tr H from the same run: no further product. See `SpectralTrace` for its error."""
         if self.num_tasks is None:
-            samples, exact, offsets, counts = self._trace_parts()
+            samples, exact, offsets, counts, unseen = self._trace_parts()
         else:
             parts = [self.task(t)._trace_parts() for t in range(self.num_tasks)]
-            samples, exact, offsets, counts = (np.stack(p) for p in zip(*parts, strict=True))
+            stacks = (np.stack(p) for p in zip(*parts, strict=True))
+            samples, exact, offsets, counts, unseen = stacks
         return SpectralTrace(
             samples=samples,
             exact=exact,
@@ -296,6 +305,7 @@ class SpectralDensity:
             matvecs_per_sample=float(self.num_steps * (self.num_tasks or 1)),
             offsets=offsets,
             counts=counts,
+            unseen=unseen,
         )
 
     @_for_each_task
@@ -391,27 +401,31 @@ class SpectralDensity:
         known = np.maximum(np.asarray(self.multiplicities), 0)
         return np.maximum(self.dim * np.asarray(self.weights) - known, 0.0)
 
-    def _trace_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Each probe's sample beside the mean trace of the atoms, that, and the bulk's nodes."""
+    def _trace_parts(self) -> tuple[np.ndarray, ...]:
+        """Each probe's sample beside the mean trace of the atoms, that, and the bulk's spread."""
         nodes, counts = np.asarray(self.nodes), self._bulk_counts()
         known = np.maximum(np.asarray(self.multiplicities), 0)
         if bool(self.exact):
             # Nothing was sampled: the mean of the rows, without samples of its own.
             whole = (self.dim * np.asarray(self.weights) * nodes).sum(axis=1)
-            return whole * 0, np.asarray(whole.mean()), np.zeros(nodes.size), np.zeros(nodes.size)
+            nothing = np.zeros(nodes.size + self.num_probes)
+            return whole * 0, np.asarray(whole.mean()), nothing, nothing, np.asarray(0.0)
         atoms, bulk = (known * nodes).sum(axis=1), (counts * nodes).sum(axis=1)
         sizes = self.dim - known.sum(axis=1)
         centre = bulk.sum() / sizes.sum()
         # A direction uniform on the sphere of `size` dimensions varies a little less than a
         # Gaussian vector of that mean length.
-        offsets = (nodes - centre) * ((sizes / (sizes + 2.0)) ** 0.5)[:, None]
+        shorter = (sizes / (sizes + 2.0)) ** 0.5
+        offsets = (nodes - centre) * shorter[:, None]
         # What is left of an eigenspace of which k - 1 vectors are known, d dimensions, has the
         # correlation 1/(d + 3) between probes: its size is that of a start's part beside the
         # others' parts, and a volume is shared by all.
         shared = 1.0 + (self.num_probes - 1) / (counts + 3.0)
         offsets = np.where(known > 0, offsets * shared**0.5, offsets)
         exact = atoms.mean()
-        return bulk + atoms - exact, np.asarray(exact), offsets.ravel(), counts.ravel()
+        residuals = np.asarray(self.residuals) * shorter[:, None]
+        residuals = np.where(residuals > float(self.resolution), residuals, 0.0)
+        return bulk + atoms - exact, np.asarray(exact), *_spread(offsets, counts, residuals)
 
     def _count_band(
         self, lo: np.ndarray, hi: np.ndarray, level: float, uniform: bool
@@ -470,6 +484,36 @@ class SpectralDensity:
             lows[probe] = np.maximum(low[lo.size :] - high[: lo.size], 0.0)
             highs[probe] = high[lo.size :] - low[: lo.size]
         return lows, highs
+
+
+def _spread(
+    offsets: Float[np.ndarray, "probes m"],
+    counts: Float[np.ndarray, "probes m"],
+    residuals: Float[np.ndarray, "probes m"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets from the bulk's mean, numbers of eigenvalues there, and Σ δ⁴ d that they lack.
+
+    n nodes of a Gauss rule have the moments of their measure up to degree 2n - 1; of the next
+    they lack β₁²...βₙ², whatever its centre. Variance and fourth moment need three nodes. Two
+    lack β₁²β₂² of the fourth, where β₁² = w₁w₂ (θ₁ - θ₂)² and β₂² is the sum of the squared
+    residuals. One lacks its squared residual β₁² of the variance: half of its eigenvalues are
+    put a residual below it and half, in the row's last slot, as far above. Which eigenvalues
+    carry that variance it cannot tell, so the fourth moment has no bound.
+    """
+    offsets, counts = (np.pad(column, ((0, 0), (0, 1))) for column in (offsets, counts))
+    lacking = 0.0
+    for offset, count, residual in zip(offsets, counts, residuals, strict=True):
+        used = np.flatnonzero(count > _DUST)
+        number, squares = count[used], residual[used] ** 2
+        if used.size == 1 and residual[used[0]] > 0:
+            ends = [int(used[0]), -1]
+            offset[ends] = offset[ends[0]] + np.array([-1.0, 1.0]) * residual[used]
+            count[ends] = number / 2
+            lacking = np.inf
+        elif used.size == 2:
+            first = np.prod(number) / number.sum() * np.diff(offset[used]) ** 2
+            lacking += float(first[0] * squares.sum())
+    return offsets.ravel(), counts.ravel(), np.asarray(lacking)
 
 
 def _bandwidth(centres: np.ndarray, weights: np.ndarray) -> float:

@@ -29,10 +29,13 @@ class SpectralTrace(TraceEstimate):
     Attributes:
         offsets: δ of every node of the bulk, all probes, in the units of H.
         counts: n of the same nodes, P times their weights.
+        unseen: what Σ δ⁴ n of the nodes lacks where two of them stand for a whole bulk; infinite
+            if a single one does.
     """
 
     offsets: Float[Array | np.ndarray, "*tasks nodes"] | None = None
     counts: Float[Array | np.ndarray, "*tasks nodes"] | None = None
+    unseen: Float[Array | np.ndarray, "*tasks"] | None = None
 
     @property
     def standard_error(self) -> Float[np.ndarray, "*tasks"]:
@@ -49,11 +52,15 @@ class SpectralTrace(TraceEstimate):
 
     @property
     def num_sharing(self) -> Float[np.ndarray, "*tasks"]:
-        """How many eigenvalues share the error, those of all probes: (Σ δ² n)² / Σ δ⁴ n."""
+        """How many eigenvalues share the error, those of all probes: (Σ δ² n)² / Σ δ⁴ n.
+
+        0 if a single Lanczos step leaves it open.
+        """
         if self.offsets is None or self.counts is None:
             return np.asarray(float(self.num_samples))
         squares, counts = np.asarray(self.offsets) ** 2, np.asarray(self.counts)
-        second, fourth = (squares * counts).sum(axis=-1), (squares**2 * counts).sum(axis=-1)
+        second = (squares * counts).sum(axis=-1)
+        fourth = (squares**2 * counts).sum(axis=-1) + self._unseen()
         shared = np.full(np.shape(second), np.inf)
         np.divide(second**2, fourth, out=shared, where=fourth > 0)
         return shared
@@ -106,6 +113,7 @@ class SpectralTrace(TraceEstimate):
             plain,
             offsets=widened * np.concatenate([offsets[i], -offsets[j]]),  # type: ignore[call-arg]
             counts=np.concatenate([counts[i], counts[j]]),
+            unseen=widened**4 * (self._unseen()[i] + self._unseen()[j]),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -125,6 +133,9 @@ class SpectralTrace(TraceEstimate):
         arrays, meta = load_record(path, _KIND)
         known: dict[str, Any] = {**arrays, **meta}
         return cls(**known)
+
+    def _unseen(self) -> Float[np.ndarray, "*tasks"]:
+        return np.zeros(np.shape(self.exact)) if self.unseen is None else np.asarray(self.unseen)
 
 
 def _largest_shift(offsets: np.ndarray, counts: np.ndarray, z: float) -> float:

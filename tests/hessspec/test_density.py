@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import hessspec
 from hessspec import FunctionOperator, HessianOperator, SpectralDensity, density
+from hessspec._probes import gaussian
 from hessspec._spectral_trace import SpectralTrace
 
 DIM, STEPS = 200, 40
@@ -285,6 +286,22 @@ def test_one_probe_has_an_error_and_says_what_was_assumed():
     assert 0 < float(trace.standard_error) < 0.05 * abs(EIGENVALUES.sum())
 
 
+def test_the_error_of_a_trace_has_all_moments_that_the_coefficients_determine():
+    """Variance and fourth moment of the measure that the start sees, from one and two steps on."""
+    found = {m: spectrum_of(BULK, num_probes=1, num_steps=m) for m in (1, 2, 3)}
+    start = np.asarray(gaussian(jax.random.key(0), jnp.arange(1), DIM, dtype()), np.float64)[0]
+    weights = (BASIS.T @ start) ** 2 / (start @ start)
+    centred = (BULK - weights @ BULK) * (DIM / (DIM + 2.0)) ** 0.5
+    for steps, spectrum in found.items():
+        trace = spectrum.trace()
+        offsets, counts = np.asarray(trace.offsets), np.asarray(trace.counts)
+        np.testing.assert_allclose(offsets**2 @ counts, DIM * weights @ centred**2, rtol=1e-4)
+        if steps > 1:
+            fourth = offsets**4 @ counts + trace.unseen
+            np.testing.assert_allclose(fourth, DIM * weights @ centred**4, rtol=1e-4)
+        assert trace.reliable == (steps > 1)
+
+
 # --- probes and tasks -------------------------------------------------------------------------
 
 
@@ -409,6 +426,8 @@ def test_wrong_questions_are_explained(found):
         found.pdf(np.zeros(1), scale="cubic")
     with pytest.raises(ValueError, match="`order`"):
         found.moment(-1)
+    with pytest.raises(ValueError, match=r"whole number.*`expectation"):
+        found.moment(0.5)  # type: ignore[arg-type]
 
 
 def test_an_error_leaves_the_global_configuration_alone():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import hessspec
+from hessspec._density import spectrum
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
@@ -48,6 +49,26 @@ def errors(num_outliers, signs, probes, steps, seeds):
         distance.append(accuracy.wasserstein(found, values))
         trace.append((float(found.trace().value) - values.sum()) / values.sum())
     return accuracy.rms(distance), accuracy.rms(trace)
+
+
+@pytest.mark.parametrize("probes", [1, 2])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
+def test_the_error_of_a_trace_does_not_need_many_steps(probes, steps):
+    """A sample's variance is that of the spectrum; after one step β₁ is its square root."""
+    eigenvalues = np.random.default_rng(1).normal(1.0, 1.0, 300)
+    operator = coverage.DenseOperator(eigenvalues, dtype())
+    error, stated, inside = [], [], []
+    for run, _ in coverage.runs(operator, probes, 60, steps):
+        trace = spectrum(run, 300, operator.dtype).trace()
+        low, high = trace.confidence_interval()
+        inside.append(low <= eigenvalues.sum() <= high)
+        error.append(trace.value - eigenvalues.sum())
+        stated.append(trace.standard_error)
+        # Who carries the variance is seen from the second step on.
+        assert trace.reliable == (steps > 1)
+    # Sixty intervals of 95 %: fewer than 52 hold with probability 0.7 %.
+    assert np.sum(inside) >= 52
+    assert 0.7 < np.sqrt(np.mean(np.square(stated)) / np.mean(np.square(error))) < 1.4
 
 
 @pytest.mark.parametrize(("probes", "steps", "bar"), [(2, 60, 0.06), (1, 100, 0.03)])
