@@ -1,6 +1,8 @@
 """Data sets as batches: re-iterable, ragged, with the exact mean over all their items."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import equinox as eqx
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from hessspec._memory import default_memory_budget
+from hessspec._memory import resolve_budget
 
 
 class Batches:
@@ -22,13 +24,15 @@ class Batches:
     Args:
         batches: a sequence of batches, or any object that can be iterated more than once, or a
             function that returns a fresh iterator. Each batch is a pytree and is never split.
-        sizes: number of items of each batch. Needed unless all leaves of a batch share their
-            leading axis, whose length is then the size.
+        sizes: number of items of each batch, the weights of a mean. Needed unless all leaves of
+            a batch share their leading axis, whose length is then the size.
         reduction: "mean" if the loss is a mean over the items of a batch, "sum" if a sum.
 
     Raises:
-        TypeError: for a one-shot iterator, which a second product would find empty.
-        ValueError: for no batches, sizes that do not match, or sizes that cannot be told.
+        TypeError: for a one-shot iterator, which a second product would find empty, or anything
+            else that does not hold batches.
+        ValueError: for no batches, sizes that do not match, sizes that cannot be told, or sizes
+            of a sum, which has no weights.
     """
 
     def __init__(
@@ -43,13 +47,22 @@ class Batches:
                 "`batches` must be iterable more than once (every product passes over the data), "
                 "got an iterator; pass a list, or a function that returns a fresh iterator."
             )
+        holds = callable(batches) or hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+        if isinstance(batches, Mapping) or not holds:
+            raise TypeError(
+                f"`batches` must be a sequence of batches, got {type(batches).__name__}; a single "
+                "batch is passed as `data=batch`, or as `Batches([batch])`."
+            )
         if reduction not in ("mean", "sum"):
             raise ValueError(f"`reduction` must be 'mean' or 'sum', got {reduction!r}")
+        if sizes is not None and reduction == "sum":
+            raise ValueError(
+                "`sizes` must be left out with `reduction='sum'`: they are the weights of a mean, "
+                "and a sum of losses has none."
+            )
         self._batches = batches
-        self._sizes = None if sizes is None else tuple(float(size) for size in sizes)
+        self._sizes = None if sizes is None else _positive(sizes)
         self.reduction = reduction
-        if self._sizes is not None and any(not size > 0 for size in self._sizes):
-            raise ValueError(f"`sizes` must be positive, got {list(self._sizes)}")
 
     def __iter__(self) -> Iterator[PyTree]:
         iterable = self._batches() if callable(self._batches) else self._batches
@@ -91,6 +104,16 @@ class Batches:
             )
         (length,) = lengths
         return float(length)  # type: ignore[arg-type]
+
+
+def _positive(sizes: Iterable[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(float(size) for size in sizes)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`sizes` must be a sequence of numbers, got {sizes!r}") from error
+    if not all(0 < size < math.inf for size in found):
+        raise ValueError(f"`sizes` must be positive and finite, got {list(found)}")
+    return found
 
 
 class BatchGroup(eqx.Module):
@@ -154,10 +177,19 @@ def collect(
     """`data` as stacked groups, one for each batch shape; streamed if they exceed the budget.
 
     A quarter of the budget may hold data; the rest is for activations and vectors.
+
+    Raises:
+        TypeError: for an iterator, which could be read only once.
+        ValueError: as `Batches.weighted`.
     """
+    if isinstance(data, Iterator):
+        raise TypeError(
+            "`data` must be one batch or `hessspec.Batches`, got an iterator, which a second "
+            "product would find empty; pass `Batches(list(data))`."
+        )
     if not isinstance(data, Batches):
         return (_stack([data], [1.0]),)
-    budget = (default_memory_budget() if memory_budget is None else memory_budget) // 4
+    budget = resolve_budget(memory_budget) // 4
     shapes: dict[Any, list[tuple[PyTree, float]]] = {}
     total_weight, nbytes, streamed = 0.0, 0, False
     for batch, weight in data.weighted():
@@ -177,6 +209,34 @@ def collect(
         _stack([batch for batch, _ in items], [weight / total_weight for _, weight in items])
         for items in shapes.values()
     )
+
+
+@contextmanager
+def hint_at_batches(data: PyTree) -> Iterator[None]:
+    """A note on errors of the body, if `data` looks like a list of batches passed as one."""
+    try:
+        yield
+    except Exception as error:
+        if _looks_like_batches(data):
+            error.add_note(
+                f"hessspec: `data` is one batch, which the loss got whole ({type(data).__name__}); "
+                "if it holds several batches, pass `data=hessspec.Batches(data)`."
+            )
+        raise
+
+
+def _looks_like_batches(data: PyTree) -> bool:
+    """Trees of one structure whose leaves differ in the leading axis only, or a loader of them."""
+    if isinstance(data, list | tuple):
+        kinds = {
+            (jax.tree.structure(item), *(np.shape(leaf)[1:] for leaf in jax.tree.leaves(item)))
+            for item in data
+        }
+        # A pair of arrays is what a batch usually is.
+        pair = isinstance(data, tuple) and not any(isinstance(i, list | tuple | dict) for i in data)
+        return len(data) > 1 and len(kinds) == 1 and not pair
+    is_array = hasattr(data, "shape")
+    return not is_array and not isinstance(data, Mapping | Batches) and hasattr(data, "__iter__")
 
 
 def _signature(arrays: PyTree, constants: PyTree) -> tuple[Any, ...]:

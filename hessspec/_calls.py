@@ -34,9 +34,11 @@ def resolve_operator(
         extra = {"params": params, "data": data, "where": where}
         named = ", ".join(f"`{name}`" for name, value in extra.items() if value is not None)
         if named:
+            by_place = params is not None and data is None and where is None
+            hint = f" (beside an operator, `{third}` goes by name)" if by_place else ""
             raise TypeError(
-                f"an operator already holds its parameters and data, but {named} came with it; "
-                f"call {by_operator}, or {by_loss}."
+                f"an operator already holds its parameters and data, but {named} came with it"
+                f"{hint}; call {by_operator}, or {by_loss}."
             )
         operator = loss_or_operator
     elif callable(loss_or_operator):

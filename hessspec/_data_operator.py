@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from hessspec._batches import Batches, BatchGroup, StreamedData, collect
+from hessspec._batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
 from hessspec._checks import check_losses
 from hessspec._lift import LiftedFunction, lift
 from hessspec._memory import resolve_budget
@@ -22,6 +22,12 @@ from hessspec._operators import AbstractOperator, compiled_forms, compiled_rows
 from hessspec._plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
 from hessspec._selection import Where, choose
 from hessspec._space import VectorSpace
+
+# How the loss is called, without a batch and with one, and what to do if it cannot be.
+_CALLS = (
+    ("loss_fn(params)", "pass its second argument as `data=batch`"),
+    ("loss_fn(params, batch)", "leave out `data`, or let it take the batch as second argument"),
+)
 
 
 class Chunk(eqx.Module):
@@ -83,7 +89,8 @@ class DataOperator(AbstractOperator):
             first = next(groups.groups())
         else:
             self.streamed, first = None, groups
-        chunks, shape = self._lift_all(first)
+        with hint_at_batches(data):
+            chunks, shape = self._lift_all(first)
         if self.streamed is None:
             self.chunks = chunks
         self.num_losses = _num_tasks(shape)
@@ -160,7 +167,9 @@ class DataOperator(AbstractOperator):
 
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
         batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
-        function, shape = lift(self.source.functions[0], self._point, *([batch] * self.takes_batch))
+        arguments = (self._point, batch) if self.takes_batch else (self._point,)
+        call, way_out = _CALLS[self.takes_batch]
+        function, shape = lift(self.source.functions[0], *arguments, call=call, way_out=way_out)
         return Chunk((function,), group), shape
 
     def _planned(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from hessspec._arguments import whole_number
 from hessspec._atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, product_error
 from hessspec._calls import resolve_call
 from hessspec._checks import check_finite, check_symmetric
@@ -101,6 +102,7 @@ def density(
 
     Raises:
         ValueError: if a count is below 1, or a product is not finite or not symmetric.
+        TypeError: if a count is no whole number, or for a call that mixes the two forms.
         MemoryError: if the bases exceed `memory_budget`, with the ways out.
 
     Source: Lanczos runs from random starts for a spectral density as in New et al. (2022), section
@@ -108,9 +110,8 @@ def density(
     [li2024quadrature]; atoms, their proof and all errors are derived in this package, see
     `docs/density.md`.
     """
-    for name, count in (("num_probes", num_probes), ("num_steps", num_steps)):
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {count}")
+    num_probes = whole_number("num_probes", num_probes)
+    num_steps = whole_number("num_steps", num_steps)
     operator, key = resolve_call("density", loss_fn, params, key, data, where, memory_budget)
     dim, dtype = operator.dim, jnp.dtype(operator.dtype)
     starts = gaussian(key, jnp.arange(num_probes), dim, dtype)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from hessspec._arguments import whole_number
 from hessspec._block_krylov import (
     DIAGONAL_SHARE,
     PILOT,
@@ -172,13 +173,12 @@ def diagonal(
 
     Raises:
         ValueError: if `num_matvecs` is below 1, or products are not finite or not symmetric.
-        TypeError: for a call that mixes the two forms.
+        TypeError: if `num_matvecs` is no whole number, or for a call that mixes the two forms.
         MemoryError: if the vectors of the estimate exceed `memory_budget`, with the ways out.
 
     Source: derived here; checked against dense Hessians in `tests/hessspec/test_diagonal.py`.
     """
-    if num_matvecs < 1:
-        raise ValueError(f"`num_matvecs` must be at least 1, got {num_matvecs}")
+    num_matvecs = whole_number("num_matvecs", num_matvecs)
     operator, key = resolve_call("diagonal", loss_fn, params, key, data, where, memory_budget)
     tasks = [operator] if operator.num_tasks is None else _tasks(operator)
     budget = min(num_matvecs, operator.dim)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from hessspec._arguments import real_number, whole_number
 from hessspec._block_lanczos import WIDTH, FoundPairs, Which, search, wanted_first
 from hessspec._calls import resolve_call
 from hessspec._checks import check_finite, check_symmetric
@@ -208,6 +209,8 @@ def eigenpairs(
     Raises:
         ValueError: if `k` exceeds P, `max_matvecs` is too small to return k pairs, an option is
             unknown, or a product is not finite or not symmetric.
+        TypeError: for an argument that is no number where one is needed, or a call that mixes the
+            two forms.
         MemoryError: if even the smallest basis exceeds `memory_budget`.
 
     Cost: at most `max_matvecs` products for each task; isolated outliers take a few per pair,
@@ -218,8 +221,11 @@ def eigenpairs(
     """
     if which not in get_args(Which):
         raise ValueError(f"`which` must be one of {', '.join(get_args(Which))}, got {which!r}")
-    if tol is not None and not 0.0 <= tol < 1.0:
+    if tol is not None and not 0.0 <= real_number("tol", tol) < 1.0:
         raise ValueError(f"`tol` must lie in [0, 1), relative to the norm of H, got {tol}")
+    k = whole_number("k", k, least=None)
+    if max_matvecs is not None:
+        max_matvecs = whole_number("max_matvecs", max_matvecs)
     operator, key = resolve_call("eigenpairs", loss_fn, params, key, data, where, memory_budget)
     dim, eps = operator.dim, float(jnp.finfo(operator.dtype).eps)
     if not 1 <= k <= dim:

@@ -50,6 +50,7 @@ class HessianOperator(DataOperator):
 
     Raises:
         MemoryError: if a product cannot fit the budget, with the ways out.
+        TypeError: if `loss_fn` cannot be called so: `data` forgotten, or given where none is taken.
         ValueError: if `where` chooses nothing, the loss is not a float scalar or vector, or it
             is random.
 
@@ -141,6 +142,12 @@ class GaussNewtonOperator(DataOperator):
         params, data, where, memory_budget, block_rows, rematerialize: as for `HessianOperator`;
             `data` is required, since both functions take the batch.
 
+    Raises:
+        TypeError: if `model_fn` or `loss_fn` cannot be called so.
+        ValueError: without `data`, or if `model_fn` does not return one array of floats; and as
+            `HessianOperator`.
+        MemoryError: if a product cannot fit the budget, with the ways out.
+
     Source: derived here from the chain rule; checked against the dense J'(∇²ℓ)J in the tests.
     """
 
@@ -164,8 +171,10 @@ class GaussNewtonOperator(DataOperator):
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
         model_fn, loss_fn = self.source.functions
         batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
-        model, outputs = lift(model_fn, self._point, batch)
-        outer, shape = lift(loss_fn, jnp.zeros(outputs.shape, outputs.dtype), batch)
+        model, outputs = lift(model_fn, self._point, batch, call="model_fn(params, batch)")
+        _check_outputs(outputs)
+        zeros = jnp.zeros(outputs.shape, outputs.dtype)
+        outer, shape = lift(loss_fn, zeros, batch, call="loss_fn(outputs, batch)")
         return Chunk((model, outer), group), shape
 
     def _values(self, functions: tuple[LiftedFunction, ...], x: Array, batch: PyTree) -> Array:
@@ -198,3 +207,14 @@ class GaussNewtonOperator(DataOperator):
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
         x = self.space.flatten(self.chosen)
         return jax.linearize(lambda y: functions[0](*self._arguments(y, batch)), x)[1]
+
+
+def _check_outputs(outputs: PyTree) -> None:
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise ValueError(
+            "`model_fn` must return one array, got a tree of them, "
+            f"{jax.tree.structure(outputs)}; stack or concatenate its leaves, and let `loss_fn` "
+            "split them again."
+        )
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise ValueError(f"`model_fn` must return floats, got {outputs.dtype}{outputs.shape}")

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from hessspec._arguments import whole_number
+
 # A remainder this small, relative to the operator, is rounding: O(64 eps) keeps the bulk of a
 # spectrum whose outliers are 10,000 times larger (beta / |H| = 6e-5 in float32), while sqrt(eps)
 # would cut it off.
@@ -115,8 +117,8 @@ def lanczos(
 
 
 def check_num_steps(num_steps: int, dim: int) -> None:
-    """Raise ValueError unless 1 <= num_steps <= dim."""
-    if not 1 <= num_steps <= dim:
+    """Raise ValueError unless 1 <= num_steps <= dim, TypeError if it is no whole number."""
+    if not 1 <= whole_number("num_steps", num_steps, least=None) <= dim:
         raise ValueError(
             f"`num_steps` must lie in [1, {dim}] for vectors of {dim} entries, got {num_steps}"
         )

@@ -17,6 +17,10 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jaxtyping import Array, PyTree
 
+from hessspec._signatures import explained
+
+_BIND = "bind further arguments with `functools.partial`"
+
 # The text of a trace is the whole program unless it holds custom derivative rules or callbacks,
 # which print as names only; such programs are remembered for their own function alone.
 _OPAQUE = ("custom_jvp_call", "custom_vjp_call", "callback", "ffi_call")
@@ -46,13 +50,20 @@ class LiftedFunction(eqx.Module):
         return jax.tree.unflatten(self.program.out_tree, out)
 
 
-def lift(function: Callable[..., PyTree], *arguments: PyTree) -> tuple[LiftedFunction, PyTree]:
+def lift(
+    function: Callable[..., PyTree], *arguments: PyTree, call: str, way_out: str = _BIND
+) -> tuple[LiftedFunction, PyTree]:
     """`function` traced at the shapes of `arguments`, and the shapes of its output.
 
+    `call` is how the user's documentation writes this call, and `way_out` what to do if the
+    function cannot be called so.
+
     Raises:
+        TypeError: if it cannot.
         ValueError: if two traces differ, as those of a loss that draws random numbers do.
     """
-    closed, shapes = _trace(function, arguments)
+    with explained(inspect_wrapped(function), arguments, call, way_out):
+        closed, shapes = _trace(function, arguments)
     text = str(closed.jaxpr)
     programs = _BY_TEXT
     if any(name in text for name in _OPAQUE):

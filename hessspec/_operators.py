@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from hessspec._arguments import in_dtype, whole_number
 from hessspec._lift import LiftedFunction, lift
 from hessspec._memory import require_memory, resolve_budget
 from hessspec._plan import BLOCK_ROWS
 from hessspec._selection import choose
-from hessspec._space import VectorSpace
+from hessspec._space import VectorSpace, leaf_path
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -30,6 +31,9 @@ class AbstractOperator(eqx.Module):
 
     space: eqx.AbstractVar[VectorSpace]
     num_tasks: eqx.AbstractVar[int | None]
+
+    # numpy would spread an operator over the entries of an array: `__rmul__` is to decide.
+    __array_ufunc__ = None
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
         """H v for each row v of `block`: shape (k, dim), or (T, k, dim) for T tasks.
@@ -59,10 +63,12 @@ class AbstractOperator(eqx.Module):
         """The scalar operator Σ_t w_t H_t. The weights are a leaf: changing them costs nothing.
 
         Raises:
-            ValueError: if the operator has no task axis, or `weights` not one entry a task.
+            ValueError: if the operator has no task axis, or `weights` is not one entry a task,
+                finite, and in the range of the operator's dtype.
+            TypeError: if `weights` are not real numbers.
         """
         count = self._require_tasks("weighted")
-        weights = jnp.asarray(weights, dtype=self.space.dtype)
+        weights = in_dtype("weights", weights, self.dtype)
         if weights.shape != (count,):
             raise ValueError(
                 f"`weights` must have one entry for each of {count} tasks, "
@@ -183,13 +189,23 @@ class AbstractOperator(eqx.Module):
     def __add__(self, other: AbstractOperator) -> SumOperator:
         return SumOperator(self, other)
 
+    def __radd__(self, other: Any) -> AbstractOperator:
+        begins_a_sum = isinstance(other, int) and other == 0
+        return self if begins_a_sum else SumOperator(_summand(other), self)
+
     def __sub__(self, other: AbstractOperator) -> SumOperator:
         return SumOperator(self, ScaledOperator(other, -1.0))
+
+    def __rsub__(self, other: Any) -> SumOperator:
+        return SumOperator(other, -self)
 
     def __mul__(self, scale: float) -> ScaledOperator:
         return ScaledOperator(self, scale)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> ScaledOperator:
+        return ScaledOperator(self, 1.0 / _number(divisor))
 
     def __neg__(self) -> ScaledOperator:
         return ScaledOperator(self, -1.0)
@@ -216,6 +232,25 @@ def compiled_forms(linear: AbstractOperator, block: Array) -> Array:
     return linear._quadratic(block.astype(linear.dtype))
 
 
+def _summand(other: Any) -> AbstractOperator:
+    if isinstance(other, AbstractOperator):
+        return other
+    raise TypeError(
+        f"an operator adds to an operator, got {type(other).__name__}; the multiple of the "
+        "identity is `c * hessspec.FunctionOperator(lambda v: v, like=params)`."
+    )
+
+
+def _number(factor: Any) -> Any:
+    if not isinstance(factor, AbstractOperator) and np.ndim(factor) == 0:
+        return factor
+    raise TypeError(
+        f"an operator is multiplied or divided by one real number, got {type(factor).__name__}; "
+        "H v is `H.matvec(v)`, a block of products `H.matmat(block)`, a sum of tasks "
+        "`H.weighted(weights)`, and a product of operators is not symmetric in general."
+    )
+
+
 class FunctionOperator(AbstractOperator):
     """Any symmetric linear map, given as `matvec(tree) -> tree` on trees like `like`.
 
@@ -224,6 +259,10 @@ class FunctionOperator(AbstractOperator):
             `num_tasks` on every leaf of its result.
         like: a tree of float arrays (or `jax.ShapeDtypeStruct`s): what vectors look like.
         num_tasks: number of maps, or None for one.
+
+    Raises:
+        TypeError: if a leaf of `like` is no array, or `matvec` cannot be called with one tree.
+        ValueError: if `like` holds no float array, or `matvec` returns other shapes.
 
     Symmetry is the caller's promise; the estimators check it where that costs no product.
     """
@@ -235,10 +274,11 @@ class FunctionOperator(AbstractOperator):
     def __init__(
         self, matvec: Callable[[PyTree], PyTree], like: PyTree, *, num_tasks: int | None = None
     ) -> None:
-        chosen, _ = choose(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), None)
+        num_tasks = None if num_tasks is None else whole_number("num_tasks", num_tasks)
+        chosen, _ = choose(_zeros(like), None, name="like")
         self.space = VectorSpace.of(chosen)
         self.num_tasks = num_tasks
-        self.function, shapes = lift(matvec, chosen)
+        self.function, shapes = lift(matvec, chosen, call="matvec(vector)")
         lead = () if num_tasks is None else (num_tasks,)
         expected = jax.tree.map(lambda leaf: (*lead, *leaf.shape), chosen)
         found = jax.tree.map(lambda leaf: tuple(leaf.shape), shapes)
@@ -261,13 +301,33 @@ class FunctionOperator(AbstractOperator):
         return jnp.moveaxis(jax.lax.map(product, block), 0, lead)
 
 
+def _zeros(like: PyTree) -> PyTree:
+    """A tree of arrays from arrays or what describes them."""
+
+    def zeros(path: tuple[Any, ...], leaf: Any) -> Array:
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        raise TypeError(
+            "`like` must be a tree of float arrays or `jax.ShapeDtypeStruct`s, got "
+            f"{type(leaf).__name__} at `{leaf_path(path)}`; a number is `jnp.asarray(1.0)`."
+        )
+
+    return jax.tree.map_with_path(zeros, like)
+
+
 class SumOperator(AbstractOperator):
-    """The sum of two operators on the same vectors."""
+    """The sum of two operators on the same vectors.
+
+    Raises:
+        TypeError: if one of them is no operator.
+        ValueError: if they act on other parameters or tasks.
+    """
 
     first: AbstractOperator
     second: AbstractOperator
 
     def __init__(self, first: AbstractOperator, second: AbstractOperator) -> None:
+        first, second = _summand(first), _summand(second)
         if first.space != second.space or first.num_tasks != second.num_tasks:
             raise ValueError(
                 "operators that are added must act on the same parameters and tasks, got "
@@ -314,16 +374,19 @@ class SumOperator(AbstractOperator):
 
 
 class ScaledOperator(AbstractOperator):
-    """A number times an operator."""
+    """A number times an operator.
+
+    Raises:
+        TypeError: if `operator` is none, or `scale` is not one real number.
+        ValueError: if `scale` is not finite, or becomes 0 or infinite in the operator's dtype.
+    """
 
     operator: AbstractOperator
     scale: Float[Array, ""]
 
     def __init__(self, operator: AbstractOperator, scale: float) -> None:
-        if np.ndim(scale) != 0 or not np.isfinite(scale):
-            raise ValueError(f"`scale` must be one finite number, got {scale!r}")
-        self.operator = operator
-        self.scale = jnp.asarray(scale, operator.dtype)
+        self.operator = _summand(operator)
+        self.scale = in_dtype("scale", _number(scale), operator.dtype)
 
     @property
     def space(self) -> VectorSpace:  # type: ignore[override]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from hessspec._arguments import whole_number
 from hessspec._memory import require_memory
 
 BLOCK_ROWS = 16  # rows multiplied together; measured best for products in blocks
@@ -49,11 +50,12 @@ class Demand:
         What is given is not changed.
 
         Raises:
-            ValueError: if `block_rows` is below 1.
+            TypeError: if `block_rows` is no whole number.
+            ValueError: if it is below 1.
             MemoryError: if nothing fits, with the ways out.
         """
-        if block_rows is not None and block_rows < 1:
-            raise ValueError(f"`block_rows` must be at least 1, got {block_rows}")
+        if block_rows is not None:
+            block_rows = whole_number("block_rows", block_rows)
         sizes = [BLOCK_ROWS, 8, 4, 2] if block_rows is None else [block_rows]
         modes = [False, True] if rematerialize is None else [rematerialize]
         choices = [(rows, mode) for mode in modes for rows in sizes]

@@ -27,22 +27,38 @@ def save_record(
     folder and then renamed.
 
     Args:
-        path: file to write, whose folder must exist.
+        path: file to write, in a folder that exists.
         kind: what the record is, e.g. "SpectralDensity"; checked again on loading.
         arrays: named arrays of numbers or booleans (objects are refused).
         meta: anything JSON can hold.
 
     Raises:
         TypeError: if an array holds Python objects, which only pickle could store.
+        FileNotFoundError: if the folder of `path` does not exist.
+        IsADirectoryError: if `path` is a folder.
+        PermissionError: if nothing may be written there.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"`path` must lie in a folder that exists, got {path}; make it first with "
+            f"`Path({str(path.parent)!r}).mkdir(parents=True)`."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"`path` must name a file, got the folder {path}")
     stored = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in stored.items():
         if array.dtype.hasobject:
             raise TypeError(f"`{name}` must be an array of numbers to be saved, got {array.dtype}")
     header = json.dumps({"version": FORMAT_VERSION, "kind": kind, "meta": dict(meta or {})})
     stored[_HEADER] = np.frombuffer(header.encode(), dtype=np.uint8)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    hidden = {"dir": path.parent, "prefix": f".{path.name}.", "suffix": ".part"}
+    try:
+        handle, temporary = tempfile.mkstemp(**hidden)
+    except PermissionError as error:
+        raise PermissionError(
+            f"`path` must lie in a folder one may write to, got {path}"
+        ) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **stored)  # type: ignore[arg-type]

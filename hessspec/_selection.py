@@ -9,25 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from hessspec._signatures import explained
 from hessspec._space import leaf_path
 
 Where = Callable[[str, Array], bool]
 
 
-def choose(params: PyTree, where: Where | None) -> tuple[PyTree, PyTree]:
-    """`params` as (chosen, held): float arrays that `where` wants, and all the rest."""
+def choose(params: PyTree, where: Where | None, name: str = "params") -> tuple[PyTree, PyTree]:
+    """`params` as (chosen, held): float arrays that `where` wants, and all the rest.
+
+    Raises:
+        TypeError: if `where` is not callable with a path and a leaf.
+        ValueError: if a leaf is complex or nothing is chosen; `name` is what the caller was given.
+    """
 
     def is_chosen(path: tuple[Any, ...], leaf: Any) -> bool:
         if not eqx.is_array_like(leaf) or not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             return False
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise ValueError(
-                f"`params` must be real, got {leaf.dtype} at `{leaf_path(path)}`; "
+                f"`{name}` must be real, got {leaf.dtype} at `{leaf_path(path)}`; "
                 "split it into real and imaginary parts."
             )
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return False
-        return where is None or bool(where(leaf_path(path), jnp.asarray(leaf)))
+        if where is None:
+            return True
+        given = (leaf_path(path), jnp.asarray(leaf))
+        with explained(where, given, "where(path, leaf)", "let it take both"):
+            return bool(where(*given))
 
     chosen, held = eqx.partition(params, jax.tree.map_with_path(is_chosen, params))
     chosen = jax.tree.map(jnp.asarray, chosen)
@@ -36,7 +46,7 @@ def choose(params: PyTree, where: Where | None) -> tuple[PyTree, PyTree]:
         shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
         reason = "holds no float array with entries" if where is None else "nothing was chosen"
         raise ValueError(
-            f"`{'params' if where is None else 'where'}` must select at least one parameter, "
+            f"`{name if where is None else 'where'}` must select at least one parameter, "
             f"but {reason}; the leaves are: {shown or 'none'}."
         )
     return chosen, held

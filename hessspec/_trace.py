@@ -7,6 +7,7 @@ from typing import Literal, Protocol, overload
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from hessspec._arguments import real_number, whole_number
 from hessspec._auto import Deflated, SharedDeflation
 from hessspec._blocks import BLOCK_ROWS
 from hessspec._calls import resolve_call
@@ -126,7 +127,8 @@ def trace(
     Raises:
         ValueError: for arguments out of range, a loss that is not finite or is random, products
             that are not finite (naming the parameters) or not symmetric.
-        TypeError: for a call that mixes the two forms.
+        TypeError: for an argument that is no number where one is needed, or a call that mixes the
+            two forms.
         MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
 
     Source: Hutchinson's estimator as in New et al. (2022), section 2.1 [new2022]; Hutch++ as
@@ -136,11 +138,9 @@ def trace(
     """
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}")
-    if num_matvecs is not None and num_matvecs < 1:
-        raise ValueError(
-            f"`num_matvecs` must be at least 1, got {num_matvecs}: "
-            "each product gives at most one sample of the trace."
-        )
+    if num_matvecs is not None:
+        num_matvecs = whole_number("num_matvecs", num_matvecs)
+    rtol, atol = real_number("rtol", rtol), real_number("atol", atol)
     if not (rtol >= 0.0 and atol >= 0.0):
         raise ValueError(f"`rtol` and `atol` must be at least 0, got {rtol} and {atol}")
     operator, key = resolve_call("trace", loss_fn, params, key, data, where, memory_budget)

@@ -101,12 +101,16 @@ class TraceEstimate:
         """‖H‖_F from the same products.
 
         Raises:
-            ValueError: if the method used quadratic forms only, which do not determine it.
+            ValueError: if there is no estimate of it beside that of the trace: most methods use
+                quadratic forms only, which do not determine it.
         """
         if self.square is None:
+            known = "exactly, from the diagonal" if self.num_samples == 0 else "from forms v'Hv"
+            sketch = f"`trace(method='xtrace')` with 4 to {self.dim - 1} products estimates it; "
             raise ValueError(
-                f"this trace was estimated by {self.method!r} from quadratic forms v'Hv alone, "
-                "which do not determine the Frobenius norm; use `method='xtrace'`."
+                f"this trace by {self.method!r} is known {known}, which does not determine the "
+                f"Frobenius norm: {sketch if self.dim > 4 else ''}`(P * density(...).moment(2)) "
+                f"** 0.5` does so for any P (here {self.dim})."
             )
         return np.sqrt(np.maximum(self.square.value, 0.0))
 

@@ -331,7 +331,7 @@ def test_operators_form_a_vector_space(seed, scale, weights):
 def test_a_function_operator_must_keep_the_shape_of_its_vectors():
     with pytest.raises(ValueError, match="`matvec` must return a tree"):
         FunctionOperator(lambda v: v[:2], jnp.zeros(3))
-    with pytest.raises(ValueError, match="one finite number"):
+    with pytest.raises(ValueError, match="`scale` must be finite, got inf"):
         ScaledOperator(FunctionOperator(lambda v: v, jnp.zeros(3)), np.inf)
 
 
