@@ -18,6 +18,12 @@ Why not all that the probes have found together? An eigenvalue converges in a pr
 happens to have much of it. If that probe's own vector made it an atom, it would lose its weight
 where it is too large and keep it where it is too small, and the bulk would come out too low.
 
+A single probe has no other. Its own vectors then are the atoms, and the choice must look at its
+start as little as it can. The residual of a Ritz vector of weight w is, for a converged one,
+c / √w, where c depends on the rest of the start alone (the product of all β over the derivative
+of T's characteristic polynomial, which has nearly no part of that vector). So an eigenvalue
+is chosen by c √P, the residual that it would have with the mean weight 1/P; see `assumed`.
+
 No multiplicity has to be known for this. One vector of an eigenspace is one atom; what the start
 has in the rest of the eigenspace stays where it was, with its own weight. Several probes find
 several vectors: projections of n random starts span min(n, r) dimensions of the eigenspace.
@@ -38,6 +44,11 @@ ROUNDING_UNITS = 8.0
 # A Ritz vector counts as converged if its angle to the eigenspace is at most this: the mass that
 # leaks from other eigenvectors into the atom is then at most τ² = 0.16 % of theirs.
 MAX_ANGLE = 0.04
+# One probe alone: the angle is at most half of that for a start of the mean weight 1/P, whatever
+# the weight is. The limit on the angle itself leaves out what has less than 1/15 of the mean
+# component, one in twenty.
+ALONE_SHARE = 0.5
+MAX_ANGLE_ALONE = 0.3
 # One probe has no other; its weights can only contradict multiplicity 1, at this level.
 CONTRADICTION_LEVEL = 1e-5
 # Ritz vectors that are taken for dependent would look so by chance, being independent, at most
@@ -137,7 +148,8 @@ class Candidates:
         gram: inner products of all basis vectors (`KrylovRun.basis_gram`).
         eps: rounding unit of the products' dtype.
         floor: error of a Ritz value by rounding, in the units of H.
-        max_angle: largest angle to the eigenspace of a converged Ritz vector.
+        max_angle: largest angle to the eigenspace of a converged Ritz vector; for a single probe
+            see `assumed`.
     """
 
     def __init__(
@@ -148,14 +160,16 @@ class Candidates:
         floor: float,
         max_angle: float = MAX_ANGLE,
     ) -> None:
-        self.pairs, self.eps, self.floor, self.max_angle = pairs, eps, floor, max_angle
+        self.pairs, self.eps, self.floor = pairs, eps, floor
         k, m = gram.shape[:2]
+        self.typical_angle = ALONE_SHARE * max_angle
+        self.max_angle = max_angle if k > 1 else max(max_angle, MAX_ANGLE_ALONE)
         self.shape = k, m
         # Inner products of bases are rounded, so no angle is known to be smaller.
         self.least_angle = (eps * m) ** 0.5
         every = [clusters(p, floor, probe) for probe, p in enumerate(pairs)]
-        self.all_converged = all(c.angle <= max_angle for found in every for c in found)
-        self.converged = [c for found in every for c in found if c.angle <= max_angle]
+        self.all_converged = all(c.angle <= self.max_angle for found in every for c in found)
+        self.converged = [c for found in every for c in found if c.angle <= self.max_angle]
         where = [(c.probe, i) for c in self.converged for i in c.members]
         self.column = {place: number for number, place in enumerate(where)}
         vectors = np.zeros((k, m, len(where)))
@@ -312,16 +326,28 @@ def same_value(converged: list[Cluster]) -> list[list[Cluster]]:
     return groups
 
 
-def assumed(converged: list[Cluster], pairs: RitzPairs, dim: int) -> list[Cluster]:
+def assumed(found: Candidates, dim: int) -> list[Cluster]:
     """One probe: the clusters that are taken for simple eigenvalues.
+
+    They are those whose angle would be small, here and in their neighbours' intervals, had every
+    Ritz vector the mean weight 1/P: an eigenvalue is then not an atom because its start happens
+    to have much of it, which would leave too little in the bulk.
 
     P times the weight of an eigenvalue of multiplicity r is close to chi-squared with r degrees
     of freedom. Each value is tested alone, then all of them jointly from the largest down: many
     multiple eigenvalues are seen at once, a single double one is not.
     """
+    pairs = found.pairs[0]
     weights = pairs.weights
+    typical = pairs._replace(residuals=pairs.residuals * np.sqrt(dim * weights))
+    clear = {
+        cluster.members
+        for cluster in clusters(typical, found.floor, 0)
+        if cluster.angle <= found.typical_angle
+    }
     magnitude = np.abs(pairs.values)
-    ranked = sorted(converged, key=lambda c: -max(magnitude[list(c.members)]))
+    chosen = [c for c in found.converged if c.members in clear]
+    ranked = sorted(chosen, key=lambda c: -max(magnitude[list(c.members)]))
     level = CONTRADICTION_LEVEL / max(2 * len(ranked), 1)
 
     def contradicted(mass: float, count: int) -> bool:

@@ -276,7 +276,7 @@ def _row(
     if k > 1:
         known = found.found_without(probe)
     else:
-        known = found.found_by(assumed(found.converged, pairs[0], dim))
+        known = found.found_by(assumed(found, dim))
     known = _outermost(known, run.alpha[:, 0], m - 1)
     if known.values.size == 0:
         return _plain_row(pairs[probe], m)

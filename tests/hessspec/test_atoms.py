@@ -192,14 +192,21 @@ def network_spectrum():
 MANY_KEYS = 300
 
 
-@pytest.mark.parametrize("name", ["outliers", "network"])
-def test_which_probes_have_found_an_eigenvalue_biases_nothing(name):
-    """Trace and second moment over many keys; their mean is the truth to 3 standard errors."""
+@pytest.mark.parametrize(
+    ("name", "probes"), [("outliers", 2), ("network", 2), ("outliers", 1), ("decaying", 1)]
+)
+def test_which_eigenvalues_have_been_found_biases_nothing(name, probes):
+    """Trace and second moment over many keys; their mean is the truth to 3 standard errors.
+
+    With one probe the second moment of 1/j, known to 0.6 %, was 2.7 of these too low while an
+    eigenvalue was chosen by its angle alone; of 0.8^j it was 10.
+    """
     eigenvalues = {
         "outliers": lambda: np.concatenate([np.logspace(0.5, 3, 20), rng.normal(size=180)]),
         "network": network_spectrum,
+        "decaying": lambda: 0.8 ** np.arange(200),
     }[name]()
-    dim, probes, steps = eigenvalues.size, 2, 30
+    dim, steps = eigenvalues.size, 30
     entries = jnp.asarray(eigenvalues.astype(dtype()))
     truth = np.asarray(entries, np.float64)
     operator = FunctionOperator(
