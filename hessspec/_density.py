@@ -273,10 +273,7 @@ def _row(
     Ritz values and atoms than that; the rest then has a smaller Gauss rule.
     """
     k, m = run.alpha.shape
-    if k > 1:
-        known = found.found_without(probe)
-    else:
-        known = found.found_by(assumed(found, dim))
+    known = found.found_without(probe) if k > 1 else found.found_by(assumed(found, dim))
     known = _outermost(known, run.alpha[:, 0], m - 1)
     if known.values.size == 0:
         return _plain_row(pairs[probe], m)

@@ -42,22 +42,10 @@ def mass_bounds(
         blur: positions are uncertain by this much, in the units of H: the lower bound is taken
             at x - blur and the upper at x + blur.
     """
-    norm = float(np.max(np.abs(nodes)))
     finite = np.isfinite(x)
-    at = np.where(finite, x, 0.0)
-    if np.max(residuals) <= np.finfo(float).eps * norm or norm == 0.0:
-        # Exhausted: the measure is the rule itself.
-        cumulative = np.concatenate([[0.0], np.cumsum(weights)])
-        low = cumulative[np.searchsorted(nodes, at - blur, side="right")]
-        high = cumulative[np.searchsorted(nodes, at + blur, side="right")]
-    else:
-        guard = _NODE_GUARD * norm
-        rule = _Rule(nodes, weights, residuals)
-        low = _mass_below(rule, _clear_of(nodes, at - blur, -guard))
-        above = _clear_of(nodes, at + blur, guard)
-        mirrored = _Rule(-nodes[::-1], weights[::-1], residuals[::-1])
-        high = 1.0 - _mass_below(mirrored, -above)
-    low, high = (np.where(finite, side, x > 0) for side in (low, high))
+    low, high = np.where(x > 0, 1.0, 0.0), np.where(x > 0, 1.0, 0.0)
+    if finite.any():
+        low[finite], high[finite] = _at_points(_Rule(nodes, weights, residuals), x[finite], blur)
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
@@ -65,6 +53,26 @@ class _Rule(NamedTuple):
     nodes: Float[np.ndarray, " m"]
     weights: Float[np.ndarray, " m"]
     residuals: Float[np.ndarray, " m"]
+
+    def mirrored(self) -> "_Rule":
+        """The rule of -H."""
+        return _Rule(-self.nodes[::-1], self.weights[::-1], self.residuals[::-1])
+
+
+def _at_points(
+    rule: _Rule, x: Float[np.ndarray, " g"], blur: float
+) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
+    """The bounds at finite points."""
+    norm = float(np.max(np.abs(rule.nodes)))
+    if np.max(rule.residuals) <= np.finfo(float).eps * norm or norm == 0.0:
+        # Exhausted: the measure is the rule itself.
+        cumulative = np.concatenate([[0.0], np.cumsum(rule.weights)])
+        low = cumulative[np.searchsorted(rule.nodes, x - blur, side="right")]
+        return low, cumulative[np.searchsorted(rule.nodes, x + blur, side="right")]
+    guard = _NODE_GUARD * norm
+    low = _mass_below(rule, _clear_of(rule.nodes, x - blur, -guard))
+    above = _clear_of(rule.nodes, x + blur, guard)
+    return low, 1.0 - _mass_below(rule.mirrored(), -above)
 
 
 def _clear_of(nodes: np.ndarray, x: np.ndarray, step: float) -> np.ndarray:
