@@ -24,19 +24,18 @@ from hessspec._lanczos import (
     extend,
     normalized,
     power_of_two,
-    project,
     relative_asymmetry,
     three_terms,
 )
 from hessspec._memory import require_memory
 from hessspec._progress import ProgressBar
 from hessspec._space import VectorSpace
+from hessspec._tiles import flat, project_tiles, tile_shape, tiled
 
 # Rows read together: enough that the vector's own traffic is small beside theirs, few enough
 # that the half-empty last chunk is (measured: 8 to 32 are alike, within a tenth).
 ROWS_PER_CHUNK = 16
 _STEPS_IN_FLIGHT = 2
-_VALUES_PER_TILE = 1 << 22
 
 
 class RowOperator(Protocol):
@@ -58,8 +57,8 @@ class KrylovRun:
 
     Attributes:
         alpha, beta, num_valid_steps: as in `KrylovDecomposition`, float64.
-        chunks: the bases, `ROWS_PER_CHUNK` rows of every probe in each; rows past the last valid
-            step are zero. Empty without reorthogonalisation.
+        chunks: the bases in tiles, `ROWS_PER_CHUNK` rows of every probe in each; rows past the
+            last valid step are zero. Empty without reorthogonalisation.
         asymmetry: largest asymmetry of the products, relative to H.
         num_matvecs: products executed, those of probes already exhausted included.
     """
@@ -67,7 +66,7 @@ class KrylovRun:
     alpha: Float[np.ndarray, "k m"]
     beta: Float[np.ndarray, "k m"]
     num_valid_steps: Int[np.ndarray, " k"]
-    chunks: tuple[Float[Array, "k rows dim"], ...]
+    chunks: tuple[Float[Array, "k tiles rows width"], ...]
     asymmetry: float
     num_matvecs: int
 
@@ -80,7 +79,7 @@ class KrylovRun:
         if not self.chunks:
             raise ValueError("the bases were not kept: run with `reorthogonalize=True`")
         k, m = self.alpha.shape
-        rows = len(self.chunks) * self.chunks[0].shape[1]
+        rows = len(self.chunks) * self.chunks[0].shape[2]
         gram, used = np.zeros((k, m, k, m)), min(rows, m)
         if k > 1:
             found = np.asarray(_basis_gram(self.chunks), np.float64).reshape(k, rows, k, rows)
@@ -96,7 +95,7 @@ class KrylovRun:
         Unlike a length taken from inner products, it is right to eps |c|, not eps^(1/2) |c|.
         """
         d, k, m = mixes.shape
-        rows = len(self.chunks) * self.chunks[0].shape[1]
+        rows = len(self.chunks) * self.chunks[0].shape[2]
         used = min(rows, m)
         padded = np.zeros((d, k, rows))
         padded[:, :, :used] = mixes[:, :, :used]
@@ -108,8 +107,8 @@ class KrylovRun:
 
 def krylov_bytes(num_probes: int, num_steps: int, dim: int, dtype: np.dtype) -> int:
     """Bytes that the bases of a run take, with the vectors of one step."""
-    rows = ROWS_PER_CHUNK * math.ceil(num_steps / ROWS_PER_CHUNK)
-    return num_probes * (rows + 4) * dim * np.dtype(dtype).itemsize
+    kept = _padded(num_steps) * math.prod(tile_shape(dim))
+    return num_probes * (kept + 4 * dim) * np.dtype(dtype).itemsize
 
 
 def krylov(
@@ -152,10 +151,7 @@ def krylov(
         num_matvecs += k
         if j == 0:
             scale = _power_of_two(products)
-        products = _divide(products, scale)
-        products, coefficients = _three_terms(
-            previous, rows, products, found, j, last=not reorthogonalize
-        )
+        local = _three_terms(previous, rows, products, scale, found, j, last=not reorthogonalize)
         previous = rows
         if reorthogonalize:
             # The second of two passes. A first one over the whole basis would find nothing but
@@ -163,10 +159,10 @@ def krylov(
             # at half the reading.
             _append(chunks, rows, j)
             for number, chunk in enumerate(chunks):
-                products, coefficients = _project(
-                    chunk, products, coefficients, number * ROWS_PER_CHUNK
-                )
-        found, rows = _extend(found, j, products, coefficients)
+                local = _project(chunk, *local, number * ROWS_PER_CHUNK)
+            found, rows = _extend_tiles(found, j, *local, dim=dim)
+        else:
+            found, rows = _extend(found, j, *local)
         outcomes.append((found.alive, found.finite))
         if bar is not None:
             bar.update(k)
@@ -194,8 +190,8 @@ def _append(chunks: list[Array], rows: Array, j: int) -> None:
     """Enter `rows` as row j of every probe's basis, in place."""
     slot = j % ROWS_PER_CHUNK
     if slot == 0:
-        k, dim = rows.shape
-        chunks.append(jnp.zeros((k, ROWS_PER_CHUNK, dim), rows.dtype))
+        k, (count, width) = rows.shape[0], tile_shape(rows.shape[1])
+        chunks.append(jnp.zeros((k, count, ROWS_PER_CHUNK, width), rows.dtype))
     chunks[-1] = _store(chunks[-1], rows, slot)
 
 
@@ -230,26 +226,44 @@ def _check_symmetric(asymmetry: float, dtype: np.dtype) -> None:
 
 _normalized = jax.jit(normalized)
 _power_of_two = jax.jit(power_of_two)
-_project = jax.jit(project, donate_argnums=(1, 2))
-_three_terms = jax.jit(three_terms, donate_argnums=(2,), static_argnames="last")
+_project = jax.jit(project_tiles, donate_argnums=(1, 2))
 _extend = jax.jit(extend, donate_argnums=(2,))
 _relative_asymmetry = jax.jit(relative_asymmetry)
 
 
-@jax.jit  # the product is not donated: an operator may hand back a buffer that it keeps
-def _divide(products: Array, scale: Array) -> Array:
-    return products / scale[:, None]
+@partial(jax.jit, static_argnames="last")
+def _three_terms(
+    previous: Array,
+    rows: Array,
+    products: Array,  # not donated: an operator may hand back a buffer that it keeps
+    scale: Array,
+    found: Recurrence,
+    j: Array,
+    *,
+    last: bool,
+) -> tuple[Array, Array]:
+    """What `three_terms` leaves of the products, in tiles unless that was the last pass."""
+    products = products / scale[:, None]
+    left, coefficients = three_terms(previous, rows, products, found, j, last=last)
+    return left if last else tiled(left), coefficients
+
+
+@partial(jax.jit, static_argnames="dim")
+def _extend_tiles(
+    found: Recurrence, j: Array, remainder: Array, coefficients: Array, *, dim: int
+) -> tuple[Recurrence, Array]:
+    return extend(found, j, flat(remainder, dim), coefficients)
 
 
 @partial(jax.jit, donate_argnums=0)
 def _store(chunk: Array, rows: Array, slot: Array) -> Array:
-    return jax.lax.dynamic_update_slice(chunk, rows[:, None], (0, slot, 0))
+    return jax.lax.dynamic_update_slice(chunk, tiled(rows)[:, :, None], (0, 0, slot, 0))
 
 
 @jax.jit
-def _basis_gram(chunks: tuple[Float[Array, "k rows dim"], ...]) -> Float[Array, "n n"]:
+def _basis_gram(chunks: tuple[Float[Array, "k tiles rows width"], ...]) -> Float[Array, "n n"]:
     """Inner products of the rows of each probe with those of later ones, over tiles of columns."""
-    k, per_chunk, _ = chunks[0].shape
+    k, _, per_chunk, _ = chunks[0].shape
     rows = len(chunks) * per_chunk
 
     def add(gram: Array, tile: Array) -> Array:
@@ -264,7 +278,7 @@ def _basis_gram(chunks: tuple[Float[Array, "k rows dim"], ...]) -> Float[Array, 
 
 @jax.jit
 def _combined_squares(
-    chunks: tuple[Float[Array, "k rows dim"], ...], parts: Float[Array, "d n"]
+    chunks: tuple[Float[Array, "k tiles rows width"], ...], parts: Float[Array, "d n"]
 ) -> Float[Array, " d"]:
     """|parts @ basis|² of each row, over tiles of columns."""
 
@@ -275,20 +289,14 @@ def _combined_squares(
 
 
 def _over_tiles(
-    chunks: tuple[Float[Array, "k rows dim"], ...],
+    chunks: tuple[Float[Array, "k tiles rows width"], ...],
     add: Callable[[Array, Float[Array, "n width"]], Array],
     total: Array,
 ) -> Array:
-    """Add up what all tiles of the bases' columns give, no column twice."""
-    k, per_chunk, dim = chunks[0].shape
-    rows = len(chunks) * per_chunk
-    width = min(_VALUES_PER_TILE // (k * rows) + 1, dim)
+    """Add up what all tiles of the bases' columns give, all rows of one probe after another's."""
+    width = chunks[0].shape[3]
 
     def body(index: Array, total: Array) -> Array:
-        begin = jnp.minimum(index * width, dim - width)
-        tiles = [jax.lax.dynamic_slice(c, (0, 0, begin), (k, per_chunk, width)) for c in chunks]
-        tile = jnp.concatenate(tiles, axis=1).reshape(k * rows, width)
-        # The last tile is moved back to end at `dim`; columns already counted are masked.
-        return add(total, jnp.where((begin + jnp.arange(width) >= index * width)[None], tile, 0))
+        return add(total, jnp.concatenate([c[:, index] for c in chunks], axis=1).reshape(-1, width))
 
-    return jax.lax.fori_loop(0, math.ceil(dim / width), body, total)
+    return jax.lax.fori_loop(0, chunks[0].shape[1], body, total)

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hessspec import FunctionOperator
-from hessspec._krylov import krylov
+from hessspec._krylov import KrylovRun, krylov
 from hessspec._lanczos import inner_products, lanczos
 from hessspec._probes import gaussian
+from hessspec._tiles import flat, tile_shape, tiled
 
 DIM, STEPS = 60, 8
 rng = np.random.default_rng(0)
@@ -146,6 +147,12 @@ def test_a_bulk_far_below_the_outliers_does_not_end_the_recurrence():
     assert list(run.num_valid_steps) == [20, 20]
 
 
+def basis_of(run: KrylovRun, dim: int = DIM) -> np.ndarray:
+    """The rows of every probe's basis, float64."""
+    parts = [np.asarray(c, np.float64).transpose(0, 2, 1, 3) for c in run.chunks]
+    return np.concatenate([p.reshape(*p.shape[:2], -1) for p in parts], axis=1)[..., :dim]
+
+
 def test_the_driver_and_the_kernel_agree():
     """One recurrence, driven from the host in chunks or compiled as a whole."""
     matrix, block = rotated(SPECTRA["normal"]), starts(3)
@@ -155,7 +162,7 @@ def test_the_driver_and_the_kernel_agree():
     np.testing.assert_allclose(run.alpha, whole.alpha, atol=tolerance)
     np.testing.assert_allclose(run.beta, whole.beta, atol=tolerance)
     assert whole.basis is not None
-    kept = np.concatenate([np.asarray(c) for c in run.chunks], axis=1)[:, :20]
+    kept = basis_of(run)[:, :20]
     np.testing.assert_allclose(kept, whole.basis, atol=100 * tolerance)
 
 
@@ -180,10 +187,41 @@ def test_without_reorthogonalisation_the_ends_and_the_rule_are_right_but_ghosts_
 
 def test_basis_gram_holds_the_inner_products_of_all_basis_vectors():
     run = krylov(operator(rotated(SPECTRA["normal"])), starts(3), 20)
-    bases = np.concatenate([np.asarray(c, np.float64) for c in run.chunks], axis=1)[:, :20]
+    bases = basis_of(run)[:, :20]
     rows = bases.reshape(60, DIM)
     gram = run.basis_gram().reshape(60, 60)
     np.testing.assert_allclose(gram, rows @ rows.T, atol=1e2 * np.finfo(dtype()).eps)
+
+
+@pytest.mark.parametrize("dim", [1, 4096, 4097, 9000, 12_289])
+def test_tiles_hold_every_column_once(dim: int):
+    count, width = tile_shape(dim)
+    rows = jnp.arange(2.0 * dim, dtype=dtype()).reshape(2, dim) + 1
+    tiles = tiled(rows)
+    assert tiles.shape == (2, count, width)
+    assert count * width - dim < 16 * count
+    np.testing.assert_array_equal(flat(tiles, dim), rows)
+    assert np.count_nonzero(tiles) == rows.size
+
+
+def test_a_basis_of_several_tiles_is_that_of_the_kernel():
+    dim = 9000
+    values = jnp.asarray(np.random.default_rng(3).normal(size=dim).astype(dtype()))
+    diagonal = FunctionOperator(lambda v: values * v, jax.ShapeDtypeStruct((dim,), dtype()))
+    block = gaussian(jax.random.key(2), jnp.arange(2), dim, dtype())
+    run = krylov(diagonal, block, 20)
+    whole = lanczos(lambda rows: rows * values[None], block, 20)
+    eps = np.finfo(dtype()).eps
+    np.testing.assert_allclose(run.alpha, whole.alpha, atol=1e3 * eps)
+    bases = basis_of(run, dim)[:, :20]
+    for basis in bases:
+        np.testing.assert_allclose(basis @ basis.T, np.eye(20), atol=50 * eps)
+    rows = bases.reshape(40, dim)
+    gram = run.basis_gram().reshape(40, 40)
+    np.testing.assert_allclose(gram, rows @ rows.T, atol=50 * eps)
+    mixes = np.random.default_rng(4).normal(size=(3, 2, 20))
+    lengths = np.linalg.norm(mixes.reshape(3, -1) @ rows, axis=1)
+    np.testing.assert_allclose(run.combined_lengths(mixes), lengths, rtol=50 * eps)
 
 
 class Counting:
@@ -209,7 +247,12 @@ def test_another_run_of_the_same_shapes_compiles_nothing():
     from hessspec import _krylov
 
     krylov(operator(rotated(SPECTRA["normal"])), starts(2), 20)
-    programs = (_krylov._project, _krylov._extend, _krylov._store, _krylov._divide)
+    programs = (
+        _krylov._project,
+        _krylov._extend_tiles,
+        _krylov._store,
+        _krylov._three_terms,
+    )
     before = [program._cache_size() for program in programs]
     krylov(operator(rotated(SPECTRA["outliers"])), starts(2, seed=5), 20)
     assert [program._cache_size() for program in programs] == before
