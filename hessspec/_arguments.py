@@ -1,13 +1,14 @@
-"""Numbers given as arguments: of the right kind, in range, and named where they are not."""
+"""Arguments of the right kind and in range, named where they are not."""
 
 import operator
 import reprlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 
 def whole_number(name: str, value: Any, least: int | None = 1) -> int:
@@ -69,6 +70,27 @@ def in_dtype(name: str, values: Any, dtype: np.dtype) -> Array:
             f"{given[lost].flat[0]:g}: scale the results instead{wider}."
         )
     return jnp.asarray(given, dtype)
+
+
+def check_key(key: Any) -> PRNGKeyArray:
+    """`key` as one new-style key; old-style arrays of two numbers are accepted.
+
+    Raises:
+        TypeError: if it is missing or something else.
+    """
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+            return key
+        if key.dtype == jnp.uint32 and key.shape == (2,):
+            return jax.random.wrap_key_data(key)
+    found = "nothing" if key is None else shown(key)
+    raise TypeError(f"`key` must be one random key, such as `jax.random.key(0)`, got {found}")
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise TypeError unless the argument `name` is a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be a {kind.__name__}, got {type(value).__name__}.")
 
 
 def shown(value: Any) -> str:

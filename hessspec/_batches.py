@@ -213,11 +213,16 @@ def collect(
 
 @contextmanager
 def hint_at_batches(data: PyTree) -> Iterator[None]:
-    """A note on errors of the body, if `data` looks like a list of batches passed as one."""
+    """A note on errors of the body, if `data` looks like batches passed as one, or as `Batches`."""
     try:
         yield
     except Exception as error:
-        if _looks_like_batches(data):
+        if isinstance(data, Batches) and isinstance(data._batches, tuple):
+            error.add_note(
+                "hessspec: each entry of `Batches((x, y))` is a batch; if the two are one batch, "
+                "pass `data=(x, y)` or `Batches([(x, y)])`."
+            )
+        elif _looks_like_batches(data):
             error.add_note(
                 f"hessspec: `data` is one batch, which the loss got whole ({type(data).__name__}); "
                 "if it holds several batches, pass `data=hessspec.Batches(data)`."

@@ -1,12 +1,10 @@
 """The two ways to call a verb: with a loss and parameters, or with an operator."""
 
 from collections.abc import Callable
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from hessspec._arguments import check_key
 from hessspec._hessian import HessianOperator
 from hessspec._operators import AbstractOperator
 from hessspec._selection import Where
@@ -72,18 +70,3 @@ def resolve_call(
     """
     operator = resolve_operator(verb, loss_or_operator, params, data, where, memory_budget)
     return operator, check_key(key)
-
-
-def check_key(key: Any) -> PRNGKeyArray:
-    """`key` as one new-style key; old-style arrays of two numbers are accepted.
-
-    Raises:
-        TypeError: if it is missing or something else.
-    """
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
-            return key
-        if key.dtype == jnp.uint32 and key.shape == (2,):
-            return jax.random.wrap_key_data(key)
-    found = "nothing" if key is None else f"{type(key).__name__} {key!r}"
-    raise TypeError(f"`key` must be one random key, such as `jax.random.key(0)`, got {found}")

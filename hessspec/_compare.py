@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from hessspec._arguments import check_kind
 from hessspec._blocks import gram, orthonormal_rows, without
 from hessspec._eigenpairs import EigenPairs
 from hessspec._records import load_record, save_record
@@ -66,6 +67,7 @@ def wasserstein1(a: SpectralDensity, b: SpectralDensity | None = None) -> Spectr
 
     Raises:
         ValueError: if the task axes do not fit, or `b` is missing and `a` has no tasks.
+        TypeError: if one of them is no density.
 
     Source: the integral form as in the notes of `scipy.stats.wasserstein_distance`; the error,
     from contrasts between probes, is derived here.
@@ -106,9 +108,12 @@ def principal_angles(a: EigenPairs, b: EigenPairs) -> Float[np.ndarray, "*tasks 
 
     Raises:
         ValueError: if the parameters or the task axes differ.
+        TypeError: if one of them is no `EigenPairs`.
 
     Source: derived here; checked against prescribed angles in `tests/hessspec/test_compare.py`.
     """
+    for name, pairs in (("a", a), ("b", b)):
+        check_kind(name, pairs, EigenPairs)
     if a.num_tasks != b.num_tasks:
         raise ValueError(
             f"`a` and `b` must have the same task axis, got {a.num_tasks} and {b.num_tasks} "
@@ -170,7 +175,9 @@ def _largest_gap(p: _Measure, q: _Measure, blur: float) -> float:
 def _distance(
     kind: str, between: Between, a: SpectralDensity, b: SpectralDensity | None
 ) -> SpectralDistance:
+    check_kind("a", a, SpectralDensity)
     if b is not None:
+        check_kind("b", b, SpectralDensity)
         if a.num_tasks != b.num_tasks:
             raise ValueError(
                 f"`a` and `b` must have the same task axis, got {a.num_tasks} and {b.num_tasks} "

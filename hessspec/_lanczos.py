@@ -97,31 +97,42 @@ def lanczos(
         The decomposition, in the units of H.
 
     Raises:
-        ValueError: if `num_steps` is outside [1, dim] or `start` is no float vector or block.
+        ValueError: if `num_steps` is outside [1, dim], `start` is no float vector or block, or
+            `matvec` changes the shape.
 
     Source: the recurrence follows from H = H'; that two passes suffice and where to stop was
     measured here. The identities are tested in `tests/hessspec/test_lanczos.py`.
     """
+    start = jnp.asarray(start)
     if start.ndim not in (1, 2) or not jnp.issubdtype(start.dtype, jnp.floating):
         raise ValueError(
             "`start` must be a float vector (dim,) or a block (k, dim), got "
             f"{start.dtype}{list(start.shape)}"
         )
-    check_num_steps(num_steps, start.shape[-1])
+    num_steps = check_num_steps(num_steps, start.shape[-1])
+
+    def product(v: Array) -> Array:
+        w = matvec(v)
+        if jnp.shape(w) != v.shape:
+            raise ValueError(f"`matvec` must keep the shape {v.shape}, got {jnp.shape(w)}")
+        return w
+
     if start.ndim == 1:
         block = _lanczos_block(
-            lambda rows: matvec(rows[0])[None], start[None], num_steps, reorthogonalize
+            lambda rows: product(rows[0])[None], start[None], num_steps, reorthogonalize
         )
         return jax.tree.map(lambda leaf: leaf[0], block)
-    return _lanczos_block(matvec, start, num_steps, reorthogonalize)
+    return _lanczos_block(product, start, num_steps, reorthogonalize)
 
 
-def check_num_steps(num_steps: int, dim: int) -> None:
-    """Raise ValueError unless 1 <= num_steps <= dim, TypeError if it is no whole number."""
-    if not 1 <= whole_number("num_steps", num_steps, least=None) <= dim:
+def check_num_steps(num_steps: int, dim: int) -> int:
+    """`num_steps` as an int; TypeError if it is no whole number, ValueError if not in [1, dim]."""
+    num_steps = whole_number("num_steps", num_steps, least=None)
+    if not 1 <= num_steps <= dim:
         raise ValueError(
             f"`num_steps` must lie in [1, {dim}] for vectors of {dim} entries, got {num_steps}"
         )
+    return num_steps
 
 
 def _lanczos_block(

@@ -39,7 +39,7 @@ class AbstractOperator(eqx.Module):
         """H v for each row v of `block`: shape (k, dim), or (T, k, dim) for T tasks.
 
         Cost: k products (T·k for T tasks). Compiled once for each k and dispatched without
-        waiting for the result.
+        waiting for the result. Any other shape of `block` is a ValueError.
         """
         return compiled_rows(self, block)
 
@@ -52,9 +52,11 @@ class AbstractOperator(eqx.Module):
 
         Raises:
             ValueError: if the operator has no task axis.
+            TypeError: if `index` is no whole number.
             IndexError: if there is no such task.
         """
         count = self._require_tasks("task")
+        index = whole_number("index", index, least=None)
         if not -count <= index < count:
             raise IndexError(f"`index` must name one of {count} tasks, got {index}")
         return self.weighted(np.eye(count)[index])
@@ -224,12 +226,21 @@ class AbstractOperator(eqx.Module):
 
 @eqx.filter_jit
 def compiled_rows(linear: AbstractOperator, block: Array) -> Array:
-    return linear._products(block.astype(linear.dtype))
+    return linear._products(_block_of(linear, block))
 
 
 @eqx.filter_jit
 def compiled_forms(linear: AbstractOperator, block: Array) -> Array:
-    return linear._quadratic(block.astype(linear.dtype))
+    return linear._quadratic(_block_of(linear, block))
+
+
+def _block_of(linear: AbstractOperator, block: Array) -> Array:
+    if block.ndim != 2 or block.shape[1] != linear.dim:
+        raise ValueError(
+            f"`block` must have shape (k, {linear.dim}), one flat vector in each row, got "
+            f"{block.shape}; for trees use `matvec`, `matmat` and `quadratic_forms`."
+        )
+    return block.astype(linear.dtype)
 
 
 def _summand(other: Any) -> AbstractOperator:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from hessspec._arguments import check_key, whole_number
+
 
 @partial(jax.jit, static_argnums=(2, 3))
 def rademacher(
@@ -28,7 +30,9 @@ def rademacher(
         dtype: of the rows, a float type. Both are static under `jit`.
 
     Raises:
-        TypeError: if `key` is no key or `dtype` no type that JAX can draw signs of.
+        TypeError: if `key` is no key, `dim` no whole number or `dtype` no type that JAX can draw
+            signs of.
+        ValueError: if `dim` is below 1 or `indices` not one-dimensional.
 
     Source: derived here; v_i² = 1 and independence give both statements.
     """
@@ -41,7 +45,7 @@ def rademacher(
         bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
         return jnp.where(bits.reshape(-1)[:dim] == 1, one, -one)
 
-    return _rows(signs, key, indices)
+    return _rows(signs, key, indices, dim)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -58,7 +62,8 @@ def gaussian(
         key, indices, dim, dtype: as for `rademacher`.
 
     Raises:
-        TypeError: if `key` is no key or `dtype` no float type.
+        TypeError: if `key` is no key, `dim` no whole number or `dtype` no float type.
+        ValueError: if `dim` is below 1 or `indices` not one-dimensional.
 
     Source: derived here; r and dim - r squared normals are independent chi-squared variables.
     """
@@ -66,11 +71,15 @@ def gaussian(
     def normals(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:
         return jax.random.normal(probe_key, (dim,), dtype)
 
-    return _rows(normals, key, indices)
+    return _rows(normals, key, indices, dim)
 
 
 def _rows(
-    draw: Callable[[PRNGKeyArray], Array], key: PRNGKeyArray, indices: Int[Array, " k"]
+    draw: Callable[[PRNGKeyArray], Array], key: PRNGKeyArray, indices: Int[Array, " k"], dim: int
 ) -> Float[Array, "k dim"]:
+    key = check_key(key)
+    whole_number("dim", dim)
+    if indices.ndim != 1:
+        raise ValueError(f"`indices` must be a list such as `jnp.arange(k)`, got {indices.shape}")
     # One row at a time: the bits of all rows at once would need twice the memory of the block.
     return jax.lax.map(lambda index: draw(jax.random.fold_in(key, index)), indices)

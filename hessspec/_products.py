@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import overload
 
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from hessspec._batches import Batches
@@ -52,7 +53,8 @@ def hvp(
 
     Raises:
         TypeError: for a call that mixes the two forms.
-        ValueError: if the loss or the product is not finite, or `vector` is no such tree.
+        ValueError: if the loss or the product is not finite, or `vector` is no such tree or not
+            finite.
 
     Source: Pearlmutter (1994), as used in New et al. (2022), section 2.1 [new2022].
     """
@@ -62,6 +64,9 @@ def hvp(
             "`hessspec.hvp(operator, vector=v)`."
         )
     operator = resolve_operator("hvp", loss_or_operator, params, data, where, memory_budget)
-    rows = operator.rows(operator.space.flatten(vector)[None])
+    flat = operator.space.flatten(vector)
+    if not jnp.all(jnp.isfinite(flat)):
+        raise ValueError("`vector` must be finite, got a tree with nan or infinite entries")
+    rows = operator.rows(flat[None])
     check_finite(rows, operator.space, "the product H v")
     return operator.space.unflatten_block(rows[..., 0, :])

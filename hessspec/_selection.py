@@ -37,7 +37,13 @@ def choose(params: PyTree, where: Where | None, name: str = "params") -> tuple[P
             return True
         given = (leaf_path(path), jnp.asarray(leaf))
         with explained(where, given, "where(path, leaf)", "let it take both"):
-            return bool(where(*given))
+            answer = where(*given)
+        if np.ndim(answer) != 0:
+            raise ValueError(
+                f"`where` must say True or False of a whole leaf, got shape {np.shape(answer)} at "
+                f"`{leaf_path(path)}`; H can be restricted to leaves, not to entries of one."
+            )
+        return bool(answer)
 
     chosen, held = eqx.partition(params, jax.tree.map_with_path(is_chosen, params))
     chosen = jax.tree.map(jnp.asarray, chosen)
@@ -45,6 +51,8 @@ def choose(params: PyTree, where: Where | None, name: str = "params") -> tuple[P
         paths = [leaf_path(path) for path, _ in jax.tree.leaves_with_path(params)]
         shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
         reason = "holds no float array with entries" if where is None else "nothing was chosen"
+        if any(isinstance(leaf, float) for leaf in jax.tree.leaves(params)):
+            reason += " (Python's numbers are constants; make arrays of them by `jnp.asarray`)"
         raise ValueError(
             f"`{name if where is None else 'where'}` must select at least one parameter, "
             f"but {reason}; the leaves are: {shown or 'none'}."

@@ -41,6 +41,6 @@ def _misfit(function: Any, arguments: tuple[Any, ...]) -> str | None:
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        names = ", ".join(str(p).split(":")[0] for p in signature.parameters.values())
-        return f"takes ({names}), {error}"
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        return f"takes {inspect.Signature(bare)}, {error}"
     return None

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from hessspec._arguments import real_number
 from hessspec._intervals import mean_interval
 from hessspec._records import load_record, save_record
 
@@ -105,12 +106,13 @@ class TraceEstimate:
                 quadratic forms only, which do not determine it.
         """
         if self.square is None:
-            known = "exactly, from the diagonal" if self.num_samples == 0 else "from forms v'Hv"
-            sketch = f"`trace(method='xtrace')` with 4 to {self.dim - 1} products estimates it; "
+            known = "the diagonal of H" if self.num_samples == 0 else "forms v'Hv"
+            sketch = f"`trace(method='xtrace')` with 4 to {self.dim - 1} products, or by "
             raise ValueError(
-                f"this trace by {self.method!r} is known {known}, which does not determine the "
-                f"Frobenius norm: {sketch if self.dim > 4 else ''}`(P * density(...).moment(2)) "
-                f"** 0.5` does so for any P (here {self.dim})."
+                f"this trace by {self.method!r} has no estimate of the Frobenius norm, which takes "
+                f"more than {known}: get "
+                f"it by {sketch if self.dim > 4 else ''}`({self.dim} * density(...).moment(2)) "
+                "** 0.5`."
             )
         return np.sqrt(np.maximum(self.square.value, 0.0))
 
@@ -127,8 +129,9 @@ class TraceEstimate:
 
         Raises:
             ValueError: unless 0 < level < 1.
+            TypeError: if `level` is no number.
         """
-        if not 0.0 < level < 1.0:
+        if not 0.0 < real_number("level", level) < 1.0:
             raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
         exact = np.asarray(self.exact, np.float64)
         if self.num_samples == 0:

@@ -1,5 +1,7 @@
 """What is multiplied: every operator against the dense matrix that JAX gives."""
 
+from functools import partial
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -326,6 +328,21 @@ def test_operators_form_a_vector_space(seed, scale, weights):
         rtol=0,
         atol=1e-3,
     )
+
+
+def test_quotients_and_sums_are_those_of_the_matrices():
+    a, b = symmetric(0, 6), symmetric(1, 6)
+    first, second = (FunctionOperator(partial(jnp.matmul, m), jnp.zeros(6)) for m in (a, b))
+    close((first / 3).dense(), a / 3)
+    close(sum([first, second, first]).dense(), 2 * a + b)
+    for factor in (np.float32(2), np.float64(2), jnp.float32(2), np.int8(2), jnp.asarray(2)):
+        np.testing.assert_array_equal((factor * first).dense(), 2 * first.dense())
+        np.testing.assert_array_equal((first * factor).dense(), 2 * first.dense())
+    weights = jnp.asarray([1.0, -2.0])
+    both = FunctionOperator(partial(jnp.matmul, jnp.stack([a, b])), jnp.zeros(6), num_tasks=2)
+    # Under jit the weights have no values to be checked, and need none.
+    found = jax.jit(lambda w: both.weighted(w).rows(jnp.eye(6, dtype=a.dtype)))(weights)
+    close(found, a - 2 * b)
 
 
 def test_a_function_operator_must_keep_the_shape_of_its_vectors():

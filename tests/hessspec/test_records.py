@@ -1,5 +1,7 @@
 """Records on disk: what was saved comes back, and what is not a record is named."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,25 @@ def test_another_kind_and_another_format_are_refused(tmp_path):
         load_record(tmp_path / "plain.npz", "Thing")
     with pytest.raises(FileNotFoundError):
         load_record(tmp_path / "absent.npz", "Thing")
+
+
+def test_a_missing_folder_is_named_as_the_user_wrote_it(tmp_path):
+    path = tmp_path / "results" / "record.npz"
+    with pytest.raises(FileNotFoundError, match=r"folder that exists, got .*results/record.npz; m"):
+        save_record(path, "Thing", {})
+    with pytest.raises(IsADirectoryError, match="must name a file, got the folder"):
+        save_record(tmp_path, "Thing", {})
+    # Nobody is told to delete a folder.
+    with pytest.raises(IsADirectoryError):
+        load_record(tmp_path, "Thing")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_one_may_not_write_to_is_named_without_the_hidden_file(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=r"one may write to, got .*/record.npz$"):
+        save_record(tmp_path / "record.npz", "Thing", {})
 
 
 def test_objects_are_refused_and_a_failed_write_leaves_nothing(tmp_path):

@@ -77,6 +77,47 @@ def test_forms_that_contradict_the_products_are_noticed():
     assert "FAILED" in str(found)
 
 
+def of_matrix(matrix, **kwargs) -> FunctionOperator:
+    product = jax.tree_util.Partial(jnp.matmul, jnp.asarray(matrix, dtype()))
+    return FunctionOperator(product, jax.ShapeDtypeStruct(matrix.shape[-1:], dtype()), **kwargs)
+
+
+def random_matrix(dim, seed):
+    square = np.random.default_rng([dim, seed]).normal(size=(dim, dim))
+    return square + square.T
+
+
+def check_small(dim, seeds):
+    for seed in seeds:
+        found = verify(of_matrix(random_matrix(dim, seed)), key=jax.random.key(seed))
+        assert found.ok, f"seed {seed}\n{found}"
+        names = {check.quantity for check in found.checks} | {*found.skipped}
+        assert sum(name.startswith("trace, ") for name in names) == 5
+        # Up to 8 parameters the traces are exact, and none is left out.
+        assert found.skipped == () or dim > 8
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+def test_a_handful_of_parameters_is_verified_too(dim):
+    check_small(dim, range(5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", range(1, 31))
+def test_no_number_of_parameters_is_too_small(dim):
+    check_small(dim, range(20))
+
+
+def test_traces_with_too_few_samples_are_skipped_by_name():
+    """9 parameters leave 8 samples to Hutchinson, and fewer to those that also sketch."""
+    found = verify(of_matrix(random_matrix(9, 0)), key=jax.random.key(0))
+    assert found.ok, str(found)
+    assert [name.split(",")[1] for name in found.skipped] == [" auto", " xtrace", " hutch++"]
+    assert str(found).splitlines()[-1] == "skipped: trace, hutch++, with 4 samples"
+    checked = [check.quantity for check in found.checks if check.quantity.startswith("trace")]
+    assert checked == ["trace, hutchinson", "trace, density"]
+
+
 def test_a_large_operator_is_refused_with_the_ways_out():
     like = jax.ShapeDtypeStruct((MAX_DIM + 1,), dtype())
     with pytest.raises(ValueError, match=r"takes at most 2000 parameters, got 2001; shrink"):
