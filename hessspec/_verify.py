@@ -137,8 +137,8 @@ def verify(
 
     The matrix itself is checked for symmetry. Keys are fixed by `key`: a failure can be had
     again. The budgets are small on purpose, so that errors are there to be compared; with up to
-    8 parameters the traces are exact, since nothing is left to sample, and below 25 those that
-    cannot have 8 samples are skipped by name.
+    8 parameters the traces are exact, since nothing is left to sample. Traces whose interval is
+    not `reliable`, as below 25 parameters most are not, are skipped by name.
 
     Args:
         loss_fn: a loss, scalar or with shape (T,), or an operator in place of loss and params.
@@ -241,8 +241,8 @@ class _Results:
     @property
     def skipped(self) -> list[str]:
         """Traces whose interval is not said to hold."""
-        few = ((name, trace) for name, trace in self.named_traces() if not trace.reliable)
-        return [f"{name}, with {trace.num_samples} samples" for name, trace in few]
+        few = [name for name, trace in self.named_traces() if not trace.reliable]
+        return [f"{name} (its interval is not `reliable`)" for name in few]
 
     def named_traces(self) -> list[tuple[str, TraceEstimate]]:
         """All traces, that of the density among them."""
