@@ -67,7 +67,10 @@ class SpectralTrace(TraceEstimate):
 
     @property
     def reliable(self) -> bool:
-        """Whether the interval holds its level: at least 8 eigenvalues share the error."""
+        """Whether the interval holds its level: at least 8 eigenvalues share the error.
+
+        One Lanczos step shows how large the error is, not what shares it: not reliable.
+        """
         return bool(np.all(self.num_sharing >= _MIN_SHARING))
 
     def confidence_interval(
