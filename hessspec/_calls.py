@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import jax
+from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from hessspec._arguments import check_key
@@ -22,7 +24,7 @@ def resolve_operator(
 
     Raises:
         TypeError: if an operator comes with parameters, data or `where`, or a loss without
-            parameters; the message shows the right call.
+            parameters; the message shows the right call. Also inside `jit`, `grad` and `vmap`.
         ValueError: if the loss is not finite, not deterministic, or has nothing to differentiate.
     """
     third = "vector" if verb == "hvp" else "key"
@@ -50,6 +52,7 @@ def resolve_operator(
             f"the first argument of `{verb}` must be a loss function or an operator, got "
             f"{type(loss_or_operator).__name__}; call {by_loss}."
         )
+    _require_values(verb, operator)
     operator.validate()
     return operator
 
@@ -69,4 +72,15 @@ def resolve_call(
         TypeError, ValueError: as `resolve_operator`, and if `key` is missing or not a key.
     """
     operator = resolve_operator(verb, loss_or_operator, params, data, where, memory_budget)
-    return operator, check_key(key)
+    key = check_key(key)
+    _require_values(verb, key)
+    return operator, key
+
+
+def _require_values(verb: str, given: PyTree) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
+        raise TypeError(
+            f"`{verb}` looks at its numbers on the host, so it cannot run inside `jit`, `grad` or "
+            "`vmap`; call it outside. Inside, `HessianOperator(loss_fn, params).matvec(vector)` "
+            "and `hessspec.lanczos` can be used."
+        )

@@ -122,6 +122,18 @@ CALLS = {
         lambda: hessspec.rademacher(3, jnp.arange(2), 4, X.dtype),
         "`key` must be one random key",
     ),
+    "a verb under jit": (
+        lambda: jax.jit(lambda p: trace(alone, p, KEY).value)(PARAMS),
+        "`trace` looks at its numbers on the host, so it cannot run inside `jit`, `grad` or `vmap`",
+    ),
+    "a verb for many keys": (
+        lambda: jax.vmap(lambda key: trace(hessian(), key=key).value)(jax.random.split(KEY, 3)),
+        "`trace` looks at its numbers on the host",
+    ),
+    "a product under jit": (
+        lambda: jax.jit(lambda v: hessspec.hvp(alone, v, v))(PARAMS),
+        "Inside, `HessianOperator(loss_fn, params).matvec(vector)` and `hessspec.lanczos` can be",
+    ),
     # Operators.
     "a sum with a number": (lambda: hessian() + 1, "an operator adds to an operator, got int; the"),
     "a number less an operator": (lambda: 1 - hessian(), "an operator adds to an operator, got in"),
