@@ -19,6 +19,7 @@ def resolve_operator(
     data: PyTree,
     where: Where | None,
     memory_budget: int | None = None,
+    validate: bool = True,
 ) -> AbstractOperator:
     """The operator that a call of `verb` means.
 
@@ -53,7 +54,8 @@ def resolve_operator(
             f"{type(loss_or_operator).__name__}; call {by_loss}."
         )
     _require_values(verb, operator)
-    operator.validate()
+    if validate:
+        operator.validate()
     return operator
 
 
@@ -65,13 +67,17 @@ def resolve_call(
     data: PyTree,
     where: Where | None,
     memory_budget: int | None = None,
+    *,
+    validate: bool = True,
 ) -> tuple[AbstractOperator, PRNGKeyArray]:
     """The operator and the key that a call of `verb` means.
 
     Raises:
         TypeError, ValueError: as `resolve_operator`, and if `key` is missing or not a key.
     """
-    operator = resolve_operator(verb, loss_or_operator, params, data, where, memory_budget)
+    operator = resolve_operator(
+        verb, loss_or_operator, params, data, where, memory_budget, validate
+    )
     key = check_key(key)
     _require_values(verb, key)
     return operator, key

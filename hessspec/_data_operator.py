@@ -217,11 +217,17 @@ class DataOperator(AbstractOperator):
         A vector rounded to bfloat16 on its way in, and a product on its way out, would belong to
         no symmetric matrix.
         """
-        wide = jax.tree.map(lambda leaf: leaf.astype(self.dtype), self.chosen)
-        return eqx.combine(wide, self.held)
+        return eqx.combine(self._wide, self.held)
+
+    @property
+    def _wide(self) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.astype(self.dtype), self.chosen)
 
     def _arguments(self, x: Float[Array, " dim"], batch: PyTree) -> tuple[PyTree, ...]:
-        params = eqx.combine(self.space.widened(x), self.held)
+        return self._arguments_at(self.space.widened(x), batch)
+
+    def _arguments_at(self, chosen: PyTree, batch: PyTree) -> tuple[PyTree, ...]:
+        params = eqx.combine(chosen, self.held)
         return (params, batch) if self.takes_batch else (params,)
 
     def _values(self, functions: tuple[LiftedFunction, ...], x: Array, batch: PyTree) -> Array:

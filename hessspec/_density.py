@@ -112,7 +112,9 @@ def density(
     """
     num_probes = whole_number("num_probes", num_probes)
     num_steps = whole_number("num_steps", num_steps)
-    operator, key = resolve_call("density", loss_fn, params, key, data, where, memory_budget)
+    operator, key = resolve_call(
+        "density", loss_fn, params, key, data, where, memory_budget, validate=False
+    )
     dim, dtype = operator.dim, jnp.dtype(operator.dtype)
     starts = gaussian(key, jnp.arange(num_probes), dim, dtype)
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
@@ -123,9 +125,12 @@ def density(
 
     def of(scalar: AbstractOperator, bar: ProgressBar) -> SpectralDensity:
         if dim <= num_steps:
+            scalar.validate()
             return dense_spectrum(scalar, starts, bar)
+        scalar = scalar.linearised(num_probes, room)
+        scalar.validate()  # here, since what is linearised has met the losses on the way
         run = krylov(
-            scalar.linearised(num_probes, room),
+            scalar,
             starts,
             num_steps,
             reorthogonalize=reorthogonalize,

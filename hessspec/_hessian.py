@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -82,8 +83,11 @@ class HessianOperator(DataOperator):
         if self.streamed is not None or self.plan.rematerialize:
             return self
         wanted = eqx.filter_eval_shape(_linearised, self).product_bytes(rows)
-        fits = wanted <= min(memory_budget, self.plan.memory_budget)
-        return _linearised(self) if fits else self
+        if wanted > min(memory_budget, self.plan.memory_budget):
+            return self
+        if any(f.program.asks_host for chunk in self.chunks for f in chunk.functions):
+            self.validate()
+        return _linearised(self)
 
     def _gradient(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> Gradient:
         """The gradient on one batch, with a leading task axis if the operator has one."""
@@ -106,7 +110,21 @@ class HessianOperator(DataOperator):
         return self._sum(per_batch)
 
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
-        return jax.linearize(self._gradient(functions, batch), self.space.flatten(self.chosen))[1]
+        """The map of trees dθ ↦ H dθ, and the losses (T,), which come on the way."""
+
+        def losses(chosen: PyTree) -> Float[Array, " T"]:
+            value = functions[0](*self._arguments_at(chosen, batch))
+            return jnp.atleast_1d(value).astype(self.dtype)
+
+        def gradient(chosen: PyTree) -> tuple[PyTree, Float[Array, " T"]]:
+            values, pullback = jax.vjp(losses, chosen)
+            if self.num_tasks is None:
+                return pullback(self._scalar_weights())[0], values
+            units = jnp.eye(self.num_tasks, dtype=self.dtype)
+            return jax.lax.map(lambda unit: pullback(unit)[0], units), values
+
+        _, linear, values = jax.linearize(gradient, self._wide, has_aux=True)
+        return linear, values
 
     def _quadratic(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
         if self.num_tasks is None:
@@ -121,12 +139,19 @@ class HessianOperator(DataOperator):
 
 @eqx.filter_jit
 def _linearised(hessian: HessianOperator) -> LinearisedOperator:
-    maps = tuple(
+    found = [
         chunk.group.mapped(functools.partial(hessian._linearised, chunk.functions))
         for chunk in hessian.chunks
-    )
+    ]
+    losses = [group.weighted_sum(lambda pair: pair[1]) for group in found]
+    shape = () if hessian.num_losses is None else (hessian.num_losses,)
     return LinearisedOperator(
-        maps=maps, space=hessian.space, num_tasks=hessian.num_tasks, plan=hessian.plan
+        maps=tuple(BatchGroup(g.arrays[0], g.constants[0], g.weights) for g in found),
+        losses=functools.reduce(operator.add, losses).reshape(shape),
+        starts=tuple(jnp.asarray(start) for start in hessian.space.starts),
+        space=hessian.space,
+        num_tasks=hessian.num_tasks,
+        plan=hessian.plan,
     )
 
 

@@ -24,6 +24,7 @@ _BIND = "bind further arguments with `functools.partial`"
 # The text of a trace is the whole program unless it holds custom derivative rules or callbacks,
 # which print as names only; such programs are remembered for their own function alone.
 _OPAQUE = ("custom_jvp_call", "custom_vjp_call", "callback", "ffi_call")
+_HOST = ("callback", "ffi_call")
 _BY_TEXT: dict[str, "_Program"] = {}
 _BY_FUNCTION: weakref.WeakKeyDictionary[Callable[..., Any], dict[str, "_Program"]] = (
     weakref.WeakKeyDictionary()
@@ -33,9 +34,10 @@ _BY_FUNCTION: weakref.WeakKeyDictionary[Callable[..., Any], dict[str, "_Program"
 class _Program:
     """A trace without its constants. Compared by identity: one object, one compiled program."""
 
-    def __init__(self, jaxpr: Any, out_tree: Any) -> None:
+    def __init__(self, jaxpr: Any, out_tree: Any, asks_host: bool) -> None:
         self.jaxpr = jaxpr
         self.out_tree = out_tree
+        self.asks_host = asks_host  # only such a program can give two answers
 
 
 class LiftedFunction(eqx.Module):
@@ -78,7 +80,9 @@ def lift(
                 "the loss is random: tracing it twice gave two different functions (numbers "
                 "drawn from numpy, a changing global?); pass what is drawn as `data`, or fix it."
             )
-        programs[text] = _Program(closed.jaxpr, jax.tree.structure(shapes))
+        programs[text] = _Program(
+            closed.jaxpr, jax.tree.structure(shapes), any(name in text for name in _HOST)
+        )
     constants = tuple(jnp.asarray(value) for value in closed.consts)
     return LiftedFunction(constants, programs[text]), shapes
 

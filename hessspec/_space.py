@@ -38,6 +38,11 @@ class VectorSpace:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
+    def starts(self) -> tuple[np.int32, ...]:
+        """Place of each leaf's first entry in a flat vector."""
+        return tuple(np.cumsum((0, *self.sizes[:-1]), dtype=np.int32))
+
+    @property
     def dim(self) -> int:
         """Number of entries of a vector."""
         return sum(self.sizes)
