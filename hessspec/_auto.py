@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._block_krylov import (
     DIAGONAL_SHARE,
+    ON_TRUST,
     PILOT,
     WIDTH,
     KrylovBasis,
@@ -16,7 +17,7 @@ from hessspec._block_krylov import (
     growth_pays,
     off_diagonal,
 )
-from hessspec._blocks import gram, rescaled, spherical
+from hessspec._blocks import BLOCK_ROWS, gram, rescaled, spherical, without
 from hessspec._hutchinson import Hutchinson, finite_forms, guarded_products, row_lengths
 from hessspec._hutchpp import SKETCH_STREAM
 from hessspec._operators import AbstractOperator
@@ -36,12 +37,13 @@ class Deflated:
 
     method = "auto"
 
-    def __init__(
-        self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int = 1 << 30
-    ) -> None:
-        self.operator, self.key, self.max_rank = operator, key, max_rank
-        self.krylov = KrylovBasis(operator, jax.random.fold_in(key, SKETCH_STREAM))
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, room: int) -> None:
+        self.operator, self.key = operator.linearised(PILOT, room // 2), key
+        self.max_rank = _rows_in(room, self.operator)
+        self.krylov = KrylovBasis(self.operator, jax.random.fold_in(key, SKETCH_STREAM))
         self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
+        self.inside = np.zeros((0, PILOT))  # inner products of the basis with the pilot probes
+        self.images = np.zeros((0, PILOT))  # and with their products
         self.spent = 0
         self.drawn = PILOT
         self.fixed = False
@@ -64,7 +66,7 @@ class Deflated:
             estimate = self.signs.advance(max(budget - PILOT, 1), bar)
             return replace(estimate, method=self.method, num_matvecs=estimate.num_matvecs + PILOT)
         while not self.fixed and self._worth_growing(budget):
-            self._spend(self.krylov.grow(), bar)
+            self._grow(bar)
         self.fixed = True
         while budget - self.spent > 0:
             self._sample(min(PILOT, budget - self.spent), bar)
@@ -73,6 +75,13 @@ class Deflated:
     def _spend(self, count: int, bar: ProgressBar) -> None:
         self.spent += count
         bar.update(count)
+
+    def _grow(self, bar: ProgressBar) -> None:
+        self._spend(self.krylov.grow(), bar)
+        block = self.krylov.previous
+        self.inside = np.concatenate([self.inside, gram(block, self.pilot)])
+        images = gram(block, self.products) * self.product_scale
+        self.images = np.concatenate([self.images, images])
 
     def _worth_growing(self, budget: int) -> bool:
         if self.krylov.full or self.krylov.rank + WIDTH > self.max_rank:
@@ -90,14 +99,10 @@ class Deflated:
         dim, rank = self.operator.dim, self.krylov.rank
         forms = self.forms * self.product_scale
         forms = (forms + forms.T) / 2
-        lengths = np.full(PILOT, float(dim))
-        if rank:
-            inside = self.krylov.basis.components(self.pilot)
-            images = self.krylov.basis.components(self.products) * self.product_scale
-            cross = inside.T @ images
-            compressed = inside.T @ self.krylov.compressed @ inside * self.krylov.scale
-            forms = forms - cross - cross.T + compressed
-            lengths = dim - np.sum(inside**2, axis=0)
+        cross = self.inside.T @ self.images
+        compressed = self.inside.T @ self.krylov.compressed @ self.inside * self.krylov.scale
+        forms = forms - cross - cross.T + compressed
+        lengths = dim - np.sum(self.inside**2, axis=0)
         factor = np.sqrt((dim - rank) / lengths)
         forms = forms * factor[:, None] * factor[None, :]
         return np.diagonal(forms).copy(), 2.0 * off_diagonal(forms)
@@ -106,9 +111,11 @@ class Deflated:
         dim = self.operator.dim
         probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
         self.drawn += count
-        inside = rescaled(self.krylov.basis.without(probes), (dim - self.krylov.rank) ** 0.5)
+        # One pass: what it leaves is rounding, squared in the form.
+        outside, _ = self.krylov.basis.split(probes)
+        outside = rescaled(outside, (dim - self.krylov.rank) ** 0.5)
         norm = self.krylov.size * self.krylov.scale
-        rows, scale, forms = guarded_products(self.operator, inside, norm)
+        rows, scale, forms = guarded_products(self.operator, outside, norm)
         self.samples.append(np.diagonal(forms) * scale)
         self.squares.append(row_lengths(rows) ** 2 * scale**2)
         self._spend(count, bar)
@@ -119,8 +126,7 @@ class Deflated:
         own = row_lengths(self.products) ** 2 * self.product_scale**2
         if krylov.rank == 0:
             return own
-        inside = krylov.basis.components(self.pilot)
-        images = krylov.basis.components(self.products) * self.product_scale
+        inside, images = self.inside, self.images
         within = krylov.compressed @ inside * krylov.scale
         beyond = krylov.coupling @ inside[krylov.rank - krylov.coupling.shape[1] :] * krylov.scale
         outside = gram(krylov.next, self.products) * self.product_scale
@@ -156,17 +162,16 @@ class SharedDeflation:
 
     method = "auto"
 
-    def __init__(
-        self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int = 1 << 30
-    ) -> None:
-        self.operator, self.key, self.max_rank = operator, key, max_rank
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, room: int) -> None:
+        self.operator, self.key, self.room = operator, key, room
+        self.max_rank = 0
         self.tasks = operator.num_tasks or 1
         self.krylov: KrylovBasis | None = None
+        self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
         self.exact = np.zeros(self.tasks)
         self.cost = 0.0
-        self.passes = 0
         self.num_matvecs = 0
-        self.drawn = 0
+        self.drawn = PILOT
         self.fixed = False
         self.samples: list[np.ndarray] = []
         self.variances: list[tuple[int, np.ndarray]] = []
@@ -175,12 +180,12 @@ class SharedDeflation:
         """The estimate at no more than the cost of `budget` forms of all tasks."""
         allowed = budget * self.operator.form_cost
         if self.krylov is None:
-            self._sample(PILOT, bar)
-            self._note_variance()
+            self._measure_pilot(bar)
             self.krylov = self._start()
         while not self.fixed and self._worth_growing(allowed):
             self._grow(bar)
-        self.fixed = True
+        if not self.fixed:
+            self.fixed, self.pilot = True, self.pilot[:0]
         while (more := int((allowed - self.cost) / self.operator.form_cost + 1e-9)) > 0:
             self._sample(min(PILOT, more), bar)
         return self._estimate()
@@ -192,48 +197,60 @@ class SharedDeflation:
         weights = np.asarray(jax.random.uniform(key, (self.tasks,)), np.float64) + 0.5
         weights = weights * np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         largest = weights.max() if weights.max() > 0 else 1.0
-        return KrylovBasis(self.operator.weighted(jnp.asarray(weights / largest)), key)
+        scalar = self.operator.weighted(jnp.asarray(weights / largest))
+        scalar = scalar.linearised(WIDTH, self.room // 2)
+        self.max_rank = _rows_in(self.room, scalar)
+        return KrylovBasis(scalar, key)
 
     def _worth_growing(self, allowed: float) -> bool:
-        if self.krylov is None or self.krylov.full or self.krylov.rank + PILOT > self.max_rank:
+        if self.krylov is None or self.krylov.full:
             return False
+        step = self._next_step()
         form = self.operator.form_cost
         left = int((allowed - self.cost) / form)
         price = (1.0 + form) / form
         # The next step is whole, and after it the pilot probes are measured again.
-        if left < PILOT * (price + 1.0):
+        if left < step * price + PILOT or self.krylov.rank + step > self.max_rank:
             return False
         # Tasks differ in scale: their geometric mean falls if most of them fall.
         means = [(rank, _geometric_mean(v)) for rank, v in self.variances]
         return means[-1][1] > 0 and growth_pays(means, left, 0, price)
 
+    def _next_step(self) -> int:
+        # The first directions are taken on trust, so nothing is measured within them.
+        return ON_TRUST if self._rank() == 0 else PILOT
+
     def _grow(self, bar: ProgressBar) -> None:
         assert self.krylov is not None
-        old = self.krylov.rank
-        while self.krylov.rank < old + PILOT and not self.krylov.full:
+        old, step = self.krylov.rank, self._next_step()
+        while self.krylov.rank < old + step and not self.krylov.full:
             products = self.krylov.grow()
             self.cost += products
             self.num_matvecs += products
-        count = self.krylov.rank - old
-        new = self.krylov.basis.rows(old, PILOT)
-        self.exact = self.exact + self._forms(new, bar, count).sum(axis=-1)
-        # The same probes as before, so that what is compared is the basis and not the probes.
-        self.samples, self.drawn = [], 0
-        self._sample(PILOT, bar)
-        self._note_variance()
+        for first in range(old, self.krylov.rank, PILOT):
+            new = self.krylov.basis.rows(first, PILOT)
+            count = min(PILOT, self.krylov.rank - first)
+            self.exact = self.exact + self._forms(new, bar, count).sum(axis=-1)
+            # The same probes as before, so that what is compared is the basis and not the probes.
+            self.pilot = without(new, self.pilot)
+        self._measure_pilot(bar)
 
-    def _note_variance(self) -> None:
-        spread = np.concatenate(self.samples, axis=-1).var(axis=-1, ddof=1)
-        self.variances.append((self._rank(), spread))
+    def _measure_pilot(self, bar: ProgressBar) -> None:
+        """The variance at this rank. The forms are samples too, until the basis grows again."""
+        self.samples = [self._residual_forms(self.pilot, bar)]
+        self.variances.append((self._rank(), self.samples[0].var(axis=-1, ddof=1)))
 
     def _sample(self, count: int, bar: ProgressBar) -> None:
-        dim = self.operator.dim
-        probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
+        assert self.krylov is not None
+        probes = spherical(self.key, self.drawn, count, self.operator.dim, self.operator.dtype)
         self.drawn += count
-        if self.krylov is not None:
-            inside = self.krylov.basis.without(probes)
-            probes = rescaled(inside, (dim - self.krylov.rank) ** 0.5)
-        self.samples.append(self._forms(probes, bar, count))
+        # One pass: what it leaves is rounding, squared in the form.
+        self.samples.append(self._residual_forms(self.krylov.basis.split(probes)[0], bar))
+
+    def _residual_forms(self, rows: Float[Array, "k dim"], bar: ProgressBar) -> np.ndarray:
+        """Forms of rows orthogonal to the basis, each brought to the length that it has there."""
+        length = (self.operator.dim - self._rank()) ** 0.5
+        return self._forms(rescaled(rows, length), bar, rows.shape[0])
 
     def _rank(self) -> int:
         return 0 if self.krylov is None else self.krylov.rank
@@ -255,6 +272,12 @@ class SharedDeflation:
             num_matvecs=self.num_matvecs,
             matvecs_per_sample=float(self.tasks),
         )
+
+
+def _rows_in(room: int, operator: AbstractOperator) -> int:
+    """How many rows of a basis fit into `room` bytes beside the products and the probes."""
+    row = operator.dim * operator.dtype.itemsize
+    return (room - operator.product_bytes(PILOT)) // row - 4 * BLOCK_ROWS
 
 
 def _geometric_mean(values: Float[np.ndarray, " T"]) -> float:

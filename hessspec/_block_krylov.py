@@ -20,6 +20,11 @@ from hessspec._operators import AbstractOperator
 
 PILOT = 8  # probes that measure the variance, and the block in which forms are taken
 WIDTH = 2  # vectors a step: two, so that a double eigenvalue is found whole
+# Directions taken on trust: Krylov spaces need some steps to turn to the outliers.
+ON_TRUST = 16
+# A remainder this short, relative to H, is cleared of the basis once more: of a longer one what is
+# left there is eps / CANCELLED at most.
+CANCELLED = 0.1
 
 
 class KrylovBasis:
@@ -37,6 +42,7 @@ class KrylovBasis:
         self.operator, self.key = operator, key
         self.basis = GrowingBasis(operator.dim, operator.dtype)
         self.next, _ = orthonormal_rows(spherical(key, 0, WIDTH, operator.dim, operator.dtype))
+        self.previous = self.next  # the last block of the basis, once there is one
         self.starts = WIDTH
         self.scale = 0.0
         self.size = 0.0  # norm of the largest block of T so far
@@ -61,12 +67,16 @@ class KrylovBasis:
             self.scale = unit_scale(products)
         products = products / jnp.asarray(self.scale, products.dtype)
         self.basis.append(block)
-        column = self.basis.components(products)
+        # Two passes, as in a Lanczos step: the first needs only the last two blocks.
+        local, known = self._local_parts(block, products)
+        rest, column = self.basis.split(products - local)
+        column[self.rank - known.shape[0] :] += known
         if not np.isfinite(column).all():
             check_finite(products, self.operator.space, "the product H v")
         self._enter(column)
         self._observe(block, products)
-        self._prepare(products)
+        self._prepare(products, rest)
+        self.previous = block
         return block.shape[0]
 
     def times(self, components: Float[np.ndarray, "rank k"]) -> Float[Array, "k dim"]:
@@ -78,6 +88,18 @@ class KrylovBasis:
             for i, chunk in enumerate(self.basis.chunks)
         ]
         return jax.tree.reduce(jnp.add, parts)
+
+    def _local_parts(
+        self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "k dim"], Float[np.ndarray, "l k"]]:
+        """What `products` have along the last block and along `block`, and its coefficients."""
+        dtype, last = products.dtype, self.coupling.shape[1]
+        before = jnp.zeros_like(products)
+        if last:
+            before = combine(jnp.asarray(self.coupling, dtype), self.previous)
+        corner = gram(block, products - before)
+        whole = before + combine(jnp.asarray(corner.T, dtype), block)
+        return whole, np.concatenate([self.coupling.T[:last], corner])
 
     def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
         """What a subclass keeps of a block and its products."""
@@ -95,22 +117,26 @@ class KrylovBasis:
         check_symmetric(corner, corner.T, self.size, dtype)
         self.compressed = np.block([[self.compressed, above], [above.T, (corner + corner.T) / 2]])
 
-    def _prepare(self, products: Float[Array, "k dim"]) -> None:
+    def _prepare(self, products: Float[Array, "k dim"], rest: Float[Array, "k dim"]) -> None:
         """The next block: the part of the products outside the span, or a new start."""
-        following, factor = orthonormal_rows(self.basis.without(products))
+        dim, dtype = self.operator.dim, self.operator.dtype
+        following, factor = orthonormal_rows(rest)
         left, singular, _ = np.linalg.svd(factor)
         self.size = max(self.size, float(singular[0]))
-        rounding = BREAKDOWN_UNITS * np.finfo(self.operator.dtype).eps * self.size
-        keep = int(np.sum(singular > rounding))
+        keep = int(np.sum(singular > BREAKDOWN_UNITS * np.finfo(dtype).eps * self.size))
         if keep == 0:
-            dim, dtype = self.operator.dim, self.operator.dtype
-            following = spherical(self.key, self.starts, WIDTH, dim, dtype)
+            fresh = spherical(self.key, self.starts, WIDTH, dim, dtype)
             self.starts += WIDTH
-        elif keep < following.shape[0]:
+            self.next, _ = orthonormal_rows(self.basis.without(fresh))
+            self.coupling = np.zeros((WIDTH, 0))
+            return
+        if keep < following.shape[0]:
             following = combine(jnp.asarray(left[:, :keep].T, following.dtype), following)
-        # Once more: what was rounding before has been stretched to unit length.
-        self.next, _ = orthonormal_rows(self.basis.without(following))
-        self.coupling = gram(self.next, products) if keep else np.zeros((WIDTH, 0))
+        if singular[keep - 1] < CANCELLED * self.size:
+            # What was rounding before has been stretched to unit length.
+            following, _ = orthonormal_rows(self.basis.split(following)[0])
+        self.next = following
+        self.coupling = gram(following, products)
 
 
 # Above this share of the diagonal, random signs, which it costs no variance, beat a basis.
@@ -149,16 +175,15 @@ def growth_pays(
 
     `variances` holds (rank, variance of one sample) for every rank measured so far, `left` is
     how many samples could still be bought, `samples` exist already, and `price` is what a
-    direction costs, in samples. The first 16 directions are taken on trust, for Krylov spaces
-    need some steps to turn to the outliers. Then: what the last half of the basis bought,
-    another half is expected to buy.
+    direction costs, in samples. The first directions are taken on trust. Then: what about the last
+    half of the basis bought, as much again is expected to buy.
     """
     rank, variance = variances[-1]
     if left < WIDTH * price:
         return False
-    if rank < 2 * PILOT:
-        return left >= 2 * PILOT * price
-    half, before = [entry for entry in variances if entry[0] <= rank // 2][-1]
+    if rank < ON_TRUST:
+        return left >= ON_TRUST * price
+    half, before = min(variances[:-1], key=lambda entry: abs(entry[0] - rank / 2))
     step = min(float(rank - half), left / price)
     decay = (variance / before) ** (step / (rank - half)) if before > 0 else 1.0
     count = samples + left

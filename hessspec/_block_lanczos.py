@@ -220,13 +220,13 @@ class RestartedBasis:
         block, old = self.next, self.rank
         products = self._products(block)
         self.basis.append(block)
-        column = self.basis.components(products)
+        rest, column = self.basis.split(products)
         if not np.isfinite(column).all():
             check_finite(products, self.operator.space, "a product with the operator")
         lengths = np.asarray(row_forms(products, products), np.float64) ** 0.5
         self.norm = max(self.norm, float(lengths.max()))
         self._enter(column, old)
-        self._prepare(products, old)
+        self._prepare(products, rest, old)
         return WIDTH
 
     def ritz(self) -> Ritz:
@@ -321,13 +321,15 @@ class RestartedBasis:
         self.untracked = np.pad(self.untracked, (0, WIDTH))
         self.news = np.pad(self.news, (0, WIDTH), constant_values=1.0)
 
-    def _prepare(self, products: Float[Array, "b dim"], old: int) -> None:
+    def _prepare(
+        self, products: Float[Array, "b dim"], rest: Float[Array, "b dim"], old: int
+    ) -> None:
         """The next block: what the products have outside the span, filled up at random.
 
         Directions that are rounding are left out: the Krylov space is exhausted there, and a
         random one reaches eigenvectors that the starts have not seen.
         """
-        following, factor = orthonormal_rows(self.basis.without(products))
+        following, factor = orthonormal_rows(rest)
         left, singular, _ = np.linalg.svd(factor)
         rounding = BREAKDOWN_UNITS * np.finfo(self.operator.dtype).eps * self.norm
         keep = int(np.sum(singular > rounding))
@@ -335,7 +337,7 @@ class RestartedBasis:
             kept = combine(jnp.asarray(left.T, following.dtype), following)[:keep]
             following = jnp.concatenate([kept, self._random(WIDTH - keep)])
         # Once more: what was rounding before has been stretched to unit length.
-        self.next = self._orthonormal(following)
+        self.next, _ = orthonormal_rows(self.basis.split(following)[0])
         self.coupling = np.zeros((WIDTH, self.rank))
         if keep:
             self.coupling[:, old:] = gram(self.next, products)

@@ -60,7 +60,7 @@ def combine(
 @jax.jit
 def without(basis: Float[Array, "r dim"], rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
     """`rows` less their parts along the orthonormal `basis`; twice, since once leaves rounding."""
-    return _less(basis, _less(basis, rows))
+    return _split(basis, _split(basis, rows)[0])[0]
 
 
 def unit_scale(rows: Float[Array, "k dim"]) -> float:
@@ -127,11 +127,23 @@ class GrowingBasis:
         self.chunks[-1] = _placed(self.chunks[-1], rows, place)
         self.rank += count
 
+    def split(
+        self, rows: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "k dim"], Float[np.ndarray, "rank k"]]:
+        """What of `rows` is outside the span, up to a few eps of their lengths, and Q rowsᵀ."""
+        parts = [np.zeros((0, rows.shape[0]))]
+        for chunk in self.chunks:
+            rows, part = _split(chunk, rows)
+            parts.append(part)
+        whole = [np.asarray(part, np.float64) for part in parts]
+        return rows, np.concatenate(whole)[: self.rank]
+
     def without(self, rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
-        """`rows` less their parts in the span, removed twice."""
+        """`rows` less their parts in the span, removed twice: once leaves rounding, which is not
+        small beside rows that lie almost within."""
         for _ in range(2):
             for chunk in self.chunks:
-                rows = _less(chunk, rows)
+                rows, _ = _split(chunk, rows)
         return rows
 
     def components(self, rows: Float[Array, "k dim"]) -> Float[np.ndarray, "rank k"]:
@@ -157,6 +169,8 @@ def _placed(
 
 
 @jax.jit
-def _less(chunk: Float[Array, "r dim"], rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
-    parts = inner_products("kp,rp->kr", rows, chunk)
-    return rows - jnp.einsum("kr,rp->kp", parts, chunk, precision="highest")
+def _split(
+    chunk: Float[Array, "r dim"], rows: Float[Array, "k dim"]
+) -> tuple[Float[Array, "k dim"], Float[Array, "r k"]]:
+    parts = inner_products("rp,kp->rk", chunk, rows)
+    return rows - jnp.einsum("rk,rp->kp", parts, chunk, precision="highest"), parts

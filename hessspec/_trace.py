@@ -148,14 +148,13 @@ def trace(
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)
     _check_memory(operator, method, budget, memory_budget)
-    row = operator.dim * operator.dtype.itemsize
-    limit = resolve_budget(memory_budget) // row - 4 * BLOCK_ROWS  # rows a basis may have
+    room = resolve_budget(memory_budget)
     with progress_bar(budget, "trace", enabled=progress) as bar:
         if not adaptive:
             if budget >= operator.dim:
                 return exact_trace(operator, method, bar)
-            return _estimator(operator, key, method, budget, limit).advance(budget, bar)
-        return _until(operator, key, method, budget, limit, rtol, atol, bar)
+            return _estimator(operator, key, method, budget, room).advance(budget, bar)
+        return _until(operator, key, method, budget, room, rtol, atol, bar)
 
 
 def _check_memory(
@@ -174,12 +173,12 @@ def _check_memory(
 
 
 def _estimator(
-    operator: AbstractOperator, key: PRNGKeyArray, method: str, budget: int, limit: int
+    operator: AbstractOperator, key: PRNGKeyArray, method: str, budget: int, room: int
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
     if method == "auto" and budget >= MIN_AUTO:
-        return (Deflated if scalar else SharedDeflation)(operator, key, limit)
+        return (Deflated if scalar else SharedDeflation)(operator, key, room)
     if method in ("auto", "xtrace") and budget >= 4:
         return XTrace(operator, key)
     if method == "hutch++" and budget >= 6:
@@ -192,7 +191,7 @@ def _until(
     key: PRNGKeyArray,
     method: str,
     cap: int,
-    limit: int,
+    room: int,
     rtol: float,
     atol: float,
     bar: ProgressBar,
@@ -202,7 +201,7 @@ def _until(
         budgets.append(min(2 * budgets[-1], cap))
     if budgets[-1] >= operator.dim:
         budgets.pop()
-    estimator = _estimator(operator, key, method, min(cap, FIRST_LOOK), limit)
+    estimator = _estimator(operator, key, method, min(cap, FIRST_LOOK), room)
     estimate = None
     for look, budget in enumerate(budgets, start=1):
         # Σ 6/(π look)² = 1 over all looks there could ever be.
