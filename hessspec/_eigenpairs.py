@@ -239,10 +239,11 @@ def eigenpairs(
     limit = 40 * (k + 10) if max_matvecs is None else max_matvecs
     plan = _Plan.of(k, dim, limit, tasks, operator.dtype, resolve_budget(memory_budget))
 
-    def of(scalar: RowOperator, bar: ProgressBar) -> FoundPairs:
+    def of(scalar: AbstractOperator, bar: ProgressBar) -> FoundPairs:
         if plan.capacity is None:
             return dense_pairs(scalar, k, which, bar)
-        found = search(scalar, key, k, which, goal, plan.search_limit, plan.capacity, bar)
+        kept = scalar.linearised(WIDTH, plan.room)
+        found = search(kept, key, k, which, goal, plan.search_limit, plan.capacity, bar)
         if plan.may_be_dense and np.any(found.residuals > goal * found.norm):
             spent = found.num_matvecs
             found = dense_pairs(scalar, k, which, bar)
@@ -265,12 +266,14 @@ class _Plan:
         search_limit: products for the search.
         may_be_dense: whether the matrix may be formed where the search does not succeed.
         dim: P.
+        room: bytes left for what products keep.
     """
 
     capacity: int | None
     search_limit: int
     may_be_dense: bool
     dim: int
+    room: int
 
     @classmethod
     def of(cls, k: int, dim: int, limit: int, tasks: int, dtype: np.dtype, budget: int) -> "_Plan":
@@ -293,11 +296,12 @@ class _Plan:
             "lower `k`, raise `memory_budget`, or let `where` select fewer parameters",
         )
         if dense:
-            return cls(None, 0, True, dim)
+            return cls(None, 0, True, dim, 0)
         may_be_dense = dim <= min(fits, DENSE_DIM) and limit - at_dense >= at_search
         search_limit = min(max(dim, at_search), limit - at_dense) if may_be_dense else limit
         capacity = min(usual, fits, search_limit - count, dim - 2 * WIDTH)
-        return cls(WIDTH * (capacity // WIDTH), search_limit, may_be_dense, dim)
+        room = budget - (capacity + beside) * row
+        return cls(WIDTH * (capacity // WIDTH), search_limit, may_be_dense, dim, room)
 
     def products(self, tasks: int) -> int | None:
         """Products in all, if that is known."""
