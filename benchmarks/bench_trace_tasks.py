@@ -19,7 +19,7 @@ from benchmarks.problems import graph_problem
 from benchmarks.timing import Compilations, Spread, Timing, seconds_of
 
 SAMPLES = 500
-BUDGETS = (48, 144)  # below 48 the method is another one, a sketch for each task
+BUDGETS = (144, 256)
 SIGNS = 128  # Hutchinson samples that give the error of 500
 STEPS = 400
 BOOTSTRAP = 400
