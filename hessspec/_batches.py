@@ -127,6 +127,15 @@ class BatchGroup(eqx.Module):
         """One batch again, from one entry of `arrays`."""
         return eqx.combine(arrays, self.constants)
 
+    def example(self) -> PyTree:
+        """A batch of the shapes of all, to trace with; its numbers mean nothing."""
+
+        def alike(leaf: Array) -> Array | np.ndarray:
+            is_plain = isinstance(leaf.dtype, np.dtype)  # a random key is not
+            return np.zeros(leaf.shape[1:], leaf.dtype) if is_plain else leaf[0]
+
+        return self.batch(jax.tree.map(alike, self.arrays))
+
     def weighted_sum(self, function: Callable[[PyTree], Array]) -> Array:
         """Σ weight · function(batch), by one loop."""
 
@@ -257,5 +266,19 @@ def _signature(arrays: PyTree, constants: PyTree) -> tuple[Any, ...]:
 
 def _stack(batches: list[PyTree], weights: list[float]) -> BatchGroup:
     split = [eqx.partition(batch, eqx.is_array) for batch in batches]
-    arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(arrays for arrays, _ in split))
+    arrays = jax.tree.map(lambda *leaves: _stacked(leaves), *(arrays for arrays, _ in split))
     return BatchGroup(arrays, split[0][1], jnp.asarray(weights, dtype=float))
+
+
+def _stacked(leaves: tuple[Array | np.ndarray, ...]) -> Array:
+    """`jnp.stack`, without a compiled program where the host can read the arrays in place."""
+    if all(isinstance(leaf, np.ndarray) or _in_host_memory(leaf) for leaf in leaves):
+        return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
+    return jnp.stack(leaves)
+
+
+def _in_host_memory(array: Array) -> bool:
+    is_plain = isinstance(array.dtype, np.dtype)  # a random key is not
+    return (
+        is_plain and {d.platform for d in array.devices()} == {"cpu"} and len(array.devices()) == 1
+    )

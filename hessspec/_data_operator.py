@@ -166,7 +166,7 @@ class DataOperator(AbstractOperator):
         return tuple(chunk for chunk, _ in lifted), lifted[0][1]
 
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
-        batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
+        batch = group.example()
         arguments = (self._point, batch) if self.takes_batch else (self._point,)
         call, way_out = _CALLS[self.takes_batch]
         function, shape = lift(self.source.functions[0], *arguments, call=call, way_out=way_out)

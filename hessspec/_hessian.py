@@ -195,7 +195,7 @@ class GaussNewtonOperator(DataOperator):
 
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
         model_fn, loss_fn = self.source.functions
-        batch = group.batch(jax.tree.map(lambda leaf: leaf[0], group.arrays))
+        batch = group.example()
         model, outputs = lift(model_fn, self._point, batch, call="model_fn(params, batch)")
         _check_outputs(outputs)
         zeros = jnp.zeros(outputs.shape, outputs.dtype)
