@@ -1,5 +1,9 @@
 """Claim: the first call of `density` takes less than 15 s more than a later one (the paper's
-network), and the same for 1 batch and 100 batches."""
+network), and the same for 1 batch and 100 batches.
+
+    python -m benchmarks.bench_first_call --stages BATCHES STEPS
+
+prints where the processor time of one first call goes: tracing, lowering and each large program."""
 
 from __future__ import annotations
 
@@ -8,7 +12,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -16,7 +26,9 @@ from benchmarks.claims import Bar, Result, Scale, command
 from benchmarks.machine import ROOT
 from benchmarks.timing import Spread, Timing
 
-MOLECULES = 1  # in a batch: compilation does not depend on it, and the products stay short
+# In a batch: the products stay short. More molecules compile in less time, since the smallest
+# matrix products have kernels of their own.
+MOLECULES = 1
 PROBES = 2
 DEFAULT_STEPS, FEW_STEPS = 60, 4
 
@@ -93,11 +105,18 @@ def _in_fresh_process(case: Case, tiny: bool) -> list[float]:
 
 
 def _calls(count: int, steps: int, tiny: bool) -> list[float]:
+    from benchmarks.timing import seconds_of
+
+    density = _density(count, steps, tiny)
+    return [seconds_of(lambda seed=seed: density(seed)) for seed in range(3)]
+
+
+def _density(count: int, steps: int, tiny: bool) -> Callable[[int], Any]:
+    """A density of the paper's network as a function of its seed."""
     import jax
 
     import hessspec
     from benchmarks.problems import graph_problem, is_shared
-    from benchmarks.timing import seconds_of
 
     problem = graph_problem(MOLECULES, tiny=tiny)
     # The same molecules each time: what is compiled knows shapes only.
@@ -118,10 +137,40 @@ def _calls(count: int, steps: int, tiny: bool) -> list[float]:
             progress=False,
         )
 
-    return [seconds_of(lambda seed=seed: density(seed)) for seed in range(3)]
+    return density
+
+
+def _stages(count: int, steps: int) -> None:
+    """Print processor seconds of a first call by stage, inner stages not counted twice."""
+    density = _density(count, steps, tiny=False)
+    spent: dict[str, float] = defaultdict(float)
+    inside = [0.0]
+
+    @contextmanager
+    def timed(_: str, fun_name: str, event: str | None = None) -> Iterator[None]:
+        stage = str(event).rsplit("/", 1)[-1].removesuffix("_duration")
+        start = time.process_time()
+        inside.append(0.0)
+        yield
+        seconds = time.process_time() - start
+        spent[stage] += seconds - inside.pop()
+        inside[-1] += seconds
+        if seconds > 0.5:
+            print(f"{seconds:8.2f}  {stage} of {fun_name}")
+
+    begin = time.process_time()
+    with mock.patch("jax._src.dispatch.log_elapsed_time", timed):
+        density(0)
+    total = time.process_time() - begin
+    spent["the rest"] = total - sum(spent.values())
+    for stage, seconds in [*spent.items(), ("all", total)]:
+        print(f"{seconds:8.2f}  {stage}, in all")
 
 
 if __name__ == "__main__":
+    if "--stages" in sys.argv:
+        _stages(int(sys.argv[-2]), int(sys.argv[-1]))
+        sys.exit(0)
     if "--calls" in sys.argv:
         parser = argparse.ArgumentParser()
         parser.add_argument("--calls", type=int, nargs=2)

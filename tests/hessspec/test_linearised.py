@@ -7,6 +7,7 @@ import pytest
 
 from hessspec import FunctionOperator, GaussNewtonOperator, HessianOperator, density
 from hessspec._batches import Batches
+from hessspec._data_operator import _loss_values
 from hessspec._krylov import krylov
 from hessspec._linearised import LinearisedOperator
 from hessspec._operators import compiled_rows
@@ -21,6 +22,7 @@ PARAMS = {
 }
 ROWS = jnp.asarray(RNG.normal(size=(3, 24)))
 PLENTY = 1 << 30
+KEY = jax.random.key(0)
 
 
 def model(params, batch):
@@ -148,3 +150,39 @@ def test_a_density_linearises_once_for_a_run(monkeypatch):
         run = krylov(hessian.task(task), starts, 8)
         close(spectrum.alpha[task], run.alpha)
     assert sum(found) == spectrum.num_matvecs
+
+
+def test_the_losses_of_a_density_come_with_what_is_linearised():
+    """They are checked, and no program of their own is compiled for them."""
+    hessian = HessianOperator(vector_loss, PARAMS, data=DATA["ragged batches"])
+    kept = hessian.linearised(2, PLENTY)
+    close(kept.losses, hessian.losses())
+    size = _loss_values._cached._cache_size()
+    options = {"num_steps": 4, "progress": False}
+    density(lambda p, b: 3 * vector_loss(p, b), PARAMS, KEY, data=(X[:7], Y[:7]), **options)
+    assert _loss_values._cached._cache_size() == size
+    broken = (X.at[2].set(jnp.nan), Y)
+    with pytest.raises(ValueError, match="the loss of task 0, 1 is nan"):
+        density(vector_loss, PARAMS, KEY, data=broken, **options)
+
+
+def test_a_loss_that_asks_the_host_is_still_evaluated_twice():
+    def random(x):
+        return RNG.normal(size=x.shape).astype(x.dtype)
+
+    def loss(params):
+        noise = jax.pure_callback(random, jnp.zeros(3), jnp.zeros(3))
+        return (params**2).sum() + jax.lax.stop_gradient(noise).sum()
+
+    with pytest.raises(ValueError, match="two evaluations of the loss"):
+        density(loss, jnp.ones(9), KEY, num_steps=4, progress=False)
+
+
+def test_leaves_are_read_at_places_that_the_compiler_does_not_know():
+    """As constants they would stand in every kernel that reads a leaf."""
+    hessian = HessianOperator(scalar_loss, PARAMS, data=(X, Y))
+    kept = hessian.linearised(2, PLENTY)
+    np.testing.assert_array_equal(kept.starts, hessian.space.starts)
+    trace = str(jax.make_jaxpr(lambda arrays: compiled_rows.__wrapped__(arrays, ROWS))(kept))
+    assert "dynamic_slice" in trace
+    assert " split" not in trace
