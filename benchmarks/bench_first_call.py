@@ -176,6 +176,7 @@ if __name__ == "__main__":
         parser.add_argument("--calls", type=int, nargs=2)
         parser.add_argument("--tiny", action="store_true")
         options = parser.parse_args()
-        print(json.dumps(_calls(*options.calls, options.tiny)))
+        count, steps = options.calls
+        print(json.dumps(_calls(count, steps, options.tiny)))
         sys.exit(0)
     sys.exit(command("bench_first_call", measure, repeats=1))
