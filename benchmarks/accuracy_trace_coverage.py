@@ -137,28 +137,31 @@ def auto(eigenvalues: np.ndarray, seed: int, budgets: tuple[int, ...]) -> Estima
     rest = spherical(rng, PILOT)
     block, _ = orthonormal(rng.normal(size=(DIM, WIDTH)))
     basis = np.zeros((DIM, 0))
-    exact, variances, spent = 0.0, [], PILOT
-    while True:
-        lengths = np.sum(rest**2, axis=0)
-        unit = rest * ((DIM - basis.shape[1]) / lengths) ** 0.5
-        forms = unit.T @ (eigenvalues[:, None] * unit)
-        variances.append((basis.shape[1], 2.0 * off_diagonal(forms)))
-        if not growth_pays(variances, budgets[0] - spent, PILOT):
-            break
-        products = eigenvalues[:, None] * block
-        spent += WIDTH
-        exact += float(np.sum(products * block))
-        rest = rest - block @ (block.T @ rest)
-        basis = np.concatenate([basis, block], axis=1)
-        for _ in range(2):
-            products = products - basis @ (basis.T @ products)
-        block, _ = orthonormal(products)
-    samples = np.diagonal(forms).copy()
+    exact, spent, samples = 0.0, PILOT, np.zeros(0)
+    variances: list[tuple[int, float]] = []
     for budget in budgets:
+        while True:
+            lengths = np.sum(rest**2, axis=0)
+            unit = rest * ((DIM - basis.shape[1]) / lengths) ** 0.5
+            forms = unit.T @ (eigenvalues[:, None] * unit)
+            if not variances or variances[-1][0] < basis.shape[1]:
+                variances.append((basis.shape[1], 2.0 * off_diagonal(forms)))
+            if not growth_pays(variances, budget - spent, PILOT, lost=samples.size):
+                break
+            samples = np.zeros(0)
+            products = eigenvalues[:, None] * block
+            spent += WIDTH
+            exact += float(np.sum(products * block))
+            rest = rest - block @ (block.T @ rest)
+            basis = np.concatenate([basis, block], axis=1)
+            for _ in range(2):
+                products = products - basis @ (basis.T @ products)
+            block, _ = orthonormal(products)
         probes = spherical(rng, budget - spent)
         spent = budget
         samples = np.concatenate([samples, deflated(basis, eigenvalues, probes)])
-        yield record(samples, exact=exact, num_matvecs=budget)
+        whole = np.concatenate([np.diagonal(forms), samples])
+        yield record(whole, exact=exact, num_matvecs=budget)
 
 
 # Products that give few, 16 and 64 samples; for auto 24 to 32 and about 100, since below 48

@@ -46,7 +46,6 @@ class Deflated:
         self.images = np.zeros((0, PILOT))  # and with their products
         self.spent = 0
         self.drawn = PILOT
-        self.fixed = False
         self.forms = np.zeros((0, 0))
         self.signs: Hutchinson | None = None
         self.samples: list[np.ndarray] = []
@@ -65,9 +64,8 @@ class Deflated:
         if self.signs is not None:
             estimate = self.signs.advance(max(budget - PILOT, 1), bar)
             return replace(estimate, method=self.method, num_matvecs=estimate.num_matvecs + PILOT)
-        while not self.fixed and self._worth_growing(budget):
+        while self._worth_growing(budget):
             self._grow(bar)
-        self.fixed = True
         while budget - self.spent > 0:
             self._sample(min(PILOT, budget - self.spent), bar)
         return self._estimate()
@@ -77,6 +75,8 @@ class Deflated:
         bar.update(count)
 
     def _grow(self, bar: ProgressBar) -> None:
+        # Samples belong to the basis that they are orthogonal to.
+        self.samples, self.squares = [], []
         self._spend(self.krylov.grow(), bar)
         block = self.krylov.previous
         self.inside = np.concatenate([self.inside, gram(block, self.pilot)])
@@ -87,12 +87,14 @@ class Deflated:
         if self.krylov.full or self.krylov.rank + WIDTH > self.max_rank:
             return False
         _, variance = self._pilot_forms()
-        self.variances.append((self.krylov.rank, variance))
+        if not self.variances or self.variances[-1][0] < self.krylov.rank:
+            self.variances.append((self.krylov.rank, variance))
         # Forms that are nothing but the rounding of what was subtracted from them.
         rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(self.forms).max()
         if variance <= (rounding * self.product_scale) ** 2:
             return False
-        return growth_pays(self.variances, budget - self.spent, PILOT)
+        lost = sum(map(len, self.samples))
+        return growth_pays(self.variances, budget - self.spent, PILOT, lost=lost)
 
     def _pilot_forms(self) -> tuple[np.ndarray, float]:
         """rᵢᵀHrᵢ of the pilot probes at this basis, and the variance of such samples."""
@@ -172,7 +174,6 @@ class SharedDeflation:
         self.cost = 0.0
         self.num_matvecs = 0
         self.drawn = PILOT
-        self.fixed = False
         self.samples: list[np.ndarray] = []
         self.variances: list[tuple[int, np.ndarray]] = []
 
@@ -182,10 +183,8 @@ class SharedDeflation:
         if self.krylov is None:
             self._measure_pilot(bar)
             self.krylov = self._start()
-        while not self.fixed and self._worth_growing(allowed):
+        while self._worth_growing(allowed):
             self._grow(bar)
-        if not self.fixed:
-            self.fixed, self.pilot = True, self.pilot[:0]
         while (more := int((allowed - self.cost) / self.operator.form_cost + 1e-9)) > 0:
             self._sample(min(PILOT, more), bar)
         return self._estimate()
@@ -214,7 +213,8 @@ class SharedDeflation:
             return False
         # Tasks differ in scale: their geometric mean falls if most of them fall.
         means = [(rank, _geometric_mean(v)) for rank, v in self.variances]
-        return means[-1][1] > 0 and growth_pays(means, left, 0, price)
+        drawn = sum(forms.shape[-1] for forms in self.samples)
+        return means[-1][1] > 0 and growth_pays(means, left, 0, price, lost=drawn)
 
     def _next_step(self) -> int:
         # The first directions are taken on trust, so nothing is measured within them.

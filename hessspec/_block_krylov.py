@@ -169,14 +169,19 @@ def diagonal_share(probes: Float[Array, "k dim"], rows: Float[Array, "k dim"]) -
 
 
 def growth_pays(
-    variances: list[tuple[int, float]], left: int, samples: int, price: float = 1.0
+    variances: list[tuple[int, float]],
+    left: int,
+    samples: int,
+    price: float = 1.0,
+    lost: int = 0,
 ) -> bool:
     """Whether more of a basis is worth more than the samples it costs.
 
     `variances` holds (rank, variance of one sample) for every rank measured so far, `left` is
     how many samples could still be bought, `samples` exist already, and `price` is what a
-    direction costs, in samples. The first directions are taken on trust. Then: what about the last
-    half of the basis bought, as much again is expected to buy.
+    direction costs, in samples; `lost` more exist that are of no use to a larger basis. The first
+    directions are taken on trust. Then: what about the last half of the basis bought, as much
+    again is expected to buy, up to four times over.
     """
     rank, variance = variances[-1]
     if left < WIDTH * price:
@@ -184,7 +189,11 @@ def growth_pays(
     if rank < ON_TRUST:
         return left >= ON_TRUST * price
     half, before = min(variances[:-1], key=lambda entry: abs(entry[0] - rank / 2))
-    step = min(float(rank - half), left / price)
-    decay = (variance / before) ** (step / (rank - half)) if before > 0 else 1.0
+    decay = variance / before if before > 0 else 1.0
     count = samples + left
-    return decay / max(count - step * price, 1.0) < 1.0 / count
+    for times in (1, 2, 4):
+        step = min(float(times * (rank - half)), left / price)
+        expected = decay ** (step / (rank - half)) / max(count - step * price, 1.0)
+        if expected < 1.0 / (count + lost):
+            return True
+    return False
