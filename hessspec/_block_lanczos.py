@@ -51,6 +51,7 @@ class FoundPairs:
         residuals: |Hv - θv|, measured by a product with each v.
         norm: the largest |Ritz value| seen.
         num_matvecs: products executed, those of the residuals included.
+        product_plan: how they were computed, in words.
     """
 
     values: Float[np.ndarray, " k"]
@@ -58,6 +59,7 @@ class FoundPairs:
     residuals: Float[np.ndarray, " k"]
     norm: float
     num_matvecs: int
+    product_plan: str = ""
 
 
 def wanted_first(values: Float[np.ndarray, " n"], which: Which) -> Int[np.ndarray, " n"]:

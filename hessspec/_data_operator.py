@@ -111,6 +111,10 @@ class DataOperator(AbstractOperator):
     def block_rows(self) -> int:
         return self.plan.block_rows
 
+    @property
+    def product_plan(self) -> str:
+        return str(self.plan)
+
     def product_bytes(self, rows: int) -> int:
         return self.plan.product_bytes(rows)
 

@@ -126,7 +126,8 @@ def density(
     def of(scalar: AbstractOperator, bar: ProgressBar) -> SpectralDensity:
         if dim <= num_steps:
             scalar.validate()
-            return dense_spectrum(scalar, starts, bar)
+            found = dense_spectrum(scalar, starts, bar)
+            return replace(found, product_plan=scalar.product_plan)
         scalar = scalar.linearised(num_probes, room)
         scalar.validate()  # here, since what is linearised has met the losses on the way
         run = krylov(
@@ -137,7 +138,7 @@ def density(
             memory_budget=budget,
             bar=bar,
         )
-        return spectrum(run, dim, dtype)
+        return replace(spectrum(run, dim, dtype), product_plan=scalar.product_plan)
 
     with progress_bar(products, "density", enabled=progress) as bar:
         if operator.num_tasks is None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import jax
@@ -51,6 +51,8 @@ class DiagonalEstimate:
         num_samples: samples averaged for each entry; 0 if the diagonal is exact.
         num_matvecs: products executed; one unit is one H_t v or vᵀH_t v.
         method: how it was computed.
+        product_plan: how products were computed, in words: rows in a block, and how often the
+            gradient was linearised.
     """
 
     value: PyTree
@@ -59,6 +61,7 @@ class DiagonalEstimate:
     num_samples: int = field(default=0, metadata={"static": True})
     num_matvecs: int = field(default=0, metadata={"static": True})
     method: str = field(default="auto", metadata={"static": True})
+    product_plan: str = field(default="", metadata={"static": True})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle); the trace is saved by its own `save`."""
@@ -71,6 +74,7 @@ class DiagonalEstimate:
             "num_samples": self.num_samples,
             "num_matvecs": self.num_matvecs,
             "method": self.method,
+            "product_plan": self.product_plan,
             "trace_method": self.trace.method,
             "dim": self.trace.dim,
             "matvecs_per_sample": self.trace.matvecs_per_sample,
@@ -105,7 +109,8 @@ class DiagonalEstimate:
             matvecs_per_sample=meta["matvecs_per_sample"],
         )
         counts = {name: meta[name] for name in ("num_samples", "num_matvecs")}
-        return cls(trees[0], trees[1], trace, method=meta["method"], **counts)
+        plan = meta.get("product_plan", "")
+        return cls(trees[0], trees[1], trace, method=meta["method"], product_plan=plan, **counts)
 
 
 @overload
@@ -194,11 +199,13 @@ def diagonal(
     limit = (allowed // row - held) // len(tasks)  # rows that each task's basis may have
     with progress_bar(budget * len(tasks), "diagonal", enabled=progress) as bar:
         if budget >= operator.dim:
-            return _exact(operator, bar)
-        runs = [_Run(task, key, limit) for task in tasks]
-        for run in runs:
-            run.advance(budget, bar)
-    return _estimate(operator, runs)
+            found = _exact(operator, bar)
+        else:
+            runs = [_Run(task, key, limit) for task in tasks]
+            for run in runs:
+                run.advance(budget, bar)
+            found = _estimate(operator, runs)
+    return replace(found, product_plan=operator.product_plan)
 
 
 def _tasks(operator: AbstractOperator) -> list[AbstractOperator]:

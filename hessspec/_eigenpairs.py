@@ -49,6 +49,8 @@ class EigenPairs:
         tol: the tolerance in force.
         dim: P, the number of selected parameters.
         num_matvecs: products executed, for all tasks together; one unit is one H_t v.
+        product_plan: how products were computed, in words: rows in a block, and how often the
+            gradient was linearised.
     """
 
     values: Float[Array | np.ndarray, "*tasks k"]
@@ -58,6 +60,7 @@ class EigenPairs:
     tol: float = field(metadata={"static": True})
     dim: int = field(metadata={"static": True})
     num_matvecs: int = field(metadata={"static": True})
+    product_plan: str = field(default="", metadata={"static": True})
 
     @property
     def num_tasks(self) -> int | None:
@@ -100,6 +103,7 @@ class EigenPairs:
             "tol": self.tol,
             "dim": self.dim,
             "num_matvecs": self.num_matvecs,
+            "product_plan": self.product_plan,
             "leaves": {p: list(s) for p, s in zip(space.paths, space.shapes, strict=True)},
         }
         save_record(path, _KIND, arrays, meta)
@@ -125,6 +129,7 @@ class EigenPairs:
             tol=meta["tol"],
             dim=meta["dim"],
             num_matvecs=meta["num_matvecs"],
+            product_plan=meta.get("product_plan", ""),
         )
 
 
@@ -241,9 +246,11 @@ def eigenpairs(
 
     def of(scalar: AbstractOperator, bar: ProgressBar) -> FoundPairs:
         if plan.capacity is None:
-            return dense_pairs(scalar, k, which, bar)
+            found = dense_pairs(scalar, k, which, bar)
+            return replace(found, product_plan=scalar.product_plan)
         kept = scalar.linearised(WIDTH, plan.room)
         found = search(kept, key, k, which, goal, plan.search_limit, plan.capacity, bar)
+        found = replace(found, product_plan=kept.product_plan)
         if plan.may_be_dense and np.any(found.residuals > goal * found.norm):
             spent = found.num_matvecs
             found = dense_pairs(scalar, k, which, bar)
@@ -251,10 +258,10 @@ def eigenpairs(
         return found
 
     with progress_bar(plan.products(tasks), "eigenpairs", enabled=progress) as bar:
-        if operator.num_tasks is None:
-            return _record([of(operator, bar)], operator.space, goal, lead=())
-        found = [of(operator.task(t), bar) for t in range(tasks)]
-        return _record(found, operator.space, goal, lead=(tasks,))
+        lead = () if operator.num_tasks is None else (tasks,)
+        scalars = [operator.task(t) for t in range(tasks)] if lead else [operator]
+        found = [of(scalar, bar) for scalar in scalars]
+    return replace(_record(found, operator.space, goal, lead), product_plan=found[0].product_plan)
 
 
 @dataclass(frozen=True)

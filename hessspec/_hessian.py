@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -151,7 +152,7 @@ def _linearised(hessian: HessianOperator) -> LinearisedOperator:
         starts=tuple(jnp.asarray(start) for start in hessian.space.starts),
         space=hessian.space,
         num_tasks=hessian.num_tasks,
-        plan=hessian.plan,
+        plan=replace(hessian.plan, kept=True),
     )
 
 

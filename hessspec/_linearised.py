@@ -43,6 +43,10 @@ class LinearisedOperator(AbstractOperator):
     def block_rows(self) -> int:
         return self.plan.block_rows
 
+    @property
+    def product_plan(self) -> str:
+        return str(self.plan)
+
     def product_bytes(self, rows: int) -> int:
         kept = [nbytes(group.arrays) for group in self.maps]
         one = [size / group.weights.shape[0] for size, group in zip(kept, self.maps, strict=True)]

@@ -104,6 +104,11 @@ class AbstractOperator(eqx.Module):
         """How many vectors estimators should multiply together."""
         return BLOCK_ROWS
 
+    @property
+    def product_plan(self) -> str:
+        """How products are computed, in words; empty where that is not this package's choice."""
+        return ""
+
     def product_bytes(self, rows: int) -> int:
         """Estimate of the memory that a block of products takes, its vectors included."""
         return rows * (1 + (self.num_tasks or 1)) * self.dim * self.dtype.itemsize
@@ -361,6 +366,11 @@ class SumOperator(AbstractOperator):
     def block_rows(self) -> int:
         return min(self.first.block_rows, self.second.block_rows)
 
+    @property
+    def product_plan(self) -> str:
+        plans = [part.product_plan for part in (self.first, self.second)]
+        return " + ".join(dict.fromkeys(plan for plan in plans if plan))
+
     def product_bytes(self, rows: int) -> int:
         # One after the other, the first product waiting.
         waiting = AbstractOperator.product_bytes(self, rows)
@@ -413,6 +423,10 @@ class ScaledOperator(AbstractOperator):
     def block_rows(self) -> int:
         return self.operator.block_rows
 
+    @property
+    def product_plan(self) -> str:
+        return self.operator.product_plan
+
     def product_bytes(self, rows: int) -> int:
         return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)
 
@@ -455,6 +469,10 @@ class WeightedOperator(AbstractOperator):
     @property
     def block_rows(self) -> int:
         return self.operator.block_rows
+
+    @property
+    def product_plan(self) -> str:
+        return self.operator.product_plan
 
     def product_bytes(self, rows: int) -> int:
         return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)

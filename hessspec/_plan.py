@@ -84,12 +84,22 @@ class ProductPlan:
             time) because what a shared linearisation keeps does not fit.
         demand: what products need, estimated.
         memory_budget: what was allowed, in bytes.
+        kept: whether the gradient stays linearised between blocks, for a whole run.
     """
 
     block_rows: int
     rematerialize: bool
     demand: Demand
     memory_budget: int
+    kept: bool = False
+
+    def __str__(self) -> str:
+        often = "for each block of vectors"
+        if self.kept:
+            often = "once"
+        elif self.rematerialize or self.block_rows == 1:
+            often = "for each vector"
+        return f"blocks of at most {self.block_rows}, the gradient linearised {often}"
 
     def product_bytes(self, rows: int | None = None) -> int:
         """Estimate of what one compiled block of products needs: its vectors, not the data."""

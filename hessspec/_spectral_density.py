@@ -101,6 +101,8 @@ class SpectralDensity:
             that the other probes hold, of an eigenvalue that may have more. False if atoms were
             assumed to be simple eigenvalues (a single probe), or there can be none.
         reorthogonalized: False if Ritz values may repeat (ghosts); there are no atoms then.
+        product_plan: how products were computed, in words: rows in a block, and how often the
+            gradient was linearised.
     """
 
     nodes: Float[Array | np.ndarray, "*tasks probes steps"]
@@ -116,6 +118,7 @@ class SpectralDensity:
     num_matvecs: int = field(metadata={"static": True})
     multiplicities_proved: bool = field(default=True, metadata={"static": True})
     reorthogonalized: bool = field(default=True, metadata={"static": True})
+    product_plan: str = field(default="", metadata={"static": True})
 
     @property
     def num_tasks(self) -> int | None:

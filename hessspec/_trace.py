@@ -152,9 +152,12 @@ def trace(
     with progress_bar(budget, "trace", enabled=progress) as bar:
         if not adaptive:
             if budget >= operator.dim:
-                return exact_trace(operator, method, bar)
-            return _estimator(operator, key, method, budget, room).advance(budget, bar)
-        return _until(operator, key, method, budget, room, rtol, atol, bar)
+                found = exact_trace(operator, method, bar)
+            else:
+                found = _estimator(operator, key, method, budget, room).advance(budget, bar)
+        else:
+            found = _until(operator, key, method, budget, room, rtol, atol, bar)
+    return replace(found, product_plan=operator.product_plan)
 
 
 def _check_memory(

@@ -38,6 +38,8 @@ class TraceEstimate:
         converged: whether `rtol` or `atol` was met; None if neither was asked for.
         error_share: the share of 1 - level that this look at the samples may spend, below 1
             after adaptive stopping; see `confidence_interval`.
+        product_plan: how products were computed, in words: rows in a block, and how often the
+            gradient was linearised.
     """
 
     samples: Float[Array | np.ndarray, "*tasks n"]
@@ -50,6 +52,7 @@ class TraceEstimate:
     matvecs_per_sample: float = field(default=1.0, metadata={"static": True})
     converged: bool | None = field(default=None, metadata={"static": True})
     error_share: float = field(default=1.0, metadata={"static": True})
+    product_plan: str = field(default="", metadata={"static": True})
 
     @classmethod
     def from_samples(cls, samples: Any, *, exact: Any = None, **rest: Any) -> "TraceEstimate":
@@ -217,7 +220,15 @@ class TraceEstimate:
 
 
 _LEAVES = ("samples", "exact", "pair_covariance")
-_STATIC = ("method", "dim", "num_matvecs", "matvecs_per_sample", "converged", "error_share")
+_STATIC = (
+    "method",
+    "dim",
+    "num_matvecs",
+    "matvecs_per_sample",
+    "converged",
+    "error_share",
+    "product_plan",
+)
 
 
 def _arrays(estimate: TraceEstimate, prefix: str) -> dict[str, np.ndarray]:

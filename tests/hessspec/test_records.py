@@ -2,9 +2,12 @@
 
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import hessspec
 from hessspec._records import load_record, save_record
 
 
@@ -74,3 +77,23 @@ def test_objects_are_refused_and_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         save_record(tmp_path / "record.npz", "Thing", {"a": np.ones(2)}, {"bad": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_say_how_their_products_were_computed(tmp_path):
+    def loss(x):
+        return jnp.sum(jnp.cos(x) * x)
+
+    params, key = jnp.linspace(0.0, 1.0, 400), jax.random.key(0)
+    silent = {"progress": False}
+    density = hessspec.density(loss, params, key, num_steps=6, **silent)
+    assert density.product_plan == "blocks of at most 16, the gradient linearised once"
+    diagonal = hessspec.diagonal(loss, params, key, num_matvecs=8, **silent)
+    assert diagonal.product_plan.endswith("linearised for each block of vectors")
+    pairs = hessspec.eigenpairs(loss, params, key, k=2, tol=1e-2, **silent)
+    assert pairs.product_plan == density.product_plan
+    anew = hessspec.HessianOperator(loss, params, block_rows=4, rematerialize=True)
+    trace = hessspec.trace(anew, key=key, num_matvecs=8, **silent)
+    assert trace.product_plan == "blocks of at most 4, the gradient linearised for each vector"
+    assert (2.0 * anew + anew).product_plan == trace.product_plan
+    trace.save(tmp_path / "trace.npz")
+    assert hessspec.TraceEstimate.load(tmp_path / "trace.npz").product_plan == trace.product_plan
