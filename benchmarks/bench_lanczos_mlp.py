@@ -28,6 +28,7 @@ def measure(scale: Scale) -> Result:
         {
             "density": Task(lambda: density(hessian, steps)),
             "its products alone": Task(lambda: products(hessian, steps)),
+            "as many products, linearised anew for each block": Task(lambda: chain(hessian, steps)),
             **peak_tasks(),
         },
         scale.repeats,
@@ -48,6 +49,9 @@ def measure(scale: Scale) -> Result:
         timings=timings,
         figures={
             "seconds of a density": slq.median,
+            "overhead above products that are linearised anew (%)": overhead(
+                slq, timings["as many products, linearised anew for each block"]
+            ).median,
             "ms of a product within": 1e3 * alone.median / (PROBES * steps),
             "Gflop/s of the density's products": network.product_flops
             * PROBES
@@ -72,11 +76,15 @@ def density(hessian: hessspec.HessianOperator, steps: int) -> hessspec.SpectralD
 
 
 def products(hessian: hessspec.AbstractOperator, steps: int) -> jax.Array:
-    """As many products as Lanczos makes, linearised once and each waiting for the one before."""
-    kept = hessian.linearised(PROBES, default_memory_budget())
+    """As many products as Lanczos makes, linearised once as there."""
+    return chain(hessian.linearised(PROBES, default_memory_budget()), steps)
+
+
+def chain(hessian: hessspec.AbstractOperator, steps: int) -> jax.Array:
+    """Blocks of products, each waiting for the one before."""
     block = jnp.ones((PROBES, hessian.dim), hessian.dtype)
     for _ in range(steps):
-        block = kept.rows(block)
+        block = hessian.rows(block)
     return block
 
 

@@ -14,7 +14,7 @@ from hessspec._atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, produc
 from hessspec._calls import resolve_call
 from hessspec._checks import check_finite, check_symmetric
 from hessspec._deflation import Deflated, DeflatedRule
-from hessspec._krylov import KrylovRun, RowOperator, krylov, krylov_bytes
+from hessspec._krylov import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._memory import resolve_budget
 from hessspec._operators import AbstractOperator
 from hessspec._probes import gaussian
@@ -116,12 +116,14 @@ def density(
         "density", loss_fn, params, key, data, where, memory_budget, validate=False
     )
     dim, dtype = operator.dim, jnp.dtype(operator.dtype)
-    starts = gaussian(key, jnp.arange(num_probes), dim, dtype)
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     products = tasks * (dim if dim <= num_steps else num_probes * num_steps)
     budget = resolve_budget(memory_budget)
+    kept = krylov_bytes(num_probes, num_steps if reorthogonalize else 0, dim, dtype)
+    require_room(kept, budget, num_probes, num_steps)  # before the starts are drawn
+    starts = gaussian(key, jnp.arange(num_probes), dim, dtype)
     # Without the bases nothing else is kept either: who leaves them out is short of memory.
-    room = budget - krylov_bytes(num_probes, num_steps, dim, dtype) if reorthogonalize else 0
+    room = budget - kept if reorthogonalize else 0
 
     def of(scalar: AbstractOperator, bar: ProgressBar) -> SpectralDensity:
         if dim <= num_steps:

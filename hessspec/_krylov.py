@@ -111,6 +111,17 @@ def krylov_bytes(num_probes: int, num_steps: int, dim: int, dtype: np.dtype) -> 
     return num_probes * (kept + 4 * dim) * np.dtype(dtype).itemsize
 
 
+def require_room(needed: int, memory_budget: int, num_probes: int, num_steps: int) -> None:
+    """Raise MemoryError if a run needs more bytes than it may have, with the ways out."""
+    require_memory(
+        needed,
+        memory_budget,
+        f"a Krylov basis of {num_steps} steps for {num_probes} probes",
+        "lower `num_steps` or `num_probes`, raise `memory_budget`, or pass "
+        "`reorthogonalize=False`, which keeps a few vectors only",
+    )
+
+
 def krylov(
     operator: RowOperator,
     starts: Float[Array, "k dim"],
@@ -132,14 +143,8 @@ def krylov(
     k, dim = starts.shape
     check_num_steps(num_steps, dim)
     if memory_budget is not None:
-        require_memory(
-            krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype)
-            + operator.product_bytes(k),
-            memory_budget,
-            f"a Krylov basis of {num_steps} steps for {k} probes",
-            "lower `num_steps` or `num_probes`, raise `memory_budget`, or pass "
-            "`reorthogonalize=False`, which keeps a few vectors only",
-        )
+        kept = krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype)
+        require_room(kept + operator.product_bytes(k), memory_budget, k, num_steps)
     rows, alive = _normalized(starts)
     found = Recurrence.begin(alive, _padded(num_steps), starts.dtype)
     scale, previous = jnp.ones(k, starts.dtype), jnp.zeros_like(rows)
@@ -152,6 +157,7 @@ def krylov(
         if j == 0:
             scale = _power_of_two(products)
         local = _three_terms(previous, rows, products, scale, found, j, last=not reorthogonalize)
+        del products  # or it would be in memory beside the next one
         previous = rows
         if reorthogonalize:
             # The second of two passes. A first one over the whole basis would find nothing but

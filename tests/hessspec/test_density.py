@@ -436,3 +436,8 @@ def test_an_error_leaves_the_global_configuration_alone():
         density(operator_of(EIGENVALUES), key=jax.random.key(0), num_steps=0)
     assert jax.config.read("jax_enable_x64") == before
     assert hessspec.density is density
+
+
+def test_more_probes_than_memory_holds_are_refused_before_they_are_drawn():
+    with pytest.raises(MemoryError, match="lower `num_steps` or `num_probes`"):
+        density(lambda x: jnp.sum(x**3), jnp.ones(300), jax.random.key(0), num_probes=10**9)
