@@ -156,19 +156,20 @@ def krylov(
         num_matvecs += k
         if j == 0:
             scale = _power_of_two(products)
-        local = _three_terms(previous, rows, products, scale, found, j, last=not reorthogonalize)
-        del products  # or it would be in memory beside the next one
-        previous = rows
         if reorthogonalize:
+            local = _first_pass(previous, rows, products, scale, found, j)
             # The second of two passes. A first one over the whole basis would find nothing but
             # rounding beside the two terms just removed, so these are the first: the same basis
             # at half the reading.
             _append(chunks, rows, j)
             for number, chunk in enumerate(chunks):
                 local = _project(chunk, *local, number * ROWS_PER_CHUNK)
-            found, rows = _extend_tiles(found, j, *local, dim=dim)
+            found, following = _extend_tiles(found, j, *local, dim=dim)
         else:
-            found, rows = _extend(found, j, *local)
+            local = _only_pass(previous, rows, _divide(products, scale), found, j)
+            found, following = _extend(found, j, *local)
+        del products  # or it would be in memory beside the next one
+        previous, rows = rows, following
         outcomes.append((found.alive, found.finite))
         if bar is not None:
             bar.update(k)
@@ -233,25 +234,25 @@ def _check_symmetric(asymmetry: float, dtype: np.dtype) -> None:
 _normalized = jax.jit(normalized)
 _power_of_two = jax.jit(power_of_two)
 _project = jax.jit(project_tiles, donate_argnums=(1, 2))
+_only_pass = jax.jit(partial(three_terms, last=True), donate_argnums=(2,))
 _extend = jax.jit(extend, donate_argnums=(2,))
 _relative_asymmetry = jax.jit(relative_asymmetry)
 
 
-@partial(jax.jit, static_argnames="last")
-def _three_terms(
-    previous: Array,
-    rows: Array,
-    products: Array,  # not donated: an operator may hand back a buffer that it keeps
-    scale: Array,
-    found: Recurrence,
-    j: Array,
-    *,
-    last: bool,
+@jax.jit  # the product is not donated: an operator may hand back a buffer that it keeps
+def _divide(products: Array, scale: Array) -> Array:
+    return products / scale[:, None]
+
+
+@jax.jit
+def _first_pass(
+    previous: Array, rows: Array, products: Array, scale: Array, found: Recurrence, j: Array
 ) -> tuple[Array, Array]:
-    """What `three_terms` leaves of the products, in tiles unless that was the last pass."""
-    products = products / scale[:, None]
-    left, coefficients = three_terms(previous, rows, products, found, j, last=last)
-    return left if last else tiled(left), coefficients
+    """What `three_terms` leaves of the products, in tiles, for a pass over the basis to follow."""
+    left, coefficients = three_terms(
+        previous, rows, products / scale[:, None], found, j, last=False
+    )
+    return tiled(left), coefficients
 
 
 @partial(jax.jit, static_argnames="dim")

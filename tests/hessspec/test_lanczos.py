@@ -251,7 +251,7 @@ def test_another_run_of_the_same_shapes_compiles_nothing():
         _krylov._project,
         _krylov._extend_tiles,
         _krylov._store,
-        _krylov._three_terms,
+        _krylov._first_pass,
     )
     before = [program._cache_size() for program in programs]
     krylov(operator(rotated(SPECTRA["outliers"])), starts(2, seed=5), 20)
