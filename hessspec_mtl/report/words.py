@@ -174,10 +174,21 @@ def appendix_paragraph(appendix: AppendixE) -> str:
         "Where the truth is known (appendix E of the paper, a random symmetric matrix with "
         f"{appendix.eigenvalues.size:,} eigenvalues): the true trace {appendix.true_trace:.2f} is "
         f"{inside} the reported 95 % interval from {low:.2f} to {high:.2f} "
-        f"({abs(appendix.trace_z):.2f} standard errors from the estimate); the true distribution "
+        f"({abs(appendix.trace_z):.2f} standard errors from the estimate){_covering(appendix)}; "
+        "the true distribution "
         f"function is {band} the reported 95 % band, and at most {cdf.largest_error:.3f} from the "
         f"estimate; the extreme eigenvalues are off by {number(ends[0])} and {number(ends[1])}."
     ).replace("-", "−")
+
+
+def _covering(appendix: AppendixE) -> str:
+    count = len(appendix.further_traces)
+    if count == 0:
+        return ""
+    return (
+        f", and inside {appendix.num_covering} of {count} more such intervals, each from probes of "
+        f"its own, where {0.95 * count:.0f} are expected"
+    )
 
 
 def facts(results: Results) -> list[tuple[str, str]]:

@@ -14,13 +14,14 @@ from hessspec_mtl.appendix_e import (
     symmetric_normal_matrix,
 )
 from hessspec_mtl.figures import appendix_e_figure
+from hessspec_mtl.report.words import appendix_paragraph
 
 N = 240
 
 
 @pytest.fixture(scope="module")
 def record() -> AppendixE:
-    return appendix_e(0, n=N, num_probes=4, num_steps=60, num_matvecs=200)
+    return appendix_e(0, n=N, num_probes=4, num_steps=60, num_matvecs=200, num_trials=100)
 
 
 def test_the_hessian_is_the_matrix():
@@ -53,7 +54,7 @@ def test_density_and_trace_agree_with_the_truth_within_their_errors(record):
 def test_trace_errors_are_standard_normal_over_seeds():
     """20 seeds: mean within 3 / sqrt(20) of 0, spread within the 0.1 % tails of chi-squared."""
     z = [
-        appendix_e(seed, n=120, num_probes=1, num_steps=8, num_matvecs=64).trace_z
+        appendix_e(seed, n=120, num_probes=1, num_steps=8, num_matvecs=64, num_trials=0).trace_z
         for seed in range(20)
     ]
     assert abs(np.mean(z)) < 3 / 20**0.5
@@ -61,8 +62,15 @@ def test_trace_errors_are_standard_normal_over_seeds():
     assert low < np.var(z, ddof=1) < high
 
 
+def test_intervals_of_further_traces_cover_as_often_as_they_say(record):
+    """Fewer than 88 or more than 100 of 100 would come by chance once in 400."""
+    assert len(record.further_traces) == 100
+    assert 88 <= record.num_covering <= 100
+    assert f"inside {record.num_covering} of 100 more" in appendix_paragraph(record)
+
+
 def test_the_same_seed_gives_the_same_record(record):
-    again = appendix_e(0, n=N, num_probes=4, num_steps=60, num_matvecs=200)
+    again = appendix_e(0, n=N, num_probes=4, num_steps=60, num_matvecs=200, num_trials=0)
     np.testing.assert_array_equal(again.eigenvalues, record.eigenvalues)
     np.testing.assert_array_equal(again.trace.samples, record.trace.samples)
     np.testing.assert_array_equal(again.density.nodes, record.density.nodes)
