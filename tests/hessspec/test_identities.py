@@ -358,6 +358,11 @@ def test_the_order_of_the_leaves_changes_nothing_but_the_order(seed):
 # --- stated errors ------------------------------------------------------------------------------
 
 
+def beyond(error: float, rounding: float) -> float:
+    """What rounding cannot explain of an error: of a multiple of the identity, nothing."""
+    return float(np.sign(error) * max(abs(error) - rounding, 0.0))
+
+
 @dataclass(frozen=True)
 class Scores:
     """(estimate - truth) / stated error for many keys, and how often a 95 % interval missed."""
@@ -369,7 +374,8 @@ class Scores:
     def of(cls, estimates, truth: float, rounding: float) -> "Scores":
         z, misses = [], 0
         for estimate in estimates:
-            z.append((estimate.value - truth) / (estimate.standard_error + rounding))
+            error = beyond(estimate.value - truth, rounding)
+            z.append(error / (estimate.standard_error + rounding))
             low, high = estimate.confidence_interval(0.95)
             misses += not low - rounding <= truth <= high + rounding
         return cls(np.array(z), misses)
@@ -407,18 +413,27 @@ def check_stated_errors(case: Case, num_keys: int) -> None:
         Scores.of(found, truth, rounding).check((case, method))
     squares, misses, band, steps = [], 0, 0, min(30, case.size - 1)
     middle = np.quantile(eigenvalues, [0.2, 0.5, 0.9], method="midpoint")
-    share = np.searchsorted(eigenvalues, middle, side="right") / case.size
+    # Eigenvalues within rounding of a point may lie on either side of it.
+    least, most = (
+        np.searchsorted(eigenvalues, middle + sign * rounding, side="right") / case.size
+        for sign in (-1, 1)
+    )
     for key in keys[: num_keys // 2]:
         spectrum = hessspec.density(operator, key=key, num_steps=steps, progress=False)
         trace = spectrum.trace()
         low, high = trace.confidence_interval(0.95)
         misses += not low - rounding <= truth <= high + rounding
-        squares.append((trace.value - truth) / (trace.standard_error + rounding))
+        if trace.reliable:
+            error = beyond(trace.value - truth, rounding)
+            squares.append(error / (trace.standard_error + rounding))
         below, above = spectrum.cdf_band(middle, 0.95)
-        band += int(np.sum((share < below - 1e-9) | (share > above + 1e-9)))
-    allowed = stats.binom.ppf(1 - 1e-4, len(squares), 0.05)
+        band += int(np.sum((most < below - 1e-9) | (least > above + 1e-9)))
+    allowed = stats.binom.ppf(1 - 1e-4, num_keys // 2, 0.05)
     assert misses <= allowed, (case, "density")
-    assert np.sqrt(np.mean(np.square(squares))) < 1.1 + 4 / len(squares) ** 0.5, (case, "density")
+    # Where two eigenvalues are left beside the atoms, as with 19 steps of 20, a start can miss
+    # one of them; such a trace calls itself unreliable.
+    n = len(squares)
+    assert np.sum(np.square(squares)) <= n * (1.1 + 4 / max(n, 1) ** 0.5) ** 2, (case, "density")
     assert band <= 3 * allowed, (case, "band")
 
 
