@@ -42,8 +42,7 @@ def measure(scale: Scale) -> Result:
         figures={"s of a product within": alone.median / (PROBES * STEPS)},
         notes=(
             f"{STEPS} steps; Gram-Schmidt costs more at later steps, in proportion to the rows "
-            "there are: at 50 steps the share is what the tanh network shows, scaled by the "
-            "cost of a product and the number of parameters.",
+            "there are.",
         ),
     )
 

@@ -192,6 +192,9 @@ class SharedDeflation:
     def _start(self) -> KrylovBasis:
         key = jax.random.fold_in(self.key, SKETCH_STREAM)
         spread = np.sqrt(self.variances[0][1])
+        # Forms that differ by rounding alone, as those of c times the identity, need no basis.
+        rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(self.samples[0]).max(axis=-1)
+        spread = np.where(spread > rounding, spread, 0.0)
         # Positive and unequal: tasks that share a direction add up, and no two cancel for sure.
         weights = np.asarray(jax.random.uniform(key, (self.tasks,)), np.float64) + 0.5
         weights = weights * np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)

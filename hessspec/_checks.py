@@ -79,6 +79,7 @@ def check_symmetric(
             "products with the operator are not symmetric: u'Hv = "
             f"{f.flat[worst]:.6g} but v'Hu = {b.flat[worst]:.6g}. Every method here needs H = H'. "
             "A custom derivative rule, a loss that is not the gradient's potential, a "
-            "non-symmetric `matvec`, or reduced matrix-multiplication precision "
-            "(TF32: set `jax.default_matmul_precision('highest')`) can cause this."
+            "non-symmetric `matvec`, a cast to lower precision inside the loss (bfloat16), or "
+            "reduced matrix-multiplication precision (TF32: set "
+            "`jax.default_matmul_precision('highest')`) can cause this."
         )

@@ -116,8 +116,9 @@ def require_room(needed: int, memory_budget: int, num_probes: int, num_steps: in
     require_memory(
         needed,
         memory_budget,
-        f"a Krylov basis of {num_steps} steps for {num_probes} probes",
-        "lower `num_steps` or `num_probes`, raise `memory_budget`, or pass "
+        f"a Krylov basis of {num_steps} steps for {num_probes} probes, with its products,",
+        "lower `num_steps` or `num_probes`, raise `memory_budget`, let products take less "
+        "(`HessianOperator(..., rematerialize=True)`, smaller `Batches`), or pass "
         "`reorthogonalize=False`, which keeps a few vectors only",
     )
 
@@ -225,9 +226,9 @@ def _check_symmetric(asymmetry: float, dtype: np.dtype) -> None:
         raise ValueError(
             "products with the operator are not symmetric: u'Hv and v'Hu differ by "
             f"{asymmetry:.1e} of its norm, more than rounding can explain. Every method here "
-            "needs H = H'. A custom derivative rule, a non-symmetric `matvec`, a random loss, or "
-            "reduced matrix-multiplication precision (TF32: set "
-            "`jax.default_matmul_precision('highest')`) can cause this."
+            "needs H = H'. A custom derivative rule, a non-symmetric `matvec`, a random loss, a "
+            "cast to lower precision inside the loss (bfloat16), or reduced matrix-multiplication "
+            "precision (TF32: set `jax.default_matmul_precision('highest')`) can cause this."
         )
 
 

@@ -22,8 +22,11 @@ from hessspec._signatures import explained
 _BIND = "bind further arguments with `functools.partial`"
 
 # The text of a trace is the whole program unless it holds custom derivative rules or callbacks,
-# which print as names only; such programs are remembered for their own function alone.
-_OPAQUE = ("custom_jvp_call", "custom_vjp_call", "callback", "ffi_call")
+# which print as names only. The rules of `custom_jvp` show in the trace of the second derivative;
+# other such programs are remembered for their own function alone.
+_SHOWN_BY_DERIVATIVES = "custom_jvp_call"
+_HIDDEN = ("custom_vjp_call", "callback", "ffi_call")
+_OPAQUE = (_SHOWN_BY_DERIVATIVES, *_HIDDEN)
 _HOST = ("callback", "ffi_call")
 _BY_TEXT: dict[str, "_Program"] = {}
 _BY_FUNCTION: weakref.WeakKeyDictionary[Callable[..., Any], dict[str, "_Program"]] = (
@@ -67,12 +70,17 @@ def lift(
     with explained(inspect_wrapped(function), arguments, call, way_out):
         closed, shapes = _trace(function, arguments)
     text = str(closed.jaxpr)
-    programs = _BY_TEXT
+    programs, whole = _BY_TEXT, text
     if any(name in text for name in _OPAQUE):
         try:
             programs = _BY_FUNCTION.setdefault(function, {})
         except TypeError:  # not hashable or not weakly referable: remembered for this call only
             programs = {}
+        if text not in programs:
+            rules = _second_derivative(function, arguments, closed.consts)
+            whole = None if rules is None else text + rules
+            if whole in _BY_TEXT:
+                programs[text] = _BY_TEXT[whole]
     if text not in programs:
         again, _ = _trace(function, arguments)
         if text != str(again.jaxpr) or not _equal(closed.consts, again.consts):
@@ -83,6 +91,8 @@ def lift(
         programs[text] = _Program(
             closed.jaxpr, jax.tree.structure(shapes), any(name in text for name in _HOST)
         )
+        if whole is not None:
+            _BY_TEXT[whole] = programs[text]
     constants = tuple(jnp.asarray(value) for value in closed.consts)
     return LiftedFunction(constants, programs[text]), shapes
 
@@ -100,6 +110,32 @@ def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyT
             jax.tree.leaves(dynamic)
         )
     return closed, shapes
+
+
+def _second_derivative(
+    function: Callable[..., PyTree], arguments: PyTree, constants: list[Any]
+) -> str | None:
+    """The text of the second derivative, in which rules of `custom_jvp` are written out.
+
+    A call that is left there gives a value; its rule would enter a third derivative. None if
+    something is not shown: other rules, callbacks, or arrays that only a rule closes over, which
+    would not be among the arguments of the program.
+    """
+    dynamic, static = eqx.partition(arguments, eqx.is_array)
+    floats, rest = eqx.partition(dynamic, eqx.is_inexact_array)
+    inner = inspect_wrapped(function)
+
+    def first(x: PyTree, v: PyTree, rest: PyTree) -> PyTree:
+        return jax.jvp(lambda y: inner(*eqx.combine(y, rest, static)), (x,), (v,))
+
+    def second(x: PyTree, v: PyTree, w: PyTree, rest: PyTree) -> PyTree:
+        return jax.jvp(lambda y: first(y, v, rest), (x,), (w,))
+
+    closed = jax.make_jaxpr(second)(floats, floats, floats, rest)
+    text = str(closed.jaxpr)
+    known = {id(value) for value in constants}
+    hidden = _holds_nested_constants(closed.jaxpr) or any(id(v) not in known for v in closed.consts)
+    return None if hidden or any(name in text for name in _HIDDEN) else text
 
 
 def inspect_wrapped(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -126,7 +126,8 @@ def trace(
 
     Raises:
         ValueError: for arguments out of range, a loss that is not finite or is random, products
-            that are not finite (naming the parameters) or not symmetric.
+            that are not finite (naming the parameters) or not symmetric (quadratic forms alone,
+            as `"hutchinson"` takes for T tasks, cannot show that).
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
         MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
@@ -156,7 +157,7 @@ def trace(
             else:
                 found = _estimator(operator, key, method, budget, room).advance(budget, bar)
         else:
-            found = _until(operator, key, method, budget, room, rtol, atol, bar)
+            found = _until(operator, key, method, wanted, room, rtol, atol, bar)
     return replace(found, product_plan=operator.product_plan)
 
 
@@ -199,20 +200,20 @@ def _until(
     atol: float,
     bar: ProgressBar,
 ) -> TraceEstimate:
-    budgets = [min(cap, FIRST_LOOK)]
-    while budgets[-1] < cap:
-        budgets.append(min(2 * budgets[-1], cap))
-    if budgets[-1] >= operator.dim:
-        budgets.pop()
-    estimator = _estimator(operator, key, method, min(cap, FIRST_LOOK), room)
-    estimate = None
+    # Looks leave as many products as the exact trace takes, where the cap allows that at all.
+    exact_after = cap >= operator.dim
+    last = min(cap - operator.dim, operator.dim - 1) if exact_after else cap
+    budgets = [min(last, FIRST_LOOK)] if last > 0 else []
+    while budgets and budgets[-1] < last:
+        budgets.append(min(2 * budgets[-1], last))
+    estimate, estimator = None, _estimator(operator, key, method, min(last, FIRST_LOOK), room)
     for look, budget in enumerate(budgets, start=1):
         # Σ 6/(π look)² = 1 over all looks there could ever be.
         share = 6.0 / (np.pi * look) ** 2
         estimate = replace(estimator.advance(budget, bar), error_share=share)
         if _meets(estimate, rtol, atol):
             return replace(estimate, converged=True)
-    if estimate is None or cap >= operator.dim:
+    if estimate is None or exact_after:
         exact = exact_trace(operator, method, bar)
         used = 0 if estimate is None else estimate.num_matvecs
         return replace(exact, converged=True, num_matvecs=exact.num_matvecs + used)

@@ -351,6 +351,28 @@ def test_at_a_later_look_the_basis_may_grow_again(tasks):
         np.testing.assert_array_less(np.abs(f.value - truth), 4 * f.standard_error + 1e-5 * truth)
 
 
+def test_a_task_without_spread_does_not_drown_the_others():
+    """The forms of a multiple of the identity differ by rounding, and 1 / rounding is no weight."""
+    matrix, eigenvalues = with_spectrum(outliers()), outliers()
+    beside = [hessian(np.stack([matrix, other])) for other in (2 * matrix, np.eye(DIM))]
+    errors = [
+        [estimate(op, num_matvecs=64, seed=seed).value[0] - eigenvalues.sum() for seed in range(6)]
+        for op in beside
+    ]
+    same, identity = (float(np.sqrt(np.mean(np.square(e)))) for e in errors)
+    assert identity < 3 * same
+
+
+@pytest.mark.parametrize("num_matvecs", [DIM, DIM + 20, 2 * DIM])
+def test_a_tolerance_out_of_reach_costs_no_more_than_allowed(spectrum, num_matvecs):
+    operator, eigenvalues = spectrum
+    found = estimate(operator, num_matvecs=num_matvecs, rtol=1e-9)
+    assert found.num_matvecs <= num_matvecs
+    assert found.converged
+    assert found.num_samples == 0
+    assert float(found.value) == pytest.approx(eigenvalues.sum(), rel=1e-4)
+
+
 def test_the_products_still_needed_follow_from_the_measured_variance():
     samples = np.random.default_rng(0).normal(5.0, 1.0, 64)
     found = TraceEstimate.from_samples(samples, num_matvecs=64, dim=100)
