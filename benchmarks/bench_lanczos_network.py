@@ -10,7 +10,7 @@ from benchmarks.claims import Bar, Result, Scale, command
 from benchmarks.problems import graph_problem
 from benchmarks.timing import Task, interleaved
 
-STEPS = 10
+STEPS = 50
 
 
 def measure(scale: Scale) -> Result:
@@ -48,4 +48,4 @@ def measure(scale: Scale) -> Result:
 
 
 if __name__ == "__main__":
-    sys.exit(command("bench_lanczos_network", measure, repeats=3))
+    sys.exit(command("bench_lanczos_network", measure, repeats=2))
