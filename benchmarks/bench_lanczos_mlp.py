@@ -83,15 +83,16 @@ def products(hessian: hessspec.AbstractOperator, steps: int) -> jax.Array:
 def chain(hessian: hessspec.AbstractOperator, steps: int) -> jax.Array:
     """Blocks of products, each waiting for the one before."""
     block = jnp.ones((PROBES, hessian.dim), hessian.dtype)
-    largest = None
     for _ in range(steps):
-        images = hessian.rows(block)
-        # By a constant, or the lengths would leave the range of float32.
-        largest = jnp.max(jnp.abs(images)) if largest is None else largest
-        block = images / largest
+        block = _scaled(hessian.rows(block))
     if not np.isfinite(np.asarray(block[:, 0])).all():
         raise FloatingPointError("the products alone overflow")
     return block
+
+
+@jax.jit  # or the lengths would leave the range of float32; about 1 % of a product
+def _scaled(images: jax.Array) -> jax.Array:
+    return images / jnp.max(jnp.abs(images))
 
 
 def overhead(whole: Timing, products: Timing) -> Spread:
