@@ -1,0 +1,43 @@
+"""Which losses share a compiled program: those that trace alike, rules of derivatives included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessspec import HessianOperator
+
+
+def squares(factor, *, hidden: bool):
+    """Σ x² with a rule that multiplies its derivative, and so the Hessian 2·1, by `factor`."""
+    held = jnp.asarray(factor)
+
+    @jax.custom_jvp
+    def square(x):
+        return x**2
+
+    @square.defjvp
+    def _rule(primals, tangents):
+        (x,), (v,) = primals, tangents
+        return x**2, 2 * x * v * (held if hidden else factor)
+
+    return lambda x: jnp.sum(square(x))
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["a number", "an array"])
+def test_losses_with_other_derivative_rules_are_other_programs(hidden):
+    """Their values, and so their traces, are the same."""
+    x = jnp.ones(3)
+    for factor in (1.0, 3.0, 1.0):
+        hessian = HessianOperator(squares(factor, hidden=hidden), x)
+        np.testing.assert_allclose(hessian.rows(x[None])[0], 2 * factor * np.ones(3))
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.softplus, jax.nn.silu])
+def test_a_loss_defined_anew_with_library_activations_reuses_its_program(activation):
+    def at(seed: int) -> HessianOperator:
+        x = jax.random.normal(jax.random.key(seed), (4,))
+        return HessianOperator(lambda y: jnp.sum(activation(y) ** 3), x)
+
+    programs = {at(seed).chunks[0].functions[0].program for seed in range(3)}
+    assert len(programs) == 1
