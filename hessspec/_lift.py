@@ -24,10 +24,9 @@ _BIND = "bind further arguments with `functools.partial`"
 # The text of a trace is the whole program unless it holds custom derivative rules or callbacks,
 # which print as names only. The rules of `custom_jvp` show in the trace of the second derivative;
 # other such programs are remembered for their own function alone.
-_SHOWN_BY_DERIVATIVES = "custom_jvp_call"
-_HIDDEN = ("custom_vjp_call", "callback", "ffi_call")
-_OPAQUE = (_SHOWN_BY_DERIVATIVES, *_HIDDEN)
 _HOST = ("callback", "ffi_call")
+_HIDDEN = ("custom_vjp_call", *_HOST)
+_OPAQUE = ("custom_jvp_call", *_HIDDEN)
 _BY_TEXT: dict[str, "_Program"] = {}
 _BY_FUNCTION: weakref.WeakKeyDictionary[Callable[..., Any], dict[str, "_Program"]] = (
     weakref.WeakKeyDictionary()
