@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessspec
-from hessspec._atoms import MAX_ANGLE
-from hessspec._density import spectrum
-from hessspec._krylov import krylov
-from hessspec._probes import gaussian
+from hessspec._base.probes import gaussian
+from hessspec._krylov.lockstep import krylov
+from hessspec._spectrum.atoms import MAX_ANGLE
+from hessspec._spectrum.density import spectrum
 
 DIM = 3000
 BARS = {(2, 60): 0.06, (1, 100): 0.03}

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessspec._bands import count_interval
-from hessspec._density import spectrum
-from hessspec._krylov import KrylovRun, krylov
-from hessspec._probes import gaussian
-from hessspec._space import VectorSpace
+from hessspec._base.probes import gaussian
+from hessspec._base.space import VectorSpace
+from hessspec._krylov.lockstep import KrylovRun, krylov
+from hessspec._spectrum.bands import count_interval
+from hessspec._spectrum.density import spectrum
 
 DIM = 500
 STEPS = 40

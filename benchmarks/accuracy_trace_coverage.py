@@ -27,8 +27,8 @@ import numpy as np
 from scipy import stats
 
 from hessspec import HessianOperator, TraceEstimate, trace
-from hessspec._block_krylov import PILOT, WIDTH, growth_pays, off_diagonal
-from hessspec._xtrace import leave_one_out, pair_covariance
+from hessspec._krylov.block_basis import PILOT, WIDTH, growth_pays, off_diagonal
+from hessspec._trace.xtrace import leave_one_out, pair_covariance
 
 DIM = 500
 BUDGETS = (48, 96, 192, 384)  # the looks of adaptive stopping

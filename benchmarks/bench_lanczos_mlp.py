@@ -14,7 +14,7 @@ from benchmarks.claims import ROUNDING, Bar, Check, Result, Scale, command
 from benchmarks.machine import peak_flops, peak_tasks
 from benchmarks.problems import TanhNetwork
 from benchmarks.timing import Spread, Task, Timing, interleaved
-from hessspec._memory import default_memory_budget
+from hessspec._base.memory import default_memory_budget
 
 PROBES = 2
 

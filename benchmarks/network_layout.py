@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessspec_mtl import model
 from hessspec_mtl.datasets.qm8 import load_qm8
 from hessspec_mtl.graphs import balanced_batches
+from hessspec_mtl.network import model
 
 VARIANTS = {
     "as it is": {"tanh": model.tanh, "matmul": model.matmul},

@@ -25,14 +25,14 @@ import optax
 
 import hessspec
 from benchmarks.machine import environment
-from hessspec_mtl.curvature import analysed_epochs, task_hessians
+from hessspec_mtl.curvature.follow import analysed_epochs, task_hessians
 from hessspec_mtl.datasets.base import EncodedDataset
 from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.qm8 import load_qm8
 from hessspec_mtl.graphs import balanced_batches
-from hessspec_mtl.model import NetworkConfig, init_params
-from hessspec_mtl.presets import PRESETS, DatasetName, StudyConfig
-from hessspec_mtl.tasks import partial_losses
+from hessspec_mtl.network.model import NetworkConfig, init_params
+from hessspec_mtl.network.tasks import partial_losses
+from hessspec_mtl.study.presets import PRESETS, DatasetName, StudyConfig
 
 GRAPHS = 64  # timed; all costs are in proportion to the number of graphs
 STEPS = 4

@@ -139,10 +139,10 @@ def graph_problem(num_graphs: int, *, steps: int = 0, tiny: bool = False) -> Gra
     Args:
         tiny: a small relative of the network, to try a benchmark out.
     """
-    from hessspec_mtl.curvature import hessian_indices
+    from hessspec_mtl.curvature.follow import hessian_indices
     from hessspec_mtl.graphs import balanced_batches
-    from hessspec_mtl.model import NetworkConfig, init_params
-    from hessspec_mtl.tasks import partial_losses
+    from hessspec_mtl.network.model import NetworkConfig, init_params
+    from hessspec_mtl.network.tasks import partial_losses
 
     encoded, source = _molecules(tiny)
     tasks = tuple(task.name for task in encoded.tasks)
@@ -191,7 +191,8 @@ _BATCH = 32
 
 def _trained(network: Any, encoded: Any, steps: int) -> Any:
     """Parameters after `steps` steps of the package's own training, kept for the next run."""
-    from hessspec_mtl.train import TrainConfig, load_params, train
+    from hessspec_mtl.training.config import TrainConfig
+    from hessspec_mtl.training.train import load_params, train
 
     batches = max(
         n for n in range(1, steps + 1) if steps % n == 0 and n * _BATCH <= len(encoded.train)

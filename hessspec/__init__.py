@@ -7,34 +7,34 @@ Operators say what is multiplied, verbs what is asked of it, records what came o
 """
 
 # What is multiplied
-from hessspec._batches import Batches
-from hessspec._operators import AbstractOperator
-from hessspec._operators import FunctionOperator
-from hessspec._hessian import GaussNewtonOperator
-from hessspec._hessian import HessianOperator
+from hessspec._operators.batches import Batches
+from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.algebra import FunctionOperator
+from hessspec._operators.hessian import GaussNewtonOperator
+from hessspec._operators.hessian import HessianOperator
 
 # What is asked
-from hessspec._products import hvp
-from hessspec._density import density
-from hessspec._trace import trace
-from hessspec._diagonal import diagonal
-from hessspec._eigenpairs import eigenpairs
-from hessspec._compare import kolmogorov_smirnov, principal_angles, wasserstein1
+from hessspec._operators.hvp import hvp
+from hessspec._spectrum.density import density
+from hessspec._trace.verb import trace
+from hessspec._trace.diagonal import diagonal
+from hessspec._krylov.eigenpairs import eigenpairs
+from hessspec._spectrum.compare import kolmogorov_smirnov, principal_angles, wasserstein1
 from hessspec._verify import verify
 
 # What comes out
-from hessspec._spectral_density import Extremes, IntervalEstimate, SpectralDensity
-from hessspec._spectral_trace import SpectralTrace
-from hessspec._trace_estimate import TraceEstimate
-from hessspec._diagonal import DiagonalEstimate
-from hessspec._eigenpairs import EigenPairs
-from hessspec._compare import SpectralDistance
+from hessspec._spectrum.record import Extremes, IntervalEstimate, SpectralDensity
+from hessspec._spectrum.trace import SpectralTrace
+from hessspec._trace.estimate import TraceEstimate
+from hessspec._trace.diagonal import DiagonalEstimate
+from hessspec._krylov.eigenpairs import EigenPairs
+from hessspec._spectrum.compare import SpectralDistance
 from hessspec._verify import Verification
 
 # Kernels, on plain arrays
-from hessspec._probes import gaussian, rademacher
-from hessspec._lanczos import KrylovDecomposition, lanczos
-from hessspec._quadrature import GaussRule, gauss_quadrature
+from hessspec._base.probes import gaussian, rademacher
+from hessspec._krylov.lanczos import KrylovDecomposition, lanczos
+from hessspec._spectrum.quadrature import GaussRule, gauss_quadrature
 
 __version__ = "0.1.0"
 

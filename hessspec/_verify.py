@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from hessspec._calls import resolve_call
-from hessspec._checks import check_symmetric
-from hessspec._density import density
-from hessspec._diagonal import DiagonalEstimate, diagonal
-from hessspec._eigenpairs import EigenPairs, eigenpairs
-from hessspec._intervals import mean_interval
-from hessspec._operators import AbstractOperator
-from hessspec._selection import Where
-from hessspec._spectral_density import SpectralDensity
-from hessspec._trace import METHODS, trace
-from hessspec._trace_estimate import MIN_RELIABLE_SAMPLES, TraceEstimate
+from hessspec._base.checks import check_symmetric
+from hessspec._base.intervals import mean_interval
+from hessspec._base.selection import Where
+from hessspec._krylov.eigenpairs import EigenPairs, eigenpairs
+from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import resolve_call
+from hessspec._spectrum.density import density
+from hessspec._spectrum.record import SpectralDensity
+from hessspec._trace.diagonal import DiagonalEstimate, diagonal
+from hessspec._trace.estimate import MIN_RELIABLE_SAMPLES, TraceEstimate
+from hessspec._trace.verb import METHODS, trace
 
 MAX_DIM = 2000
 # Each check fails a correct estimate once in a thousand keys, or less.

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from hessspec._spectral_density import Scale, SpectralDensity
+    from hessspec._spectrum.record import Scale, SpectralDensity
 
 _GRID = 601
 

@@ -18,14 +18,14 @@ import pandas as pd
 import tyro
 
 from hessspec_mtl.claims.ledger import number
+from hessspec_mtl.curvature.spectra import TaskSpectrum
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.qm8 import load_qm8
-from hessspec_mtl.pipeline import DATA_SEED, run_study
-from hessspec_mtl.presets import PRESETS, StudyConfig
-from hessspec_mtl.spectra import TaskSpectrum
-from hessspec_mtl.study import Study, final_error
-from hessspec_mtl.tables import Table, write_table
-from hessspec_mtl.train import TrainConfig
+from hessspec_mtl.study.pipeline import DATA_SEED, run_study
+from hessspec_mtl.study.presets import PRESETS, StudyConfig
+from hessspec_mtl.study.records import Study, final_error
+from hessspec_mtl.study.tables import Table, write_table
+from hessspec_mtl.training.config import TrainConfig
 
 OUTLIER = 1.0  # eigenvalues beyond ±1 are counted: a step of 1e-3 along one changes little else
 

@@ -28,9 +28,9 @@ from hessspec_mtl.datasets.computed import load_crystals, load_molecules
 from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
-from hessspec_mtl.files import remove_parts, sole_use, write_whole
-from hessspec_mtl.pipeline import DATA_SEED, run_study
-from hessspec_mtl.presets import PRESETS, DatasetName, StudyConfig
+from hessspec_mtl.files.whole import remove_parts, sole_use, write_whole
+from hessspec_mtl.study.pipeline import DATA_SEED, run_study
+from hessspec_mtl.study.presets import PRESETS, DatasetName, StudyConfig
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 
@@ -186,7 +186,7 @@ def reproduce(options: Options) -> Path:
 
 def _reproduce(options: Options, folder: Path) -> Path:
     # Imported late: plotting needs seconds to load, and `--help` does not need it.
-    from hessspec_mtl.appendix_e import appendix_e
+    from hessspec_mtl.curvature.appendix_e import appendix_e
     from hessspec_mtl.report import FullDataset, Results, write_results
 
     start = time.perf_counter()

@@ -28,12 +28,12 @@ from hessspec_mtl.claims.training import (
     rough_equality,
     smooth_training,
 )
-from hessspec_mtl.files import write_whole
-from hessspec_mtl.spectra import Measured
-from hessspec_mtl.study import Study
+from hessspec_mtl.curvature.spectra import Measured
+from hessspec_mtl.files.whole import write_whole
+from hessspec_mtl.study.records import Study
 
 if TYPE_CHECKING:
-    from hessspec_mtl.appendix_e import AppendixE
+    from hessspec_mtl.curvature.appendix_e import AppendixE
 
 DENSITY_ERROR = 0.05  # largest error of a distribution function that we call approximate
 

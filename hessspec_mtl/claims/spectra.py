@@ -24,8 +24,8 @@ from hessspec_mtl.claims.statistics import (
     smallest,
 )
 from hessspec_mtl.claims.traces import seen_so_far, traces_of, widest_log
-from hessspec_mtl.spectra import Measured, TaskSpectrum, measured_by_probes
-from hessspec_mtl.study import SeedRun, Study
+from hessspec_mtl.curvature.spectra import Measured, TaskSpectrum, measured_by_probes
+from hessspec_mtl.study.records import SeedRun, Study
 
 NEAR_ZERO = 0.01  # of the largest |eigenvalue|: what is smaller is "near 0", the rest outliers
 RARE = -3.0  # log10 of the share of eigenvalues that outliers may be

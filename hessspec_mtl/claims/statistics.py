@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-from hessspec_mtl.spectra import LEVEL, Bounded, Measured
+from hessspec_mtl.curvature.spectra import LEVEL, Bounded, Measured
 
 
 class Verdict(StrEnum):

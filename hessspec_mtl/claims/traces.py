@@ -14,8 +14,8 @@ from scipy import stats
 
 from hessspec_mtl.claims.statements import MEASURE, STATEMENTS
 from hessspec_mtl.claims.statistics import LEVEL, Bounded, Judgement, Statistic, ends
-from hessspec_mtl.spectra import Measured
-from hessspec_mtl.study import SeedRun, Study
+from hessspec_mtl.curvature.spectra import Measured
+from hessspec_mtl.study.records import SeedRun, Study
 
 PAPER_SAMPLES = 500
 ENOUGH_SAMPLES = 0.1  # relative error of a trace that we call sufficient

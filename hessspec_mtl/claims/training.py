@@ -30,10 +30,10 @@ from hessspec_mtl.claims.statistics import (
     largest,
     smallest,
 )
-from hessspec_mtl.predictions import paired_log_ratio
-from hessspec_mtl.spectra import Measured
-from hessspec_mtl.study import SeedRun, Study, error_curve, final_window
-from hessspec_mtl.tables import is_papers_dataset
+from hessspec_mtl.curvature.spectra import Measured
+from hessspec_mtl.datasets.paper import is_papers_dataset
+from hessspec_mtl.study.records import SeedRun, Study, error_curve, final_window
+from hessspec_mtl.training.predictions import paired_log_ratio
 
 ROUGHLY_EQUAL = 1.5  # largest over smallest error: "rough equality" below, "variety" above
 REGRESSION = 1.1  # epochs on end with an error this much above the best so far: one regression

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hessspec._progress import progress_bar
+from hessspec._base.progress import progress_bar
 from hessspec_mtl.datasets import materials_project, qm8
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, subset_indices
 from hessspec_mtl.datasets.grouping import equal_names

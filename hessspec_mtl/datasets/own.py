@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from pymatgen.io.cif import CifParser
 
-from hessspec._progress import progress_bar
+from hessspec._base.progress import progress_bar
 from hessspec_mtl.datasets.base import (
     LeftOut,
     MultitaskDataset,

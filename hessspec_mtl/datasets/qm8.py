@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from hessspec._progress import progress_bar
+from hessspec._base.progress import progress_bar
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Task, subset_indices
 from hessspec_mtl.datasets.grouping import equal_names
 from hessspec_mtl.datasets.sources import (

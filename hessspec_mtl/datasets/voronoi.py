@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hessspec._progress import progress_bar
-from hessspec._records import load_record, save_record
+from hessspec._base.progress import progress_bar
+from hessspec._base.records import load_record, save_record
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset
 from hessspec_mtl.datasets.sources import cache_directory
 from hessspec_mtl.featurize.crystals import (

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from hessspec_mtl.curvature.spectra import task_distances
 from hessspec_mtl.figures.axes import epoch_axis, epoch_ticks
 from hessspec_mtl.figures.style import (
     BAND,
@@ -24,11 +25,10 @@ from hessspec_mtl.figures.style import (
     new_figure,
     task_style,
 )
-from hessspec_mtl.spectra import task_distances
-from hessspec_mtl.study import Study
+from hessspec_mtl.study.records import Study
 
 if TYPE_CHECKING:
-    from hessspec_mtl.curvature import EpochCurvature
+    from hessspec_mtl.curvature.follow import EpochCurvature
 
 CUT = 5  # eigenvectors of each task that are compared: a handful of outliers carries the trace
 _COLUMNS = 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from hessspec_mtl.appendix_e import AppendixE
+from hessspec_mtl.curvature.appendix_e import AppendixE
 from hessspec_mtl.figures.style import (
     BAND,
     COLOURS,

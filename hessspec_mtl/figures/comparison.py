@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from hessspec_mtl.comparison import single_task_table, student_interval
 from hessspec_mtl.figures.axes import linear_threshold, symlog
 from hessspec_mtl.figures.style import (
     BAND,
@@ -20,7 +19,8 @@ from hessspec_mtl.figures.style import (
     panel_title,
     task_style,
 )
-from hessspec_mtl.study import Study
+from hessspec_mtl.study.comparison import single_task_table, student_interval
+from hessspec_mtl.study.records import Study
 
 
 def single_task_figure(studies: Sequence[Study], *, name: str = "figure8") -> Plot | None:

@@ -18,7 +18,7 @@ from hessspec_mtl.figures.style import (
     panel_title,
     task_style,
 )
-from hessspec_mtl.study import Study
+from hessspec_mtl.study.records import Study
 
 CONFIDENCE = 0.95
 

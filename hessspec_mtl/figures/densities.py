@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from hessspec_mtl.curvature.spectra import TaskSpectrum, widest
 from hessspec_mtl.figures.axes import symlog
 from hessspec_mtl.figures.style import (
     BAND,
@@ -17,8 +18,7 @@ from hessspec_mtl.figures.style import (
     new_figure,
     task_style,
 )
-from hessspec_mtl.spectra import TaskSpectrum, widest
-from hessspec_mtl.study import Study
+from hessspec_mtl.study.records import Study
 
 EIGENVALUE = "eigenvalue λ (loss / parameter²)"
 NUM_GRID = 601

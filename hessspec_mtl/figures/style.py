@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hessspec_mtl.files import write_whole
-from hessspec_mtl.study import Study
+from hessspec_mtl.files.whole import write_whole
+from hessspec_mtl.study.records import Study
 
 TEXT_WIDTH = 7.1  # inches: the two columns of a journal page
 DOTS_PER_INCH = 220

@@ -19,7 +19,7 @@ from hessspec_mtl.figures.style import (
     spread_apart,
     task_style,
 )
-from hessspec_mtl.study import Study, error_curve, final_error, median_error
+from hessspec_mtl.study.records import Study, error_curve, final_error, median_error
 
 
 def error_table(studies: Sequence[Study]) -> pd.DataFrame:

@@ -20,8 +20,8 @@ from hessspec_mtl.report.words import (
     sources,
     summary,
 )
-from hessspec_mtl.study import Study
-from hessspec_mtl.tables import Table
+from hessspec_mtl.study.records import Study
+from hessspec_mtl.study.tables import Table
 
 
 def report_markdown(

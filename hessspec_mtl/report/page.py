@@ -26,7 +26,7 @@ from hessspec_mtl.report.words import (
     sources,
     summary,
 )
-from hessspec_mtl.tables import Table
+from hessspec_mtl.study.tables import Table
 
 
 def report_html(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hessspec_mtl.study import Study, final_error, median_error
+from hessspec_mtl.study.records import Study, final_error, median_error
 
 if TYPE_CHECKING:
-    from hessspec_mtl.appendix_e import AppendixE
+    from hessspec_mtl.curvature.appendix_e import AppendixE
     from hessspec_mtl.datasets.base import MultitaskDataset
 
 

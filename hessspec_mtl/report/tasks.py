@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from hessspec_mtl.claims.ledger import number
-from hessspec_mtl.comparison import CONFIDENCE, paired_table, student_interval
 from hessspec_mtl.figures.alignment import (
     CUT,
     conflict_table,
@@ -17,8 +16,9 @@ from hessspec_mtl.figures.alignment import (
     pairs,
 )
 from hessspec_mtl.report.results import has_comparisons
-from hessspec_mtl.study import Study
-from hessspec_mtl.tables import Table
+from hessspec_mtl.study.comparison import CONFIDENCE, paired_table, student_interval
+from hessspec_mtl.study.records import Study
+from hessspec_mtl.study.tables import Table
 
 
 def single_task_results(studies: Sequence[Study]) -> Table | None:

@@ -11,10 +11,10 @@ from hessspec_mtl.claims import Judgement, Verdict
 from hessspec_mtl.claims.ledger import number
 from hessspec_mtl.report.results import FullDataset, Results, test_errors
 from hessspec_mtl.report.tasks import error_findings
-from hessspec_mtl.study import Study
+from hessspec_mtl.study.records import Study
 
 if TYPE_CHECKING:
-    from hessspec_mtl.appendix_e import AppendixE
+    from hessspec_mtl.curvature.appendix_e import AppendixE
 
 
 def plural(count: int, noun: str) -> str:

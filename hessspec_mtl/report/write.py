@@ -25,13 +25,13 @@ from hessspec_mtl.figures import (
     training_error_figure,
     write_plot,
 )
-from hessspec_mtl.files import write_whole
+from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.report.markdown import report_markdown
 from hessspec_mtl.report.page import report_html
 from hessspec_mtl.report.results import Results, has_comparisons, test_errors
 from hessspec_mtl.report.tasks import pair_table, single_task_results
-from hessspec_mtl.study import Study
-from hessspec_mtl.tables import Table, dataset_table, slug, target_table, write_table
+from hessspec_mtl.study.records import Study
+from hessspec_mtl.study.tables import Table, dataset_table, slug, target_table, write_table
 
 
 @dataclass(frozen=True)

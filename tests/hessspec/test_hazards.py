@@ -32,7 +32,7 @@ import pytest
 
 import hessspec
 from hessspec import Batches, FunctionOperator, HessianOperator
-from hessspec._operators import compiled_rows
+from hessspec._operators.algebra import compiled_rows
 
 DIM = 60
 METHODS = ("hutchinson", "hutch++", "xtrace", "auto")

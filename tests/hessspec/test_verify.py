@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hessspec import FunctionOperator, HessianOperator
-from hessspec._operators import AbstractOperator
+from hessspec._operators.algebra import AbstractOperator
 from hessspec._verify import MAX_DIM, verify
 
 

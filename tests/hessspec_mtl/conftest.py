@@ -16,11 +16,11 @@ from jaxtyping import Array, Float
 
 import hessspec
 from hessspec import SpectralDensity, TraceEstimate
-from hessspec_mtl.alignment import Eigenspaces, GradientConflict
-from hessspec_mtl.curvature import EpochCurvature
+from hessspec_mtl.curvature.alignment import Eigenspaces, GradientConflict
+from hessspec_mtl.curvature.follow import EpochCurvature
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Split, Task
 from hessspec_mtl.datasets.sources import Source
-from hessspec_mtl.study import SeedRun, Study
+from hessspec_mtl.study.records import SeedRun, Study
 
 DIM = 4000
 TASKS = {

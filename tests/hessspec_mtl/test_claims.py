@@ -48,8 +48,8 @@ from hessspec_mtl.claims.training import (
     share_interval,
     smooth_training,
 )
-from hessspec_mtl.curvature import EpochCurvature
-from hessspec_mtl.spectra import Measured, task_spectra
+from hessspec_mtl.curvature.follow import EpochCurvature
+from hessspec_mtl.curvature.spectra import Measured, task_spectra
 
 
 def statistic(*values: Measured, threshold: float = 0.0, above: bool = True) -> Statistic:

@@ -24,7 +24,7 @@ from hessspec_mtl.figures import (
 from hessspec_mtl.figures.axes import linear_threshold, power_of_ten, symlog
 from hessspec_mtl.figures.densities import round_up, snapshots, symlog_edges
 from hessspec_mtl.figures.style import new_figure, spread_apart, task_style
-from hessspec_mtl.study import median_error
+from hessspec_mtl.study.records import median_error
 
 finite = st.floats(-1e3, 1e3)
 

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from hessspec_mtl.figures import PlotFiles
-from hessspec_mtl.files import write_whole
-from hessspec_mtl.pipeline import all_timed
+from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.report import FullDataset, ReportFiles, Results, write_results
 from hessspec_mtl.report.results import test_errors as final_errors
 from hessspec_mtl.report.words import duration, facts, flat_settings, listed, summary
 from hessspec_mtl.report.write import sweep
-from hessspec_mtl.tables import slug
+from hessspec_mtl.study.pipeline import all_timed
+from hessspec_mtl.study.tables import slug
 
 final_errors.__test__ = False  # its name is about the network's test error
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hessspec_mtl import pipeline, presets, reproduce
-from hessspec_mtl.curvature import CurvatureConfig
+from hessspec_mtl import reproduce
+from hessspec_mtl.curvature.follow import CurvatureConfig
 from hessspec_mtl.datasets.base import LeftOut
-from hessspec_mtl.files import sole_use
-from hessspec_mtl.presets import NetworkSizes, Preset, StudyConfig
-from hessspec_mtl.train import TrainConfig
+from hessspec_mtl.files.whole import sole_use
+from hessspec_mtl.study import pipeline, presets
+from hessspec_mtl.study.presets import NetworkSizes, Preset, StudyConfig
+from hessspec_mtl.training.config import TrainConfig
 
 TOY = StudyConfig(
     num_examples=24,

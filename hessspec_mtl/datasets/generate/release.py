@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hessspec_mtl.files import write_whole
+from hessspec_mtl.files.whole import write_whole
 
 from .worklog import Record
 

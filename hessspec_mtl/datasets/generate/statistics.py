@@ -17,7 +17,7 @@ from hessspec_mtl.datasets.computed import (
     load_molecules,
     read_embedded,
 )
-from hessspec_mtl.tables import PAPER, target_statistics
+from hessspec_mtl.datasets.paper import PAPER, target_statistics
 
 NUM_FOLDS = 5
 

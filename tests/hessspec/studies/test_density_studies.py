@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import hessspec
-from hessspec._density import spectrum
+from hessspec._spectrum.density import spectrum
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 

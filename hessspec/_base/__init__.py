@@ -1,0 +1,1 @@
+"""What knows no operator: vectors of parameter trees, probes, arguments, memory, records."""

@@ -1,0 +1,97 @@
+"""How many bytes may be used, and what to say when that is not enough."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import jax
+
+from hessspec._base.arguments import real_number
+
+_GROUPS = "sys/fs/cgroup"
+
+
+def default_memory_budget() -> int:
+    """Bytes that long-lived arrays may take: 3/4 of the accelerator's memory, half of the host's.
+
+    On a CPU the operating system and the user's own arrays live in the same memory, so a
+    smaller share is safe there.
+    """
+    statistics = jax.devices()[0].memory_stats() or {}
+    limit = statistics.get("bytes_limit")
+    if limit:
+        return int(0.75 * limit)
+    return host_memory() // 2
+
+
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may use: the machine's, or its control group's where that is less.
+
+    Containers and batch systems (Slurm) limit a group of processes; beyond the limit the kernel
+    ends them without a word. Every group above the process's own has a say.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_group_limits(root)])
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """The limits of all groups of this process, of either version of Linux' control groups."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            top, limit = root / _GROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, limit = root / _GROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the path may be that of the host: groups that are not there are passed
+        # over, and the container's own stands at the top.
+        within = PurePosixPath(group.replace("..", "").lstrip("/"))
+        for folder in (within, *within.parents):
+            # "max" or a number near 2^63: no limit.
+            yield from (int(text) for text in _lines(top / folder / limit) if text.isdigit())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def resolve_budget(memory_budget: int | float | None) -> int:
+    """`memory_budget` in bytes, or the default of this device if it is None.
+
+    Raises:
+        TypeError: if it is not a number.
+        ValueError: if it is below 1 or not a number of bytes.
+    """
+    if memory_budget is None:
+        return default_memory_budget()
+    budget = real_number("memory_budget", memory_budget, "a number of bytes (4 GiB: `4 * 2**30`)")
+    if not budget >= 1:
+        raise ValueError(
+            f"`memory_budget` must be at least 1 byte, or None for this device's default, got "
+            f"{memory_budget!r}."
+        )
+    return sys.maxsize if math.isinf(budget) else int(memory_budget)
+
+
+def require_memory(needed: int, budget: int, what: str, ways_out: str) -> None:
+    """Raise MemoryError, with the ways out, if `needed` bytes exceed the budget."""
+    if needed > budget:
+        raise MemoryError(
+            f"{what} needs {_readable(needed)}, `memory_budget` allows {_readable(budget)}; "
+            f"{ways_out}."
+        )
+
+
+def _readable(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"

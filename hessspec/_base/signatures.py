@@ -1,0 +1,46 @@
+"""What to say where a function of the user cannot be called with what it is given.
+
+Errors from inside such a function are the user's own and pass as they are.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hessspec._base.arguments import shown
+
+
+@contextmanager
+def explained(function: Any, arguments: tuple[Any, ...], call: str, way_out: str) -> Iterator[None]:
+    """The body calls `function` with `arguments`: written for the user, that is `call`.
+
+    Raises:
+        TypeError: if it is no function, or if the call failed and its signature says why; the
+            failure is then the cause.
+    """
+    name = call.split("(")[0]
+    if not callable(function):
+        raise TypeError(f"`{name}` must be a function, called as `{call}`, got {shown(function)}.")
+    try:
+        yield
+    except TypeError as error:
+        misfit = _misfit(function, arguments)
+        if misfit is None:
+            raise
+        raise TypeError(f"`{name}` is called as `{call}`, but it {misfit}: {way_out}.") from error
+
+
+def _misfit(function: Any, arguments: tuple[Any, ...]) -> str | None:
+    """Why `function` cannot even be entered with `arguments`; None if it can, or who knows."""
+    try:
+        # What a decorator shows of the function inside need not be how it is called.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        return f"takes {inspect.Signature(bare)}, {error}"
+    return None

@@ -1,0 +1,1 @@
+"""Bases of long vectors, and what is found in them: Lanczos, block bases, restarts, eigenpairs."""

@@ -1,0 +1,199 @@
+"""A block Krylov basis to deflate with: its span holds the outliers of a spectrum first."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._krylov.blocks import (
+    GrowingBasis,
+    combine,
+    gram,
+    orthonormal_rows,
+    row_forms,
+    spherical,
+    unit_scale,
+)
+from hessspec._krylov.lanczos import BREAKDOWN_UNITS
+from hessspec._operators.algebra import AbstractOperator
+
+PILOT = 8  # probes that measure the variance, and the block in which forms are taken
+WIDTH = 2  # vectors a step: two, so that a double eigenvalue is found whole
+# Directions taken on trust: Krylov spaces need some steps to turn to the outliers.
+ON_TRUST = 16
+# A remainder this short, relative to H, is cleared of the basis once more: of a longer one what is
+# left there is eps / CANCELLED at most.
+CANCELLED = 0.1
+
+
+class KrylovBasis:
+    """An orthonormal basis Q of span{X, HX, H²X, ...}, grown block by block, and T = Q H Qᵀ.
+
+    A sketch HX loses an eigenvalue λ once |λ| is below √P times the bulk's, because that is
+    the length of the bulk's part; further powers of H lift it out. H Qᵀ = Qᵀ T + Nᵀ B, with N the
+    block that would come next, coupled to the last block only. Where the space is exhausted
+    (a multiple eigenvalue, a low rank) the basis goes on from a new random block.
+
+    Numbers on the host are in units of H/s, s a power of two.
+    """
+
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
+        self.operator, self.key = operator, key
+        self.basis = GrowingBasis(operator.dim, operator.dtype)
+        self.next, _ = orthonormal_rows(spherical(key, 0, WIDTH, operator.dim, operator.dtype))
+        self.previous = self.next  # the last block of the basis, once there is one
+        self.starts = WIDTH
+        self.scale = 0.0
+        self.size = 0.0  # norm of the largest block of T so far
+        self.compressed = np.zeros((0, 0))  # T
+        self.coupling = np.zeros((WIDTH, 0))  # B, for the columns of the last block
+
+    @property
+    def rank(self) -> int:
+        """Number of rows of Q."""
+        return self.basis.rank
+
+    @property
+    def full(self) -> bool:
+        """Whether the next block has no room in the space any more."""
+        return self.rank + self.next.shape[0] > self.operator.dim - WIDTH
+
+    def grow(self) -> int:
+        """One block more; returns the products that took."""
+        block = self.next
+        products = self.operator.rows(block)
+        if self.scale == 0.0:
+            self.scale = unit_scale(products)
+        products = products / jnp.asarray(self.scale, products.dtype)
+        self.basis.append(block)
+        # Two passes, as in a Lanczos step: the first needs only the last two blocks.
+        local, known = self._local_parts(block, products)
+        rest, column = self.basis.split(products - local)
+        column[self.rank - known.shape[0] :] += known
+        if not np.isfinite(column).all():
+            check_finite(products, self.operator.space, "the product H v")
+        self._enter(column)
+        self._observe(block, products)
+        self._prepare(products, rest)
+        self.previous = block
+        return block.shape[0]
+
+    def times(self, components: Float[np.ndarray, "rank k"]) -> Float[Array, "k dim"]:
+        """Rows Σ cᵢ qᵢ."""
+        padded = np.zeros((16 * len(self.basis.chunks), components.shape[1]))
+        padded[: self.rank] = components
+        parts = [
+            combine(jnp.asarray(padded[16 * i : 16 * i + 16].T, chunk.dtype), chunk)
+            for i, chunk in enumerate(self.basis.chunks)
+        ]
+        return jax.tree.reduce(jnp.add, parts)
+
+    def _local_parts(
+        self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "k dim"], Float[np.ndarray, "l k"]]:
+        """What `products` have along the last block and along `block`, and its coefficients."""
+        dtype, last = products.dtype, self.coupling.shape[1]
+        before = jnp.zeros_like(products)
+        if last:
+            before = combine(jnp.asarray(self.coupling, dtype), self.previous)
+        corner = gram(block, products - before)
+        whole = before + combine(jnp.asarray(corner.T, dtype), block)
+        return whole, np.concatenate([self.coupling.T[:last], corner])
+
+    def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
+        """What a subclass keeps of a block and its products."""
+
+    def _enter(self, column: Float[np.ndarray, "r k"]) -> None:
+        """A new column of T. For a symmetric H, what stands above its corner is known: Bᵀ."""
+        old = self.compressed.shape[0]
+        corner = column[old:]
+        above = np.zeros_like(column[:old])
+        last = self.coupling.shape[1]
+        above[old - last :] = self.coupling.T
+        self.size = max(self.size, float(np.linalg.norm(column, 2)))
+        dtype = self.operator.dtype
+        check_symmetric(column[:old], above, self.size, dtype)
+        check_symmetric(corner, corner.T, self.size, dtype)
+        self.compressed = np.block([[self.compressed, above], [above.T, (corner + corner.T) / 2]])
+
+    def _prepare(self, products: Float[Array, "k dim"], rest: Float[Array, "k dim"]) -> None:
+        """The next block: the part of the products outside the span, or a new start."""
+        dim, dtype = self.operator.dim, self.operator.dtype
+        following, factor = orthonormal_rows(rest)
+        left, singular, _ = np.linalg.svd(factor)
+        self.size = max(self.size, float(singular[0]))
+        keep = int(np.sum(singular > BREAKDOWN_UNITS * np.finfo(dtype).eps * self.size))
+        if keep == 0:
+            fresh = spherical(self.key, self.starts, WIDTH, dim, dtype)
+            self.starts += WIDTH
+            self.next, _ = orthonormal_rows(self.basis.without(fresh))
+            self.coupling = np.zeros((WIDTH, 0))
+            return
+        if keep < following.shape[0]:
+            following = combine(jnp.asarray(left[:, :keep].T, following.dtype), following)
+        if singular[keep - 1] < CANCELLED * self.size:
+            # What was rounding before has been stretched to unit length.
+            following, _ = orthonormal_rows(self.basis.split(following)[0])
+        self.next = following
+        self.coupling = gram(following, products)
+
+
+# Above this share of the diagonal, random signs, which it costs no variance, beat a basis.
+DIAGONAL_SHARE = 0.9
+
+
+def off_diagonal(forms: Float[np.ndarray, "k k"]) -> float:
+    """Mean square of vᵢᵀAvⱼ over i ≠ j: an estimate of ‖A‖²_F from products already made.
+
+    For independent probes with E[v vᵀ] = I it is unbiased, and it rests on k(k-1)/2 values where
+    the spread of the forms vᵢᵀAvᵢ rests on k.
+    """
+    if forms.shape[0] < 2:
+        return 0.0
+    return float(np.mean(forms[~np.eye(forms.shape[0], dtype=bool)] ** 2))
+
+
+def diagonal_share(probes: Float[Array, "k dim"], rows: Float[Array, "k dim"]) -> float:
+    """Σᵢ H_ii² / ‖H‖²_F, estimated from k products.
+
+    The mean of v ∘ Hv is diag H, so for two different probes (v ∘ Hv)ᵀ(w ∘ Hw) has mean Σ H_ii²;
+    |Hv|² has mean ‖H‖²_F. For random signs and a diagonal H both are without error.
+    """
+    whole = float(np.mean(np.asarray(row_forms(rows, rows), np.float64)))
+    if probes.shape[0] < 2 or whole == 0.0:
+        return 0.0
+    samples = probes * rows
+    pairs = gram(samples, samples)
+    return float(np.mean(pairs[~np.eye(pairs.shape[0], dtype=bool)])) / whole
+
+
+def growth_pays(
+    variances: list[tuple[int, float]],
+    left: int,
+    samples: int,
+    price: float = 1.0,
+    lost: int = 0,
+) -> bool:
+    """Whether more of a basis is worth more than the samples it costs.
+
+    `variances` holds (rank, variance of one sample) for every rank measured so far, `left` is
+    how many samples could still be bought, `samples` exist already, and `price` is what a
+    direction costs, in samples; `lost` more exist that are of no use to a larger basis. The first
+    directions are taken on trust. Then: what about the last half of the basis bought, as much
+    again is expected to buy, up to four times over.
+    """
+    rank, variance = variances[-1]
+    if left < WIDTH * price:
+        return False
+    if rank < ON_TRUST:
+        return left >= ON_TRUST * price
+    half, before = min(variances[:-1], key=lambda entry: abs(entry[0] - rank / 2))
+    decay = variance / before if before > 0 else 1.0
+    count = samples + left
+    for times in (1, 2, 4):
+        step = min(float(times * (rank - half)), left / price)
+        expected = decay ** (step / (rank - half)) / max(count - step * price, 1.0)
+        if expected < 1.0 / (count + lost):
+            return True
+    return False

@@ -1,0 +1,406 @@
+"""The verb `eigenpairs`: a few eigenvalues of H at an end of its spectrum, with their vectors."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from hessspec._base.arguments import real_number, whole_number
+from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.progress import ProgressBar, progress_bar
+from hessspec._base.records import load_record, save_record
+from hessspec._base.selection import Where
+from hessspec._base.space import VectorSpace, leaf_path
+from hessspec._krylov.lockstep import RowOperator
+from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
+from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import resolve_call
+
+_KIND = "EigenPairs"
+DEFAULT_COUNT = 10
+# The error of a product, in units of eps |H|: no residual can be told to be smaller.
+SMALLEST_TOL_UNITS = 16.0
+# A matrix of this size is decomposed in seconds.
+DENSE_DIM = 2000
+_DENSE_CHUNK = 64
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EigenPairs:
+    """k eigenvalues of H and their eigenvectors, the most wanted first.
+
+    A loss with T values adds a leading task axis to every array.
+
+    Attributes:
+        values: θ = v'Hv, float64, in the units of H, loss / parameter². An eigenvalue lies
+            within `residuals` of each.
+        vectors: trees of the selected parameters with a leading axis k (after the task axis),
+            orthonormal: vectors of length 1 before they are cast to the dtype of each leaf.
+        residuals: |Hv - θv|, measured by a product with each vector, in the units of H.
+        converged: whether the residual is at most `tol` times the norm of H.
+        tol: the tolerance in force.
+        dim: P, the number of selected parameters.
+        num_matvecs: products executed, for all tasks together; one unit is one H_t v.
+        product_plan: how products were computed, in words: rows in a block, and how often the
+            gradient was linearised.
+    """
+
+    values: Float[Array | np.ndarray, "*tasks k"]
+    vectors: PyTree
+    residuals: Float[Array | np.ndarray, "*tasks k"]
+    converged: Bool[Array | np.ndarray, "*tasks k"]
+    tol: float = field(metadata={"static": True})
+    dim: int = field(metadata={"static": True})
+    num_matvecs: int = field(metadata={"static": True})
+    product_plan: str = field(default="", metadata={"static": True})
+
+    @property
+    def num_tasks(self) -> int | None:
+        """Number of tasks T, or None for a scalar loss."""
+        return None if np.ndim(self.values) == 1 else int(np.shape(self.values)[0])
+
+    def task(self, index: int) -> "EigenPairs":
+        """The pairs of one task, without task axis; products are counted in the whole record.
+
+        Raises:
+            ValueError: if there is no task axis.
+            IndexError: if there is no such task.
+        """
+        if self.num_tasks is None:
+            raise ValueError("these pairs have no task axis: the loss was a scalar")
+        if not -self.num_tasks <= index < self.num_tasks:
+            raise IndexError(f"`index` must name one of {self.num_tasks} tasks, got {index}")
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    @property
+    def rows(self) -> Float[Array, "*tasks k dim"]:
+        """The vectors as flat rows, in the order of `jax.tree.leaves`."""
+        lead = np.shape(self.values)
+        leaves = jax.tree.leaves(self.vectors)
+        dtype = _vector_space(self.vectors, len(lead)).dtype
+        return jnp.concatenate(
+            [jnp.reshape(leaf, (*lead, -1)).astype(dtype) for leaf in leaves], axis=-1
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to `path` (npz, no pickle)."""
+        space = _vector_space(self.vectors, np.ndim(self.values))
+        arrays = {
+            "values": np.asarray(self.values),
+            "residuals": np.asarray(self.residuals),
+            "converged": np.asarray(self.converged),
+            "rows": np.asarray(self.rows),
+        }
+        meta = {
+            "tol": self.tol,
+            "dim": self.dim,
+            "num_matvecs": self.num_matvecs,
+            "product_plan": self.product_plan,
+            "leaves": {p: list(s) for p, s in zip(space.paths, space.shapes, strict=True)},
+        }
+        save_record(path, _KIND, arrays, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], like: PyTree) -> "EigenPairs":
+        """The record that `save` wrote to `path`.
+
+        Args:
+            path: the file.
+            like: the parameters, whole or the selected ones: they give the tree its structure
+                and its leaves their dtypes. Leaves that were not selected become None.
+
+        Raises:
+            ValueError: if `like` lacks a selected leaf or has it with another shape.
+        """
+        arrays, meta = load_record(path, _KIND)
+        return cls(
+            values=arrays["values"],
+            vectors=_unflatten_like(like, arrays["rows"], meta["leaves"]),
+            residuals=arrays["residuals"],
+            converged=arrays["converged"],
+            tol=meta["tol"],
+            dim=meta["dim"],
+            num_matvecs=meta["num_matvecs"],
+            product_plan=meta.get("product_plan", ""),
+        )
+
+
+@overload
+def eigenpairs(
+    loss_fn: Callable[..., Array],
+    params: PyTree,
+    key: PRNGKeyArray,
+    *,
+    data: PyTree = None,
+    where: Where | None = None,
+    k: int = DEFAULT_COUNT,
+    which: Which = "LM",
+    tol: float | None = None,
+    max_matvecs: int | None = None,
+    progress: bool | None = None,
+    memory_budget: int | None = None,
+) -> EigenPairs: ...
+
+
+@overload
+def eigenpairs(
+    loss_fn: AbstractOperator,
+    /,
+    *,
+    key: PRNGKeyArray,
+    k: int = DEFAULT_COUNT,
+    which: Which = "LM",
+    tol: float | None = None,
+    max_matvecs: int | None = None,
+    progress: bool | None = None,
+    memory_budget: int | None = None,
+) -> EigenPairs: ...
+
+
+def eigenpairs(
+    loss_fn: Callable[..., Array] | AbstractOperator,
+    params: PyTree = None,
+    key: PRNGKeyArray | None = None,
+    *,
+    data: PyTree = None,
+    where: Where | None = None,
+    k: int = DEFAULT_COUNT,
+    which: Which = "LM",
+    tol: float | None = None,
+    max_matvecs: int | None = None,
+    progress: bool | None = None,
+    memory_budget: int | None = None,
+) -> EigenPairs:
+    """Find k eigenpairs of H: Hv = θv up to the residual that is given with each.
+
+    Block Lanczos from four random starts, with thick restarts: when the basis is full it is
+    replaced by its best Ritz vectors and grows on. Eigenvalues of any multiplicity are found with
+    all their copies; a further search with a new random block stops when none is left but with
+    probability 1e-6. If the basis could hold the whole space, or P is at most 2,000 and P products
+    did not suffice, H is formed by P products and the pairs are those of the matrix.
+
+    Args:
+        loss_fn: a loss, scalar or with shape (T,), or an operator in place of loss and params.
+        params: tree of float arrays at which H is taken.
+        key: the random starts are drawn from it.
+        data: passed to the loss as second argument; `Batches` for a data set.
+        where: chooses the parameters that H is taken in.
+        k: number of pairs, at most P.
+        which: "LM" for the largest |θ|, in falling order of it; "LA" for the largest θ, falling;
+            "SA" for the smallest θ, rising; "BE" for both ends, high and low in turns.
+        tol: residual to reach, relative to the norm of H; by default eps^(2/3), 2e-5 in float32
+            and 4e-11 in float64. An isolated eigenvalue is then good to about tol². Raised to
+            16 eps, the error of a product, if smaller.
+        max_matvecs: products to spend at most, for each task; by default 40 (k + 10). Pairs that
+            have not converged by then are returned as they are, and flagged. An end inside a
+            dense bulk ("SA" of many networks) takes far more than outliers do: ask for fewer
+            pairs, a larger `tol`, or raise the budget.
+        progress: show a bar; by default where a person is looking.
+        memory_budget: bytes that the basis may take, by default set from the device. It holds
+            max(3 k, k + 48) vectors or, with more restarts and products, as few as k + 15.
+
+    Returns:
+        The pairs, with a leading task axis if the loss has one. The residuals are measured by
+        one more product with each vector, which is counted.
+
+    Raises:
+        ValueError: if `k` exceeds P, `max_matvecs` is too small to return k pairs, an option is
+            unknown, or a product is not finite or not symmetric.
+        TypeError: for an argument that is no number where one is needed, or a call that mixes the
+            two forms.
+        MemoryError: if even the smallest basis exceeds `memory_budget`.
+
+    Cost: at most `max_matvecs` products for each task; isolated outliers take a few per pair,
+    dense parts of a spectrum many more. `num_matvecs` says how many were spent.
+
+    Source: derived here (block Rayleigh-Ritz with thick restarts, residuals measured, copies found
+    by new random blocks); checked against dense matrices in
+    `tests/hessspec/krylov/test_eigenpairs.py`.
+    """
+    if which not in get_args(Which):
+        raise ValueError(f"`which` must be one of {', '.join(get_args(Which))}, got {which!r}")
+    if tol is not None and not 0.0 <= real_number("tol", tol) < 1.0:
+        raise ValueError(f"`tol` must lie in [0, 1), relative to the norm of H, got {tol}")
+    k = whole_number("k", k, least=None)
+    if max_matvecs is not None:
+        max_matvecs = whole_number("max_matvecs", max_matvecs)
+    operator, key = resolve_call("eigenpairs", loss_fn, params, key, data, where, memory_budget)
+    dim, eps = operator.dim, float(jnp.finfo(operator.dtype).eps)
+    if not 1 <= k <= dim:
+        raise ValueError(
+            f"`k` must lie in [1, {dim}] for {dim} selected parameters, got {k}; "
+            "lower `k` or let `where` select more."
+        )
+    wanted = eps ** (2 / 3) if tol is None else tol
+    goal = max(wanted, SMALLEST_TOL_UNITS * eps)
+    tasks = 1 if operator.num_tasks is None else operator.num_tasks
+    limit = 40 * (k + 10) if max_matvecs is None else max_matvecs
+    plan = _Plan.of(k, dim, limit, tasks, operator.dtype, resolve_budget(memory_budget))
+
+    def of(scalar: AbstractOperator, bar: ProgressBar) -> FoundPairs:
+        if plan.capacity is None:
+            found = dense_pairs(scalar, k, which, bar)
+            return replace(found, product_plan=scalar.product_plan)
+        kept = scalar.linearised(WIDTH, plan.room)
+        found = search(kept, key, k, which, goal, plan.search_limit, plan.capacity, bar)
+        found = replace(found, product_plan=kept.product_plan)
+        if plan.may_be_dense and np.any(found.residuals > goal * found.norm):
+            spent = found.num_matvecs
+            found = dense_pairs(scalar, k, which, bar)
+            found = replace(found, num_matvecs=found.num_matvecs + spent)
+        return found
+
+    with progress_bar(plan.products(tasks), "eigenpairs", enabled=progress) as bar:
+        lead = () if operator.num_tasks is None else (tasks,)
+        scalars = [operator.task(t) for t in range(tasks)] if lead else [operator]
+        found = [of(scalar, bar) for scalar in scalars]
+    return replace(_record(found, operator.space, goal, lead), product_plan=found[0].product_plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the pairs will be looked for.
+
+    Attributes:
+        capacity: vectors that the basis may hold; None where the matrix is formed at once.
+        search_limit: products for the search.
+        may_be_dense: whether the matrix may be formed where the search does not succeed.
+        dim: P.
+        room: bytes left for what products keep.
+    """
+
+    capacity: int | None
+    search_limit: int
+    may_be_dense: bool
+    dim: int
+    room: int
+
+    @classmethod
+    def of(cls, k: int, dim: int, limit: int, tasks: int, dtype: np.dtype, budget: int) -> "_Plan":
+        count = WIDTH * math.ceil(k / WIDTH)
+        least, usual = count + 3 * WIDTH, max(3 * count, count + 48)
+        at_search, at_dense = 2 * count + 4 * WIDTH, dense_products(dim)
+        if limit < min(at_dense, at_search):
+            raise ValueError(
+                f"`max_matvecs` must be at least {min(at_dense, at_search)} for {k} pairs of "
+                f"{dim} parameters and their residuals, got {limit}; raise it or lower `k`."
+            )
+        row = dim * np.dtype(dtype).itemsize
+        beside = tasks * k + 8 * WIDTH
+        fits = budget // row - beside
+        dense = at_dense <= limit and dim <= usual + 2 * WIDTH
+        require_memory(
+            ((dim if dense else least) + beside) * row,
+            budget,
+            f"a search for {k} eigenpairs of {dim:,} parameters",
+            "lower `k`, raise `memory_budget`, or let `where` select fewer parameters",
+        )
+        if dense:
+            return cls(None, 0, True, dim, 0)
+        may_be_dense = dim <= min(fits, DENSE_DIM) and limit - at_dense >= at_search
+        search_limit = min(max(dim, at_search), limit - at_dense) if may_be_dense else limit
+        capacity = min(usual, fits, search_limit - count, dim - 2 * WIDTH)
+        room = budget - (capacity + beside) * row
+        return cls(WIDTH * (capacity // WIDTH), search_limit, may_be_dense, dim, room)
+
+    def products(self, tasks: int) -> int | None:
+        """Products in all, if that is known."""
+        return None if self.capacity is not None else tasks * dense_products(self.dim)
+
+
+def dense_products(dim: int) -> int:
+    """Products that the matrix takes: P, or a few more to fill blocks of one shape."""
+    blocks = math.ceil(dim / _DENSE_CHUNK)
+    return blocks * math.ceil(dim / blocks)
+
+
+def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -> FoundPairs:
+    """The pairs of a small H, from its P columns."""
+    dim, dtype = operator.dim, np.dtype(operator.dtype)
+    matrix = np.zeros((dim, dim))
+    total = dense_products(dim)
+    chunk = total // math.ceil(dim / _DENSE_CHUNK)
+    for start in range(0, dim, chunk):
+        # The last block is moved back, so that all have one shape.
+        begin = min(start, dim - chunk)
+        rows = operator.rows(jnp.asarray(np.eye(chunk, dim, begin, dtype)))
+        check_finite(rows, operator.space, "a product with the operator")
+        matrix[begin : begin + chunk] = np.asarray(rows, np.float64)
+        bar.update(chunk)
+    check_symmetric(matrix, matrix.T, float(np.linalg.norm(matrix, 2)), dtype)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    chosen = wanted_first(values, which)[:k]
+    rows = vectors[:, chosen].T.astype(dtype)
+    rounded = rows.astype(np.float64)
+    residuals = np.linalg.norm(rounded @ matrix.T - values[chosen, None] * rounded, axis=1)
+    return FoundPairs(
+        values=values[chosen],
+        rows=jnp.asarray(rows),
+        residuals=residuals,
+        norm=float(np.abs(values).max()),
+        num_matvecs=total,
+    )
+
+
+def _record(
+    found: list[FoundPairs], space: VectorSpace, tol: float, lead: tuple[int, ...]
+) -> EigenPairs:
+    def joined(parts: list[np.ndarray]) -> np.ndarray:
+        return np.stack(parts) if lead else parts[0]
+
+    rows = jnp.stack([f.rows for f in found]) if lead else found[0].rows
+    return EigenPairs(
+        values=joined([f.values for f in found]),
+        vectors=space.unflatten_block(rows),
+        residuals=joined([f.residuals for f in found]),
+        converged=joined([f.residuals <= tol * f.norm for f in found]),
+        tol=tol,
+        dim=space.dim,
+        num_matvecs=sum(f.num_matvecs for f in found),
+    )
+
+
+def _vector_space(vectors: PyTree, num_lead: int) -> VectorSpace:
+    """The space of the trees without their leading axes."""
+    return VectorSpace.of(
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[num_lead:], leaf.dtype), vectors)
+    )
+
+
+def _unflatten_like(
+    like: PyTree, rows: Float[np.ndarray, "*lead dim"], leaves: dict[str, list[int]]
+) -> PyTree:
+    """`rows` split into the named leaves, placed in the tree `like`; None elsewhere."""
+    sizes = [math.prod(shape) for shape in leaves.values()]
+    parts = np.split(rows, np.cumsum(sizes)[:-1], axis=-1)
+    known = dict(zip(leaves, parts, strict=True))
+
+    def place(path: tuple[Any, ...], leaf: Any) -> Array | None:
+        name = leaf_path(path)
+        if name not in known:
+            return None
+        if list(np.shape(leaf)) != leaves[name]:
+            raise ValueError(
+                f"`like` must have the shapes of the saved vectors; expected {leaves[name]} at "
+                f"`{name}`, got {list(np.shape(leaf))}"
+            )
+        part = known.pop(name).reshape(*rows.shape[:-1], *leaves[name])
+        return jnp.asarray(part).astype(leaf.dtype)
+
+    tree = jax.tree.map_with_path(place, like)
+    if known:
+        raise ValueError(
+            f"`like` must hold every leaf of the saved vectors, but lacks {', '.join(known)}"
+        )
+    return tree
+
+
+__all__ = ["EigenPairs", "eigenpairs"]

@@ -1,0 +1,408 @@
+"""Block Lanczos with thick restarts: a few eigenpairs in bounded memory, multiplicities found.
+
+A block of b random starts sees b copies of every eigenvalue, so one that shows up fewer than b
+times is settled. Where b copies were found there may be more: another random block, orthogonal
+to all that was found, then looks for them until it can be told that there are none.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from scipy import linalg, stats
+
+from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._base.progress import ProgressBar
+from hessspec._krylov.blocks import (
+    BLOCK_ROWS,
+    GrowingBasis,
+    combine,
+    gram,
+    orthonormal_rows,
+    row_forms,
+    spherical,
+    unit_scale,
+)
+from hessspec._krylov.lanczos import BREAKDOWN_UNITS
+from hessspec._krylov.lockstep import RowOperator
+
+Which = Literal["LM", "LA", "SA", "BE"]
+
+# Vectors multiplied together. Wide blocks find multiplicities at once and share the gradient's
+# linearisation, narrow ones reach higher powers of H with the same number of products.
+WIDTH = 2
+# Chance of overlooking an eigenvalue in the search for further copies.
+MISS_PROBABILITY = 1e-6
+_COLUMNS_PER_TILE = 1 << 16
+
+
+@dataclass(frozen=True)
+class FoundPairs:
+    """What a search ended with: the most wanted pair first.
+
+    Attributes:
+        values: Rayleigh quotients v'Hv.
+        rows: the vectors v, of length 1.
+        residuals: |Hv - θv|, measured by a product with each v.
+        norm: the largest |Ritz value| seen.
+        num_matvecs: products executed, those of the residuals included.
+        product_plan: how they were computed, in words.
+    """
+
+    values: Float[np.ndarray, " k"]
+    rows: Float[Array, "k dim"]
+    residuals: Float[np.ndarray, " k"]
+    norm: float
+    num_matvecs: int
+    product_plan: str = ""
+
+
+def wanted_first(values: Float[np.ndarray, " n"], which: Which) -> Int[np.ndarray, " n"]:
+    """Indices in the order in which `which` prefers the values."""
+    if which == "LM":
+        return np.argsort(-np.abs(values), kind="stable")
+    if which == "LA":
+        return np.argsort(-values, kind="stable")
+    rising = np.argsort(values, kind="stable")
+    if which == "SA":
+        return rising
+    alternating = np.stack([rising[::-1], rising], axis=1).ravel()
+    return alternating[: values.size]
+
+
+def settled_bounds(chosen: Float[np.ndarray, " k"], which: Which) -> tuple[float, float]:
+    """(low, high): any eigenvalue below low or above high belongs among the `chosen` ones."""
+    if which == "LM":
+        least = float(np.abs(chosen).min())
+        return -least, least
+    if which == "LA":
+        return -np.inf, float(chosen.min())
+    if which == "SA":
+        return float(chosen.max()), np.inf
+    # Taken in turns, the high end first.
+    rising = np.sort(chosen)
+    low = chosen.size // 2
+    return (float(rising[low - 1]) if low else -np.inf), float(rising[low])
+
+
+def search(
+    operator: RowOperator,
+    key: PRNGKeyArray,
+    k: int,
+    which: Which,
+    tol: float,
+    max_matvecs: int,
+    capacity: int,
+    bar: ProgressBar,
+) -> FoundPairs:
+    """The k most wanted eigenpairs, by at most `max_matvecs` products.
+
+    Args:
+        operator: symmetric, on more than `capacity` + 2·WIDTH dimensions.
+        key: the starts are drawn from it.
+        k: how many.
+        which: which end of the spectrum.
+        tol: largest residual, relative to the norm of H.
+        max_matvecs: at least 2·k + 4·WIDTH.
+        capacity: vectors that the basis may hold, at least k + 3·WIDTH.
+        bar: told of every product.
+    """
+    count = WIDTH * math.ceil(k / WIDTH)  # the residuals are measured in whole blocks
+    basis = RestartedBasis(operator, key)
+    seen = np.zeros(0)  # what earlier sweeps had found
+    while True:
+        bar.update(basis.grow())
+        pairs = basis.ritz()
+        order = wanted_first(pairs.values, which)
+        chosen = order[:k]
+        values = pairs.values[chosen]
+        # Half of the tolerance: rounding may add to the estimate until it is measured.
+        done = basis.rank >= count and np.all(pairs.residuals[chosen] <= tol / 2 * basis.norm)
+        if done and not basis.is_first_sweep:
+            done = basis.nothing_left(pairs, order, k, which, tol)
+        if done:
+            if not _may_be_more(values, seen, which, 2 * tol * basis.norm):
+                break
+            seen = values
+            basis.recombine(pairs, order[:count])
+            basis.start_sweep()
+        if basis.num_matvecs + WIDTH + count > max_matvecs:
+            break
+        if basis.rank + WIDTH > capacity:
+            keep = count + WIDTH * ((capacity - count) // (2 * WIDTH))
+            basis.recombine(pairs, order[:keep])
+    pairs = basis.ritz()
+    basis.recombine(pairs, wanted_first(pairs.values, which)[:count])
+    values, residuals = basis.measure(count, bar)
+    best = wanted_first(values[:k], which)
+    return FoundPairs(
+        values=values[best] * basis.scale,
+        rows=basis.surrender(best),
+        residuals=residuals[best] * basis.scale,
+        norm=basis.norm * basis.scale,
+        num_matvecs=basis.num_matvecs,
+    )
+
+
+def _may_be_more(
+    values: Float[np.ndarray, " k"], seen: Float[np.ndarray, " n"], which: Which, width: float
+) -> bool:
+    """Whether the last sweep added WIDTH copies of one value, as many as it could see.
+
+    Values closer than `width` count as one. Copies of the least wanted value are of no interest:
+    they would change no result.
+    """
+    low, high = settled_bounds(values, which)
+    rising = np.sort(values)
+    groups = np.split(rising, np.flatnonzero(np.diff(rising) > width) + 1)
+    for group in groups:
+        if low - width <= group[-1] and group[0] <= high + width:
+            continue
+        before = np.sum((seen >= group[0] - width) & (seen <= group[-1] + width))
+        if group.size - before >= WIDTH:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Eigenpairs of the compressed operator, in units of H/s.
+
+    Attributes:
+        values: θ, ascending.
+        vectors: coefficients in the basis, one pair in each column.
+        residuals: estimates of |Hv - θv|.
+        news: share of each vector that the present sweep has found.
+    """
+
+    values: Float[np.ndarray, " n"]
+    vectors: Float[np.ndarray, "n n"]
+    residuals: Float[np.ndarray, " n"]
+    news: Float[np.ndarray, " n"]
+
+
+class RestartedBasis:
+    """Orthonormal rows Q, T = Q H Qᵀ on the host, and H Qᵀ = Qᵀ T + Nᵀ B + (untracked).
+
+    N is the block that comes next, B = N H Qᵀ. A restart replaces Q by some of its Ritz vectors:
+    T becomes diagonal, B its transform, and the relation stays as it is, so that nothing but the
+    directions left out is lost. A new sweep replaces N by a random block; the remainders of the
+    rows kept, within tolerance, are then not tracked any more, only their size is.
+
+    Not a record: it changes in place. Numbers on the host are in units of H/s, s a power of two.
+    """
+
+    def __init__(self, operator: RowOperator, key: PRNGKeyArray) -> None:
+        self.operator, self.key = operator, key
+        self.basis = GrowingBasis(operator.dim, operator.dtype)
+        self.compressed = np.zeros((0, 0))  # T
+        self.coupling = np.zeros((WIDTH, 0))  # B
+        self.untracked = np.zeros(0)  # size of what the relation leaves out, for each row
+        self.news = np.zeros(0)  # share of each row that the present sweep has found
+        self.first_new: int | None = 0  # where the sweep's random block stands; None if restarted
+        self.is_first_sweep = True
+        self.scale = 0.0
+        self.norm = 0.0
+        self.num_matvecs = 0
+        self._num_drawn = 0
+        self.next = self._orthonormal(self._random(WIDTH))
+
+    @property
+    def rank(self) -> int:
+        """Number of rows of Q."""
+        return self.basis.rank
+
+    def grow(self) -> int:
+        """Multiply the next block and take it in; returns the products that took."""
+        block, old = self.next, self.rank
+        products = self._products(block)
+        self.basis.append(block)
+        rest, column = self.basis.split(products)
+        if not np.isfinite(column).all():
+            check_finite(products, self.operator.space, "a product with the operator")
+        lengths = np.asarray(row_forms(products, products), np.float64) ** 0.5
+        self.norm = max(self.norm, float(lengths.max()))
+        self._enter(column, old)
+        self._prepare(products, rest, old)
+        return WIDTH
+
+    def ritz(self) -> Ritz:
+        """The Ritz pairs of all rows."""
+        values, vectors = np.linalg.eigh(self.compressed)
+        self.norm = max(self.norm, float(np.abs(values).max()))
+        tracked = np.sum((self.coupling @ vectors) ** 2, axis=0)
+        residuals = np.sqrt(tracked + vectors.T**2 @ self.untracked**2)
+        return Ritz(values, vectors, residuals, vectors.T**2 @ self.news)
+
+    def recombine(self, pairs: Ritz, kept: Int[np.ndarray, " p"]) -> None:
+        """Replace the rows by these Ritz vectors, in place."""
+        vectors = pairs.vectors[:, kept]
+        size = BLOCK_ROWS * len(self.basis.chunks)
+        coefficients = np.zeros((size, size))
+        coefficients[: kept.size, : self.rank] = vectors.T
+        chunks = _recombined(
+            tuple(self.basis.chunks), jnp.asarray(coefficients, self.operator.dtype)
+        )
+        self.basis.chunks = list(chunks[: math.ceil(kept.size / BLOCK_ROWS)])
+        self.basis.rank = kept.size
+        self.compressed = np.diag(pairs.values[kept])
+        self.coupling = self.coupling @ vectors
+        self.untracked = np.sqrt(vectors.T**2 @ self.untracked**2)
+        self.news = vectors.T**2 @ self.news
+        self.first_new = None
+
+    def start_sweep(self) -> None:
+        """Go on from a new random block, orthogonal to the rows at hand."""
+        sizes = np.sum(self.coupling**2, axis=0) + self.untracked**2
+        # Never 0: the symmetry of these rows' products cannot be checked any more.
+        self.untracked = np.sqrt(np.maximum(sizes, np.finfo(float).tiny))
+        self.coupling = np.zeros_like(self.coupling)
+        self.news = np.zeros(self.rank)
+        self.first_new, self.is_first_sweep = self.rank, False
+        self.next = self._orthonormal(self._random(WIDTH))
+
+    def nothing_left(
+        self, pairs: Ritz, order: Int[np.ndarray, " n"], k: int, which: Which, tol: float
+    ) -> bool:
+        """Whether the present sweep has shown that no wanted eigenvalue was overlooked.
+
+        Either because its moments leave no room for one, or because its own most wanted pairs
+        have converged to less.
+        """
+        low, high = settled_bounds(pairs.values[order[:k]], which)
+        margin = 2 * tol * self.norm
+        if self.first_new is not None and all(
+            self._has_none_beyond(bound, sign)
+            for bound, sign in ((low - margin, -1.0), (high + margin, 1.0))
+            if np.isfinite(bound)
+        ):
+            return True
+        own = order[k:][pairs.news[order[k:]] > 0.5]
+        ends = 1 if which in ("LA", "SA") else 2
+        return own.size >= ends and bool(np.all(pairs.residuals[own[:ends]] <= tol / 2 * self.norm))
+
+    def measure(
+        self, count: int, bar: ProgressBar
+    ) -> tuple[Float[np.ndarray, " count"], Float[np.ndarray, " count"]]:
+        """Rayleigh quotients and residuals of the first `count` rows, by a product with each."""
+        values, residuals = [], []
+        for first in range(0, count, WIDTH):
+            rows = self.basis.rows(first, WIDTH)
+            products = self._products(rows)
+            quotients, rests = _rayleigh(rows, products)
+            values.append(np.asarray(quotients, np.float64))
+            residuals.append(np.asarray(rests, np.float64))
+            bar.update(WIDTH)
+        return np.concatenate(values), np.concatenate(residuals)
+
+    def surrender(self, chosen: Int[np.ndarray, " k"]) -> Float[Array, "k dim"]:
+        """These rows of Q; the basis is given up, so that they are not in memory twice."""
+        rows = jnp.concatenate(self.basis.chunks)
+        self.basis.chunks = []
+        return rows[jnp.asarray(chosen)]
+
+    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
+        products = self.operator.rows(block)
+        self.num_matvecs += block.shape[0]
+        if self.scale == 0.0:
+            self.scale = unit_scale(products)
+        return products / jnp.asarray(self.scale, products.dtype)
+
+    def _enter(self, column: Float[np.ndarray, "n b"], old: int) -> None:
+        """A new column of T. For a symmetric H what stands above its corner is known: Bᵀ."""
+        tracked = (self.untracked == 0)[:, None]
+        above, corner = np.where(tracked, self.coupling.T, column[:old]), column[old:]
+        check_symmetric(column[:old], above, self.norm, self.operator.dtype)
+        check_symmetric(corner, corner.T, self.norm, self.operator.dtype)
+        self.compressed = np.block([[self.compressed, above], [above.T, (corner + corner.T) / 2]])
+        self.untracked = np.pad(self.untracked, (0, WIDTH))
+        self.news = np.pad(self.news, (0, WIDTH), constant_values=1.0)
+
+    def _prepare(
+        self, products: Float[Array, "b dim"], rest: Float[Array, "b dim"], old: int
+    ) -> None:
+        """The next block: what the products have outside the span, filled up at random.
+
+        Directions that are rounding are left out: the Krylov space is exhausted there, and a
+        random one reaches eigenvectors that the starts have not seen.
+        """
+        following, factor = orthonormal_rows(rest)
+        left, singular, _ = np.linalg.svd(factor)
+        rounding = BREAKDOWN_UNITS * np.finfo(self.operator.dtype).eps * self.norm
+        keep = int(np.sum(singular > rounding))
+        if keep < WIDTH:
+            kept = combine(jnp.asarray(left.T, following.dtype), following)[:keep]
+            following = jnp.concatenate([kept, self._random(WIDTH - keep)])
+        # Once more: what was rounding before has been stretched to unit length.
+        self.next, _ = orthonormal_rows(self.basis.split(following)[0])
+        self.coupling = np.zeros((WIDTH, self.rank))
+        if keep:
+            self.coupling[:, old:] = gram(self.next, products)
+
+    def _random(self, count: int) -> Float[Array, "count dim"]:
+        first, self._num_drawn = self._num_drawn, self._num_drawn + count
+        return spherical(self.key, first, count, self.operator.dim, self.operator.dtype)
+
+    def _orthonormal(self, rows: Float[Array, "b dim"]) -> Float[Array, "b dim"]:
+        return orthonormal_rows(self.basis.without(rows))[0]
+
+    def _has_none_beyond(self, bound: float, sign: float) -> bool:
+        """Whether H, less what earlier sweeps have found, has no eigenvalue beyond `bound`.
+
+        Let Hu = λu, and c = Qu the components of u along the sweep's rows, of which there are
+        blocks 0, ..., m. All rows of (T - λ)c but the last block vanish, so with T = S Θ Sᵀ,
+
+            c = S (Θ - λ)⁻¹ S_mᵀ r   for some r of b entries,   |c| <= 1.
+
+        This bounds |c₀|, u's share of the random start: a Christoffel function. It falls as λ
+        moves away from the Ritz values. But |c₀|² is Beta(b/2, (P - b)/2) for a random start,
+        so that a bound below the far tail of that law says that there is no such u.
+        """
+        active = self.compressed[self.first_new :, self.first_new :]
+        values, vectors = np.linalg.eigh(active)
+        if np.any(sign * values >= sign * bound):
+            return False
+        first, last = vectors[:WIDTH], vectors[-WIDTH:]
+        inverse = 1.0 / (values - bound)
+        start = (first * inverse) @ last.T
+        whole = (last * inverse**2) @ last.T
+        largest = linalg.eigh(start.T @ start, whole, eigvals_only=True)[-1]
+        law = stats.beta(WIDTH / 2, (self.operator.dim - WIDTH) / 2)
+        return bool(largest < law.ppf(MISS_PROBABILITY))
+
+
+@jax.jit
+def _rayleigh(
+    rows: Float[Array, "k dim"], products: Float[Array, "k dim"]
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    quotients = row_forms(rows, products) / row_forms(rows, rows)
+    return quotients, jnp.linalg.norm(products - quotients[:, None] * rows, axis=1)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _recombined(
+    chunks: tuple[Float[Array, "16 dim"], ...], coefficients: Float[Array, "n n"]
+) -> tuple[Float[Array, "16 dim"], ...]:
+    """The rows Σ_j c_ij · row_j, written over the old ones tile by tile of columns."""
+    dim = chunks[0].shape[1]
+    width = min(_COLUMNS_PER_TILE, dim)
+
+    def one(index: Array, chunks: tuple[Array, ...]) -> tuple[Array, ...]:
+        begin = jnp.minimum(index * width, dim - width)
+        tiles = [jax.lax.dynamic_slice(chunk, (0, begin), (BLOCK_ROWS, width)) for chunk in chunks]
+        old = jnp.concatenate(tiles)
+        new = jnp.matmul(coefficients, old, precision="highest")
+        # The last tile is moved back to end at `dim`; columns already done stay.
+        fresh = (begin + jnp.arange(width) >= index * width)[None]
+        parts = jnp.split(jnp.where(fresh, new, old), len(chunks))
+        return tuple(
+            jax.lax.dynamic_update_slice(chunk, part, (0, begin))
+            for chunk, part in zip(chunks, parts, strict=True)
+        )
+
+    return jax.lax.fori_loop(0, math.ceil(dim / width), one, chunks)

@@ -1,0 +1,1 @@
+"""What is multiplied: losses made into operators, data sets, products, the plan of memory."""

@@ -1,0 +1,489 @@
+"""What is multiplied: symmetric operators on parameter trees, and their algebra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from hessspec._base.arguments import in_dtype, whole_number
+from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.selection import choose
+from hessspec._base.space import VectorSpace, leaf_path
+from hessspec._operators.lift import LiftedFunction, lift
+from hessspec._operators.plan import BLOCK_ROWS
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+
+class AbstractOperator(eqx.Module):
+    """A symmetric linear map H on a tree of parameters, or T of them that share their vectors.
+
+    Estimators need `rows` alone: a block of flat vectors in, the block of products out.
+    `num_tasks` is None for one map; otherwise results have a leading axis of that length.
+    """
+
+    space: eqx.AbstractVar[VectorSpace]
+    num_tasks: eqx.AbstractVar[int | None]
+
+    # numpy would spread an operator over the entries of an array: `__rmul__` is to decide.
+    __array_ufunc__ = None
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        """H v for each row v of `block`: shape (k, dim), or (T, k, dim) for T tasks.
+
+        Cost: k products (T·k for T tasks). Compiled once for each k and dispatched without
+        waiting for the result. Any other shape of `block` is a ValueError.
+        """
+        return compiled_rows(self, block)
+
+    def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
+        """v'Hv for each row v of `block`, by the cheaper way: shape (k,) or (T, k)."""
+        return compiled_forms(self, block)
+
+    def task(self, index: int) -> AbstractOperator:
+        """The scalar operator H_index. All tasks share one compiled program.
+
+        Raises:
+            ValueError: if the operator has no task axis.
+            TypeError: if `index` is no whole number.
+            IndexError: if there is no such task.
+        """
+        count = self._require_tasks("task")
+        index = whole_number("index", index, least=None)
+        if not -count <= index < count:
+            raise IndexError(f"`index` must name one of {count} tasks, got {index}")
+        return self.weighted(np.eye(count)[index])
+
+    def weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
+        """The scalar operator Σ_t w_t H_t. The weights are a leaf: changing them costs nothing.
+
+        Raises:
+            ValueError: if the operator has no task axis, or `weights` is not one entry a task,
+                finite, and in the range of the operator's dtype.
+            TypeError: if `weights` are not real numbers.
+        """
+        count = self._require_tasks("weighted")
+        weights = in_dtype("weights", weights, self.dtype)
+        if weights.shape != (count,):
+            raise ValueError(
+                f"`weights` must have one entry for each of {count} tasks, "
+                f"got shape {weights.shape}"
+            )
+        return self._weighted(weights)
+
+    def _require_tasks(self, verb: str) -> int:
+        if self.num_tasks is None:
+            raise ValueError(
+                f"`{verb}` needs an operator with a task axis, but this loss is a scalar; "
+                "return shape (T,) from the loss, or use the operator as it is."
+            )
+        return self.num_tasks
+
+    def validate(self) -> None:
+        """Raise ValueError if the losses are not finite or not deterministic here."""
+
+    @property
+    def dim(self) -> int:
+        """P, the number of selected parameters."""
+        return self.space.dim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype in which products are computed and returned as rows."""
+        return self.space.dtype
+
+    @property
+    def block_rows(self) -> int:
+        """How many vectors estimators should multiply together."""
+        return BLOCK_ROWS
+
+    @property
+    def product_plan(self) -> str:
+        """How products are computed, in words; empty where that is not this package's choice."""
+        return ""
+
+    def product_bytes(self, rows: int) -> int:
+        """Estimate of the memory that a block of products takes, its vectors included."""
+        return rows * (1 + (self.num_tasks or 1)) * self.dim * self.dtype.itemsize
+
+    def linearised(self, rows: int, memory_budget: int) -> AbstractOperator:
+        """The same operator for many blocks of `rows` vectors, one after the other.
+
+        What all products have in common is computed now and kept, if `memory_budget` bytes have
+        room for that and for a block. If not, or if there is nothing to keep: the operator itself.
+        """
+        del rows, memory_budget
+        return self
+
+    @property
+    def form_cost(self) -> float:
+        """Cost of v'Hv for all tasks, in products with one task's H."""
+        return float(self.num_tasks or 1)
+
+    def matvec(self, vector: PyTree) -> PyTree:
+        """H v as a tree like the selected parameters (with a leading task axis for T tasks).
+
+        Raises:
+            ValueError: if `vector` is not a tree like the selected parameters.
+        """
+        product = self.rows(self.space.flatten(vector)[None])
+        return self.space.unflatten_block(product[..., 0, :])
+
+    def matmat(self, block: PyTree) -> PyTree:
+        """H applied to k vectors stacked along a leading axis of every leaf."""
+        return self.space.unflatten_block(self.rows(self.space.flatten_block(block)))
+
+    def quadratic_forms(self, block: PyTree) -> Float[Array, "*T k"]:
+        """v'Hv for k vectors stacked along a leading axis of every leaf."""
+        return self.forms(self.space.flatten_block(block))
+
+    def dense(self, *, memory_budget: int | None = None) -> Float[Array, "*T dim dim"]:
+        """H as a matrix, rows and columns in the order of `jax.tree.leaves`. Cost: P products.
+
+        Raises:
+            MemoryError: if the matrix exceeds the budget.
+        """
+        tasks = self.num_tasks or 1
+        require_memory(
+            2 * tasks * self.dim**2 * self.dtype.itemsize,
+            resolve_budget(memory_budget),
+            f"the dense matrix of {self.dim:,} parameters",
+            "`density`, `trace` and `eigenpairs` answer most questions without it; or let "
+            "`where` select fewer parameters",
+        )
+        chunk = min(self.dim, 4 * self.block_rows)
+        starts = range(0, self.dim, chunk)
+        identity = np.eye(chunk, dtype=self.dtype)
+        parts = []
+        for start in starts:
+            block = np.zeros((chunk, self.dim), self.dtype)
+            size = min(chunk, self.dim - start)
+            block[:size, start : start + size] = identity[:size, :size]
+            parts.append(self.rows(jnp.asarray(block))[..., :size, :])
+        return jnp.concatenate(parts, axis=-2)
+
+    def as_scipy(self) -> LinearOperator:
+        """This operator for `scipy.sparse.linalg` (a scalar operator; products on the device).
+
+        Raises:
+            ValueError: if the operator has a task axis.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        if self.num_tasks is not None:
+            raise ValueError("`as_scipy` needs one task; call it on `operator.task(t)`")
+
+        def matmat(columns: np.ndarray) -> np.ndarray:
+            block = jnp.asarray(np.atleast_2d(columns.T), dtype=self.dtype)
+            return np.asarray(self.rows(block)).T
+
+        return LinearOperator(  # pyright: ignore[reportCallIssue]
+            shape=(self.dim, self.dim),
+            matvec=lambda column: matmat(column.reshape(-1, 1))[:, 0],  # pyright: ignore
+            rmatvec=lambda column: matmat(column.reshape(-1, 1))[:, 0],  # pyright: ignore
+            matmat=matmat,  # pyright: ignore
+            rmatmat=matmat,  # pyright: ignore
+            dtype=self.dtype,
+        )
+
+    def __add__(self, other: AbstractOperator) -> SumOperator:
+        return SumOperator(self, other)
+
+    def __radd__(self, other: Any) -> AbstractOperator:
+        begins_a_sum = isinstance(other, int) and other == 0
+        return self if begins_a_sum else SumOperator(_summand(other), self)
+
+    def __sub__(self, other: AbstractOperator) -> SumOperator:
+        return SumOperator(self, ScaledOperator(other, -1.0))
+
+    def __rsub__(self, other: Any) -> SumOperator:
+        return SumOperator(other, -self)
+
+    def __mul__(self, scale: float) -> ScaledOperator:
+        return ScaledOperator(self, scale)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> ScaledOperator:
+        return ScaledOperator(self, 1.0 / _number(divisor))
+
+    def __neg__(self) -> ScaledOperator:
+        return ScaledOperator(self, -1.0)
+
+    # What a class implements; called inside the compiled programs below.
+
+    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        raise TypeError(f"{type(self).__name__} does not define products")
+
+    def _quadratic(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
+        return jnp.einsum("...kp,kp->...k", self._products(block), block, precision="highest")
+
+    def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
+        return WeightedOperator(self, weights)
+
+
+@eqx.filter_jit
+def compiled_rows(linear: AbstractOperator, block: Array) -> Array:
+    return linear._products(_block_of(linear, block))
+
+
+@eqx.filter_jit
+def compiled_forms(linear: AbstractOperator, block: Array) -> Array:
+    return linear._quadratic(_block_of(linear, block))
+
+
+def _block_of(linear: AbstractOperator, block: Array) -> Array:
+    if block.ndim != 2 or block.shape[1] != linear.dim:
+        raise ValueError(
+            f"`block` must have shape (k, {linear.dim}), one flat vector in each row, got "
+            f"{block.shape}; for trees use `matvec`, `matmat` and `quadratic_forms`."
+        )
+    return block.astype(linear.dtype)
+
+
+def _summand(other: Any) -> AbstractOperator:
+    if isinstance(other, AbstractOperator):
+        return other
+    raise TypeError(
+        f"an operator adds to an operator, got {type(other).__name__}; the multiple of the "
+        "identity is `c * hessspec.FunctionOperator(lambda v: v, like=params)`."
+    )
+
+
+def _number(factor: Any) -> Any:
+    if not isinstance(factor, AbstractOperator) and np.ndim(factor) == 0:
+        return factor
+    raise TypeError(
+        f"an operator is multiplied or divided by one real number, got {type(factor).__name__}; "
+        "H v is `H.matvec(v)`, a block of products `H.matmat(block)`, a sum of tasks "
+        "`H.weighted(weights)`, and a product of operators is not symmetric in general."
+    )
+
+
+class FunctionOperator(AbstractOperator):
+    """Any symmetric linear map, given as `matvec(tree) -> tree` on trees like `like`.
+
+    Args:
+        matvec: traceable by JAX; for several maps of the same vectors, a leading axis of
+            `num_tasks` on every leaf of its result.
+        like: a tree of float arrays (or `jax.ShapeDtypeStruct`s): what vectors look like.
+        num_tasks: number of maps, or None for one.
+
+    Raises:
+        TypeError: if a leaf of `like` is no array, or `matvec` cannot be called with one tree.
+        ValueError: if `like` holds no float array, or `matvec` returns other shapes.
+
+    Symmetry is the caller's promise; the estimators check it where that costs no product.
+    """
+
+    function: LiftedFunction
+    space: VectorSpace = eqx.field(static=True)
+    num_tasks: int | None = eqx.field(static=True)
+
+    def __init__(
+        self, matvec: Callable[[PyTree], PyTree], like: PyTree, *, num_tasks: int | None = None
+    ) -> None:
+        num_tasks = None if num_tasks is None else whole_number("num_tasks", num_tasks)
+        chosen, _ = choose(_zeros(like), None, name="like")
+        self.space = VectorSpace.of(chosen)
+        self.num_tasks = num_tasks
+        self.function, shapes = lift(matvec, chosen, call="matvec(vector)")
+        lead = () if num_tasks is None else (num_tasks,)
+        expected = jax.tree.map(lambda leaf: (*lead, *leaf.shape), chosen)
+        found = jax.tree.map(lambda leaf: tuple(leaf.shape), shapes)
+        if expected != found:
+            raise ValueError(
+                f"`matvec` must return a tree with leaves of shapes {expected}, got {found}"
+            )
+
+    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        lead = 0 if self.num_tasks is None else 1
+
+        def product(v: Float[Array, " dim"]) -> Array:
+            tree = self.function(self.space.unflatten(v))
+            leaves = [
+                jnp.reshape(leaf, (*leaf.shape[:lead], -1)).astype(self.dtype)
+                for leaf in jax.tree.leaves(tree)
+            ]
+            return jnp.concatenate(leaves, axis=-1)
+
+        return jnp.moveaxis(jax.lax.map(product, block), 0, lead)
+
+
+def _zeros(like: PyTree) -> PyTree:
+    """A tree of arrays from arrays or what describes them."""
+
+    def zeros(path: tuple[Any, ...], leaf: Any) -> Array:
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        raise TypeError(
+            "`like` must be a tree of float arrays or `jax.ShapeDtypeStruct`s, got "
+            f"{type(leaf).__name__} at `{leaf_path(path)}`; a number is `jnp.asarray(1.0)`."
+        )
+
+    return jax.tree.map_with_path(zeros, like)
+
+
+class SumOperator(AbstractOperator):
+    """The sum of two operators on the same vectors.
+
+    Raises:
+        TypeError: if one of them is no operator.
+        ValueError: if they act on other parameters or tasks.
+    """
+
+    first: AbstractOperator
+    second: AbstractOperator
+
+    def __init__(self, first: AbstractOperator, second: AbstractOperator) -> None:
+        first, second = _summand(first), _summand(second)
+        if first.space != second.space or first.num_tasks != second.num_tasks:
+            raise ValueError(
+                "operators that are added must act on the same parameters and tasks, got "
+                f"{first.dim} parameters with tasks {first.num_tasks} and {second.dim} with "
+                f"{second.num_tasks}"
+            )
+        self.first, self.second = first, second
+
+    @property
+    def space(self) -> VectorSpace:  # type: ignore[override]
+        """The space of both."""
+        return self.first.space
+
+    @property
+    def num_tasks(self) -> int | None:  # type: ignore[override]
+        """The tasks of both."""
+        return self.first.num_tasks
+
+    @property
+    def block_rows(self) -> int:
+        return min(self.first.block_rows, self.second.block_rows)
+
+    @property
+    def product_plan(self) -> str:
+        plans = [part.product_plan for part in (self.first, self.second)]
+        return " + ".join(dict.fromkeys(plan for plan in plans if plan))
+
+    def product_bytes(self, rows: int) -> int:
+        # One after the other, the first product waiting.
+        waiting = AbstractOperator.product_bytes(self, rows)
+        return waiting + max(self.first.product_bytes(rows), self.second.product_bytes(rows))
+
+    @property
+    def form_cost(self) -> float:
+        return self.first.form_cost + self.second.form_cost
+
+    def validate(self) -> None:
+        self.first.validate()
+        self.second.validate()
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        return self.first.rows(block) + self.second.rows(block)
+
+    def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
+        return self.first.forms(block) + self.second.forms(block)
+
+    def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
+        return SumOperator(self.first.weighted(weights), self.second.weighted(weights))
+
+
+class ScaledOperator(AbstractOperator):
+    """A number times an operator.
+
+    Raises:
+        TypeError: if `operator` is none, or `scale` is not one real number.
+        ValueError: if `scale` is not finite, or becomes 0 or infinite in the operator's dtype.
+    """
+
+    operator: AbstractOperator
+    scale: Float[Array, ""]
+
+    def __init__(self, operator: AbstractOperator, scale: float) -> None:
+        self.operator = _summand(operator)
+        self.scale = in_dtype("scale", _number(scale), operator.dtype)
+
+    @property
+    def space(self) -> VectorSpace:  # type: ignore[override]
+        """The space of the operator."""
+        return self.operator.space
+
+    @property
+    def num_tasks(self) -> int | None:  # type: ignore[override]
+        """The tasks of the operator."""
+        return self.operator.num_tasks
+
+    @property
+    def block_rows(self) -> int:
+        return self.operator.block_rows
+
+    @property
+    def product_plan(self) -> str:
+        return self.operator.product_plan
+
+    def product_bytes(self, rows: int) -> int:
+        return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)
+
+    @property
+    def form_cost(self) -> float:
+        return self.operator.form_cost
+
+    def validate(self) -> None:
+        self.operator.validate()
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        return self.scale * self.operator.rows(block)
+
+    def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
+        return self.scale * self.operator.forms(block)
+
+    def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
+        return ScaledOperator(self.operator.weighted(weights), self.scale)  # type: ignore[arg-type]
+
+
+class WeightedOperator(AbstractOperator):
+    """Σ_t w_t H_t of an operator with tasks."""
+
+    operator: AbstractOperator
+    weights: Float[Array, " T"]
+
+    def __init__(self, operator: AbstractOperator, weights: Float[Array, " T"]) -> None:
+        self.operator, self.weights = operator, weights
+
+    @property
+    def space(self) -> VectorSpace:  # type: ignore[override]
+        """The space of the operator."""
+        return self.operator.space
+
+    @property
+    def num_tasks(self) -> int | None:  # type: ignore[override]
+        """None: the tasks are summed."""
+        return None
+
+    @property
+    def block_rows(self) -> int:
+        return self.operator.block_rows
+
+    @property
+    def product_plan(self) -> str:
+        return self.operator.product_plan
+
+    def product_bytes(self, rows: int) -> int:
+        return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)
+
+    def validate(self) -> None:
+        self.operator.validate()
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
+        rows = self.operator.rows(block)
+        return jnp.einsum("t,tkp->kp", self.weights, rows, precision="highest")
+
+    def forms(self, block: Float[Array, "k dim"]) -> Float[Array, " k"]:
+        forms = self.operator.forms(block)
+        return jnp.einsum("t,tk->k", self.weights, forms, precision="highest")

@@ -1,0 +1,78 @@
+"""A Hessian at one point with its gradient already linearised: for runs of many small blocks."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from hessspec._base.checks import check_losses
+from hessspec._base.space import VectorSpace
+from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.batches import BatchGroup
+from hessspec._operators.plan import ProductPlan, nbytes
+
+
+class LinearisedOperator(AbstractOperator):
+    """H as the derivatives of the gradients on all batches, with the arrays that these read.
+
+    A group holds the linear maps of trees v ↦ H_b v of the batches of one shape: one function,
+    whose arrays have a leading axis of batches. The function is part of the tree's structure, and
+    is the same object as long as the program that linearised is the same: a new point, or other
+    weights of the tasks, compile nothing.
+
+    Where each leaf starts in a flat vector is an array too. As constants the places would end up
+    inside the kernels that read a leaf, and layers that are alike would be compiled one by one: for
+    the paper's network that took two thirds longer.
+    """
+
+    maps: tuple[BatchGroup, ...]
+    losses: Float[Array, "*losses"]
+    starts: tuple[Int[Array, ""], ...]
+    space: VectorSpace = eqx.field(static=True)
+    num_tasks: int | None = eqx.field(static=True)
+    plan: ProductPlan = eqx.field(static=True)
+
+    @property
+    def block_rows(self) -> int:
+        return self.plan.block_rows
+
+    @property
+    def product_plan(self) -> str:
+        return str(self.plan)
+
+    def product_bytes(self, rows: int) -> int:
+        kept = [nbytes(group.arrays) for group in self.maps]
+        one = [size / group.weights.shape[0] for size, group in zip(kept, self.maps, strict=True)]
+        return self.plan.demand.of_kept(rows, sum(kept), max(one))
+
+    def validate(self) -> None:
+        values = np.asarray(self.losses)
+        check_losses(values, values, self.dtype)
+
+    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        flat = self.space.flatten if self.num_tasks is None else self.space.flatten_block
+
+        def of_batch(linear: Callable[[PyTree], PyTree]) -> Float[Array, "*T k dim"]:
+            def product(row: Int[Array, ""]) -> Float[Array, "*T dim"]:
+                return flat(linear(self._row_as_tree(block, row)))
+
+            rows = jnp.arange(block.shape[0], dtype=jnp.int32)
+            return jnp.moveaxis(jax.lax.map(product, rows), 0, -2)
+
+        return functools.reduce(operator.add, [maps.weighted_sum(of_batch) for maps in self.maps])
+
+    def _row_as_tree(self, block: Float[Array, "k dim"], row: Int[Array, ""]) -> PyTree:
+        leaves = [
+            jnp.reshape(jax.lax.dynamic_slice(block, (row, start), (1, size)), shape)
+            for start, size, shape in zip(
+                self.starts, self.space.sizes, self.space.shapes, strict=True
+            )
+        ]
+        return jax.tree.unflatten(self.space.treedef, leaves)

@@ -1,0 +1,272 @@
+"""Operators that sum over data: one compiled loop for each batch shape, or batches as they come."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from hessspec._base.checks import check_losses
+from hessspec._base.memory import resolve_budget
+from hessspec._base.selection import Where, choose
+from hessspec._base.space import VectorSpace
+from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
+from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
+from hessspec._operators.lift import LiftedFunction, lift
+from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
+
+# How the loss is called, without a batch and with one, and what to do if it cannot be.
+_CALLS = (
+    ("loss_fn(params)", "pass its second argument as `data=batch`"),
+    ("loss_fn(params, batch)", "leave out `data`, or let it take the batch as second argument"),
+)
+
+
+class Chunk(eqx.Module):
+    """Batches of equal shape and the functions traced at that shape."""
+
+    functions: tuple[LiftedFunction, ...]
+    group: BatchGroup
+
+
+class _Source:
+    """The user's functions, needed to trace them at another shape. All compare equal.
+
+    The traces identify the program; the functions themselves must not, or a loss that is
+    defined anew for each checkpoint would compile anew.
+    """
+
+    def __init__(self, functions: tuple[Callable[..., PyTree], ...]) -> None:
+        self.functions = functions
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source)
+
+    def __hash__(self) -> int:
+        return hash(_Source)
+
+
+class DataOperator(AbstractOperator):
+    """Common part of the operators that sum over data. Not for users."""
+
+    chosen: PyTree
+    held: PyTree
+    chunks: tuple[Chunk, ...]
+    streamed: StreamedData | None
+    weights: Float[Array, " T"] | None
+    num_losses: int | None = eqx.field(static=True)
+    source: _Source = eqx.field(static=True)
+    takes_batch: bool = eqx.field(static=True)
+    plan: ProductPlan = eqx.field(static=True)
+    label: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        functions: tuple[Callable[..., PyTree], ...],
+        params: PyTree,
+        data: PyTree | Batches | None,
+        where: Where | None,
+        memory_budget: int | None,
+        block_rows: int | None,
+        rematerialize: bool | None,
+    ) -> None:
+        budget = resolve_budget(memory_budget)
+        self.source = _Source(functions)
+        self.chosen, self.held = choose(params, where)
+        self.takes_batch = data is not None
+        self.weights = None
+        groups = collect(() if data is None else data, budget)
+        if isinstance(groups, StreamedData):
+            self.streamed, self.chunks = groups, ()
+            first = next(groups.groups())
+        else:
+            self.streamed, first = None, groups
+        with hint_at_batches(data):
+            chunks, shape = self._lift_all(first)
+        if self.streamed is None:
+            self.chunks = chunks
+        self.num_losses = _num_tasks(shape)
+        self.label = _describe(data)
+        self.plan = self._planned(chunks, budget, block_rows, rematerialize)
+
+    @property
+    def space(self) -> VectorSpace:  # type: ignore[override]
+        """The trees of selected parameters."""
+        return VectorSpace.of(self.chosen)
+
+    @property
+    def num_tasks(self) -> int | None:  # type: ignore[override]
+        """T if the loss has shape (T,) and no weights were chosen, else None."""
+        return self.num_losses if self.weights is None else None
+
+    @property
+    def block_rows(self) -> int:
+        return self.plan.block_rows
+
+    @property
+    def product_plan(self) -> str:
+        return str(self.plan)
+
+    def product_bytes(self, rows: int) -> int:
+        return self.plan.product_bytes(rows)
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters at which the operator stands, whole."""
+        return eqx.combine(self.chosen, self.held)
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        return self._over_stream(compiled_rows, block)
+
+    def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
+        return self._over_stream(compiled_forms, block)
+
+    def validate(self) -> None:
+        first, second = (np.asarray(self._over_stream(_loss_values)) for _ in range(2))
+        shape = () if self.num_losses is None else (self.num_losses,)
+        check_losses(first.reshape(shape), second.reshape(shape), self.dtype)
+
+    def losses(self) -> Float[Array, "*T"]:
+        """The loss at the operator's parameters: a scalar, or shape (T,)."""
+        values = self._over_stream(_loss_values)
+        return values[0] if self.num_losses is None else values
+
+    def __repr__(self) -> str:
+        space = self.space
+        leaves = [
+            f"    {path}: {dtype.name}{list(shape)}"
+            for path, shape, dtype in zip(space.paths, space.shapes, space.dtypes, strict=True)
+        ]
+        if len(leaves) > 24:
+            leaves = [*leaves[:20], f"    ... and {len(leaves) - 20} more leaves"]
+        tasks = "" if self.num_tasks is None else f", {self.num_tasks} tasks"
+        return "\n".join(
+            [f"{type(self).__name__} of {self.dim:,} parameters{tasks}, {self.label}:", *leaves]
+        )
+
+    def _over_stream(self, program: Callable[..., Array], *arguments: Array) -> Array:
+        if self.streamed is None:
+            return program(self, *arguments)
+        total: Any = None
+        for groups in self.streamed.groups():
+            chunks, _ = self._lift_all(groups)
+            view = eqx.tree_at(
+                lambda o: (o.chunks, o.streamed), self, (chunks, None), is_leaf=lambda x: x is None
+            )
+            part = program(view, *arguments)
+            total = part if total is None else total + part
+        return total
+
+    def _lift_all(self, groups: tuple[BatchGroup, ...]) -> tuple[tuple[Chunk, ...], Any]:
+        lifted = [self._lift(group) for group in groups]
+        return tuple(chunk for chunk, _ in lifted), lifted[0][1]
+
+    def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
+        batch = group.example()
+        arguments = (self._point, batch) if self.takes_batch else (self._point,)
+        call, way_out = _CALLS[self.takes_batch]
+        function, shape = lift(self.source.functions[0], *arguments, call=call, way_out=way_out)
+        return Chunk((function,), group), shape
+
+    def _planned(
+        self,
+        chunks: tuple[Chunk, ...],
+        budget: int,
+        block_rows: int | None,
+        rematerialize: bool | None,
+    ) -> ProductPlan:
+        vector, tasks = self.dim * self.dtype.itemsize, self.num_losses or 1
+        bound = max(
+            sum(linearised_bound(f.program.jaxpr) for f in chunk.functions) for chunk in chunks
+        )
+        demand = Demand(vector, tasks, bound)
+        # Differentiating costs a second for a large network: only where the bound does not settle.
+        if demand.of(BLOCK_ROWS, rematerialize=False) > budget:
+            demand = Demand(vector, tasks, max(map(self._linearised_bytes, chunks)))
+        return demand.plan(budget, block_rows, rematerialize)
+
+    def _linearised_bytes(self, chunk: Chunk) -> float:
+        """Bytes that the linearised function keeps of one batch beside the batch itself."""
+        arrays = jax.tree.map(lambda leaf: leaf[0], chunk.group.arrays)
+        kept = eqx.filter_eval_shape(
+            lambda arrays: self._linearised(chunk.functions, chunk.group.batch(arrays)), arrays
+        )
+        given = (arrays, chunk.functions, self.chosen, self.held)
+        return max(0.0, nbytes(kept) - nbytes(given))
+
+    @abc.abstractmethod
+    def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
+        """What products are made of, linearised on one batch: a tree of all that it keeps."""
+
+    def _sum(self, per_batch: Callable[[tuple[LiftedFunction, ...], PyTree], Array]) -> Array:
+        """Σ over all batches of weight · per_batch, one compiled loop for each batch shape."""
+        parts = [
+            chunk.group.weighted_sum(functools.partial(per_batch, chunk.functions))
+            for chunk in self.chunks
+        ]
+        return functools.reduce(operator.add, parts)
+
+    @property
+    def _point(self) -> PyTree:
+        """The parameters as the loss gets them: those of H in the dtype of vectors.
+
+        A vector rounded to bfloat16 on its way in, and a product on its way out, would belong to
+        no symmetric matrix.
+        """
+        return eqx.combine(self._wide, self.held)
+
+    @property
+    def _wide(self) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.astype(self.dtype), self.chosen)
+
+    def _arguments(self, x: Float[Array, " dim"], batch: PyTree) -> tuple[PyTree, ...]:
+        return self._arguments_at(self.space.widened(x), batch)
+
+    def _arguments_at(self, chosen: PyTree, batch: PyTree) -> tuple[PyTree, ...]:
+        params = eqx.combine(chosen, self.held)
+        return (params, batch) if self.takes_batch else (params,)
+
+    def _values(self, functions: tuple[LiftedFunction, ...], x: Array, batch: PyTree) -> Array:
+        """The losses of one batch as an array of shape (T,), T = 1 for a scalar."""
+        value = jnp.atleast_1d(functions[0](*self._arguments(x, batch)))
+        return value.astype(self.dtype)
+
+    def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
+        return eqx.tree_at(lambda o: o.weights, self, weights, is_leaf=lambda x: x is None)
+
+    def _scalar_weights(self) -> Float[Array, " T"]:
+        return jnp.ones((1,), self.dtype) if self.weights is None else self.weights
+
+
+@eqx.filter_jit
+def _loss_values(hessian: DataOperator) -> Array:
+    x = hessian.space.flatten(hessian.chosen)
+    return hessian._sum(lambda functions, batch: hessian._values(functions, x, batch))
+
+
+def _num_tasks(shape: Any) -> int | None:
+    leaves = jax.tree.leaves(shape)
+    ok = len(leaves) == 1 and jax.tree.structure(shape) == jax.tree.structure(0)
+    if not ok or len(leaves[0].shape) > 1 or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
+        raise ValueError(
+            "`loss_fn` must return one float scalar, or shape (T,) for T losses, "
+            f"got {found if ok else jax.tree.structure(shape)}."
+        )
+    if leaves[0].shape == (0,):
+        raise ValueError("`loss_fn` must return at least one loss, got shape (0,)")
+    return leaves[0].shape[0] if leaves[0].shape else None
+
+
+def _describe(data: PyTree | Batches | None) -> str:
+    if data is None:
+        return "without data"
+    return f"{data.reduction} over batches" if isinstance(data, Batches) else "one batch of data"

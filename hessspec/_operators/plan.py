@@ -1,0 +1,141 @@
+"""How much memory a product needs, and what is given up when there is too little."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from hessspec._base.arguments import whole_number
+from hessspec._base.memory import require_memory
+
+BLOCK_ROWS = 16  # rows multiplied together; measured best for products in blocks
+
+# Bytes alive in a compiled product, in bytes of the arrays that the linearised gradient keeps.
+# Measured on fully connected, convolutional and elementwise losses: kept 0.5 to 1.25, recomputed
+# 0.1 to 0.9 (docs/performance.md).
+KEPT, RECOMPUTED = 1.25, 0.9
+# The linearised gradient keeps at most this many arrays for each one in the loss.
+_ARRAYS_FOR_ONE = 4.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What products of one operator need, in bytes."""
+
+    vector: int  # one vector
+    tasks: int
+    linearised: float  # the arrays that a linearised gradient keeps for one batch
+
+    def of(self, rows: int, rematerialize: bool) -> int:
+        """Bytes of one block: vectors in and out, those of the row in work, the arrays kept."""
+        kept = KEPT if rows > 1 and not rematerialize else RECOMPUTED
+        return self._vectors(rows) + int(kept * self.linearised)
+
+    def of_kept(self, rows: int, kept: float, largest: float) -> int:
+        """The same where all batches are linearised already: `kept` bytes, `largest` of one."""
+        return self._vectors(rows) + int(kept + RECOMPUTED * largest)
+
+    def _vectors(self, rows: int) -> int:
+        # In; out, added over batches, and once more where tasks are brought to the front.
+        return (rows * (1 + self.tasks * (1 + (self.tasks > 1))) + 2 + self.tasks) * self.vector
+
+    def plan(
+        self, budget: int, block_rows: int | None = None, rematerialize: bool | None = None
+    ) -> ProductPlan:
+        """The first that fits of: full blocks, smaller ones, and both again rematerialised.
+
+        What is given is not changed.
+
+        Raises:
+            TypeError: if `block_rows` is no whole number.
+            ValueError: if it is below 1.
+            MemoryError: if nothing fits, with the ways out.
+        """
+        if block_rows is not None:
+            block_rows = whole_number("block_rows", block_rows)
+        sizes = [BLOCK_ROWS, 8, 4, 2] if block_rows is None else [block_rows]
+        modes = [False, True] if rematerialize is None else [rematerialize]
+        choices = [(rows, mode) for mode in modes for rows in sizes]
+        if block_rows is None:
+            choices.append((1, modes[-1]))
+        for rows, mode in choices:
+            if self.of(rows, mode) <= budget:
+                return ProductPlan(rows, mode, self, budget)
+        require_memory(
+            min(self.of(rows, mode) for rows, mode in choices),
+            budget,
+            f"a block of {choices[-1][0]} products with the Hessian",
+            "raise `memory_budget`, split the data into smaller `Batches`, let `where` select "
+            "fewer parameters, or leave `block_rows` and `rematerialize` to be chosen",
+        )
+        raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """How an operator computes a block of products within its budget.
+
+    Attributes:
+        block_rows: vectors that estimators multiply together.
+        rematerialize: whether the gradient is linearised anew for each vector (about 8/5 of the
+            time) because what a shared linearisation keeps does not fit.
+        demand: what products need, estimated.
+        memory_budget: what was allowed, in bytes.
+        kept: whether the gradient stays linearised between blocks, for a whole run.
+    """
+
+    block_rows: int
+    rematerialize: bool
+    demand: Demand
+    memory_budget: int
+    kept: bool = False
+
+    def __str__(self) -> str:
+        often = "for each block of vectors"
+        if self.kept:
+            often = "once"
+        elif self.rematerialize or self.block_rows == 1:
+            often = "for each vector"
+        return f"blocks of at most {self.block_rows}, the gradient linearised {often}"
+
+    def product_bytes(self, rows: int | None = None) -> int:
+        """Estimate of what one compiled block of products needs: its vectors, not the data."""
+        return self.demand.of(self.block_rows if rows is None else rows, self.rematerialize)
+
+
+def nbytes(tree: Any) -> float:
+    """Bytes of all arrays in a tree, or of those that its shapes describe."""
+    sizes = (
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    )
+    return float(sum(sizes))
+
+
+def intermediate_bytes(jaxpr: Any) -> float:
+    """Bytes of all arrays that a traced function computes, those in loops once for each turn."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        inner = [
+            getattr(body, "jaxpr", body)
+            for value in equation.params.values()
+            for body in (value if isinstance(value, tuple | list) else (value,))
+            if hasattr(body, "eqns") or hasattr(body, "jaxpr")
+        ]
+        total += sum(turns * intermediate_bytes(body) for body in inner)
+        total += sum(
+            math.prod(variable.aval.shape) * variable.aval.dtype.itemsize
+            for variable in equation.outvars
+            if hasattr(variable.aval, "dtype")
+        )
+    return total
+
+
+def linearised_bound(jaxpr: Any) -> float:
+    """An upper bound of what the linearised gradient keeps, without differentiating anything."""
+    return _ARRAYS_FOR_ONE * intermediate_bytes(jaxpr)

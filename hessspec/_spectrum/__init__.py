@@ -1,0 +1,1 @@
+"""The spectral density: quadrature, atoms, bounds, bands, the record, distances."""

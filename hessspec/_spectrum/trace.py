@@ -1,0 +1,170 @@
+"""The trace that a spectral density holds, with an error read off the spectrum itself."""
+
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import special
+
+from hessspec._base.records import load_record, save_record
+from hessspec._trace.estimate import TraceEstimate
+
+_KIND = "SpectralTrace"
+_MIN_SHARING = 8.0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SpectralTrace(TraceEstimate):
+    """tr H = Σ of the atoms + P_b times the mean of the bulk, as a few probes see it.
+
+    `samples` has one entry a probe, too few to show their own spread; the spectrum shows it. A
+    Gaussian start of full length gives dᵢ eigenvalues near θᵢ a squared component that is
+    chi-squared with dᵢ degrees of freedom, so the bulk's sample is Σ δᵢ nᵢ off, where δᵢ is θᵢ
+    minus the bulk's mean, nᵢ = P wᵢ estimates dᵢ, and Var nᵢ = 2 dᵢ.
+
+    Attributes:
+        offsets: δ of every node of the bulk, all probes, in the units of H.
+        counts: n of the same nodes, P times their weights.
+        unseen: what Σ δ⁴ n of the nodes lacks where two of them stand for a whole bulk; infinite
+            if a single one does.
+    """
+
+    offsets: Float[Array | np.ndarray, "*tasks nodes"] | None = None
+    counts: Float[Array | np.ndarray, "*tasks nodes"] | None = None
+    unseen: Float[Array | np.ndarray, "*tasks"] | None = None
+
+    @property
+    def standard_error(self) -> Float[np.ndarray, "*tasks"]:
+        """Standard deviation of `value` over probes, (2 Σ δ² d)^(1/2) over their number.
+
+        d is taken as n + 1/2, the middle of the interval for d at one standard deviation: a
+        node that a start happened to miss still stands for an eigenvalue.
+        """
+        if self.offsets is None or self.counts is None:
+            return super().standard_error
+        d = np.where(np.asarray(self.counts) > 0, np.asarray(self.counts) + 0.5, 0.0)
+        variance = 2.0 * (np.asarray(self.offsets) ** 2 * d).sum(axis=-1)
+        return np.sqrt(variance) / max(self.num_samples, 1)
+
+    @property
+    def num_sharing(self) -> Float[np.ndarray, "*tasks"]:
+        """How many eigenvalues share the error, those of all probes: (Σ δ² n)² / Σ δ⁴ n.
+
+        0 if a single Lanczos step leaves it open.
+        """
+        if self.offsets is None or self.counts is None:
+            return np.asarray(float(self.num_samples))
+        squares, counts = np.asarray(self.offsets) ** 2, np.asarray(self.counts)
+        second = (squares * counts).sum(axis=-1)
+        fourth = (squares**2 * counts).sum(axis=-1) + self._unseen()
+        shared = np.full(np.shape(second), np.inf)
+        np.divide(second**2, fourth, out=shared, where=fourth > 0)
+        return shared
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the interval holds its level: at least 8 eigenvalues share the error.
+
+        One Lanczos step shows how large the error is, not what shares it: not reliable.
+        """
+        return bool(np.all(self.num_sharing >= _MIN_SHARING))
+
+    def confidence_interval(
+        self, level: float = 0.95
+    ) -> tuple[Float[np.ndarray, "*tasks"], Float[np.ndarray, "*tasks"]]:
+        """Ends of an interval that covers tr H with probability `level`, for each task.
+
+        The largest and smallest Σ δᵢ dᵢ over all d that the data do not contradict,
+        Σ (nᵢ - dᵢ)² / 2dᵢ <= z². The variance is that at d, not at n: where a few eigenvalues
+        carry the trace, a start that missed them would otherwise claim a small error as well.
+
+        Raises:
+            ValueError: unless 0 < level < 1.
+        """
+        if self.offsets is None or self.counts is None:
+            return super().confidence_interval(level)
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
+        z = float(special.ndtri(0.5 + level / 2))
+        offsets, counts = np.asarray(self.offsets), np.asarray(self.counts)
+        ends = np.zeros((2, *offsets.shape[:-1]))
+        for index in np.ndindex(*offsets.shape[:-1]):
+            used = counts[index] > 0
+            ends[(1, *index)] = _largest_shift(offsets[index][used], counts[index][used], z)
+            ends[(0, *index)] = -_largest_shift(-offsets[index][used], counts[index][used], z)
+        low, high = ends / max(self.num_samples, 1)
+        return self.value + low, self.value + high
+
+    def difference(self, i: int, j: int) -> "SpectralTrace":
+        """tr H_i - tr H_j from the paired samples.
+
+        The spectra of H_i and H_j do not determine that of their difference. The error is the sum
+        of both, an upper bound whatever the two have in common.
+        """
+        plain = super().difference(i, j)
+        if self.offsets is None or self.counts is None:
+            return plain  # type: ignore[return-value]
+        offsets, counts = np.asarray(self.offsets), np.asarray(self.counts)
+        errors = self.standard_error[[i, j]]
+        together = float(np.hypot(*errors))
+        widened = float(errors.sum()) / together if together > 0 else 1.0
+        return replace(  # type: ignore[return-value]
+            plain,
+            offsets=widened * np.concatenate([offsets[i], -offsets[j]]),  # type: ignore[call-arg]
+            counts=np.concatenate([counts[i], counts[j]]),
+            unseen=widened**4 * (self._unseen()[i] + self._unseen()[j]),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to `path` (npz, no pickle)."""
+        arrays, meta = {}, {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("static"):
+                meta[field.name] = value
+            elif value is not None and field.name != "square":
+                arrays[field.name] = np.asarray(value)
+        save_record(path, _KIND, arrays, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SpectralTrace":
+        """The record that `save` wrote to `path`."""
+        arrays, meta = load_record(path, _KIND)
+        known: dict[str, Any] = {**arrays, **meta}
+        return cls(**known)
+
+    def _unseen(self) -> Float[np.ndarray, "*tasks"]:
+        return np.zeros(np.shape(self.exact)) if self.unseen is None else np.asarray(self.unseen)
+
+
+def _largest_shift(offsets: np.ndarray, counts: np.ndarray, z: float) -> float:
+    """max Σ δ (d - n) over Σ (n - d)² / 2d <= z².
+
+    A Lagrange multiplier gives d = n (1 - δ/μ)^(-1/2) with μ beyond every positive δ, and the
+    constraint fixes μ: its left side falls from infinity to 0 as μ grows.
+    """
+    largest = float(np.max(np.abs(offsets), initial=0.0))
+    if largest == 0.0 or not np.any(counts > 0):
+        return 0.0
+    offsets = offsets / largest
+    top = max(float(offsets.max()), 0.0)
+
+    def d(gap: float) -> np.ndarray:
+        return counts * np.sqrt((top + gap) / (top - offsets + gap))
+
+    def excess(log_gap: float) -> float:
+        at = d(float(np.exp(log_gap)))
+        return float(((counts - at) ** 2 / (2 * at)).sum()) - z**2
+
+    low, high = -60.0, 60.0
+    if excess(low) <= 0:
+        high = low
+    while high - low > 1e-6:
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    log_gap = 0.5 * (low + high)
+    return largest * float((offsets * (d(float(np.exp(log_gap))) - counts)).sum())

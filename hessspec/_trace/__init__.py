@@ -1,0 +1,1 @@
+"""tr H and the diagonal of H: estimators, each with its error, and their records."""

@@ -1,0 +1,247 @@
+"""The record of a trace estimate: what is known exactly, the samples of the rest, the errors."""
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from hessspec._base.arguments import real_number
+from hessspec._base.intervals import mean_interval
+from hessspec._base.records import load_record, save_record
+
+MIN_RELIABLE_SAMPLES = 8
+_KIND = "TraceEstimate"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TraceEstimate:
+    """An estimate of tr H, or of tr H_t for T tasks: `exact` plus the mean of `samples`.
+
+    All arrays are float64 on the host, with a leading task axis if the loss has one, and carry
+    the units of H, loss / parameter².
+
+    Attributes:
+        samples: unbiased samples of the part that is not in `exact`; tasks share their probes.
+            None of them (n = 0) means that the trace is known exactly.
+        exact: the part of the trace that carries no sampling error (0 for plain Hutchinson).
+        pair_covariance: mean covariance of two different samples, for methods that reuse probes
+            (XTrace); None where samples are independent. Entry (t, s) belongs to tasks t and s.
+        square: the same for tr H² = ‖H‖²_F, where the method computed Hv and not only vᵀHv.
+        method: the estimator in force.
+        dim: P, the number of parameters.
+        num_matvecs: products executed, guards included; one unit is one H_t v or vᵀH_t v.
+        matvecs_per_sample: what one more sample costs, in the same unit.
+        converged: whether `rtol` or `atol` was met; None if neither was asked for.
+        error_share: the share of 1 - level that this look at the samples may spend, below 1
+            after adaptive stopping; see `confidence_interval`.
+        product_plan: how products were computed, in words: rows in a block, and how often the
+            gradient was linearised.
+    """
+
+    samples: Float[Array | np.ndarray, "*tasks n"]
+    exact: Float[Array | np.ndarray, "*tasks"]
+    pair_covariance: Float[Array | np.ndarray, "..."] | None = None
+    square: "TraceEstimate | None" = None
+    method: str = field(default="hutchinson", metadata={"static": True})
+    dim: int = field(default=0, metadata={"static": True})
+    num_matvecs: int = field(default=0, metadata={"static": True})
+    matvecs_per_sample: float = field(default=1.0, metadata={"static": True})
+    converged: bool | None = field(default=None, metadata={"static": True})
+    error_share: float = field(default=1.0, metadata={"static": True})
+    product_plan: str = field(default="", metadata={"static": True})
+
+    @classmethod
+    def from_samples(cls, samples: Any, *, exact: Any = None, **rest: Any) -> "TraceEstimate":
+        """The estimate with these samples; `exact` defaults to zero."""
+        samples = np.asarray(samples, np.float64)
+        known = np.zeros(samples.shape[:-1]) if exact is None else np.asarray(exact, np.float64)
+        return cls(samples, known, **rest)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples n for each task."""
+        return int(np.shape(self.samples)[-1])
+
+    @property
+    def num_tasks(self) -> int | None:
+        """Number of tasks T, or None for a scalar loss."""
+        return None if np.ndim(self.exact) == 0 else int(np.shape(self.exact)[0])
+
+    @property
+    def value(self) -> Float[np.ndarray, "*tasks"]:
+        """The estimate of tr H."""
+        exact = np.asarray(self.exact, np.float64)
+        if self.num_samples == 0:
+            return exact
+        return exact + np.asarray(self.samples, np.float64).mean(axis=-1)
+
+    @property
+    def standard_error(self) -> Float[np.ndarray, "*tasks"]:
+        """Standard deviation of `value` over probes; infinite with one sample.
+
+        With E S² = Var Xᵢ - Cov(Xᵢ, Xⱼ), the variance of the mean of n exchangeable samples is
+        S²/n + Cov(Xᵢ, Xⱼ): the second term is `pair_covariance`.
+        """
+        n = self.num_samples
+        if n == 0:
+            return np.zeros_like(np.asarray(self.exact, np.float64))
+        if n == 1:
+            return np.full_like(np.asarray(self.exact, np.float64), np.inf)
+        samples = np.asarray(self.samples, np.float64)
+        variance = samples.var(axis=-1, ddof=1) / n
+        return np.sqrt(np.maximum(variance + self._own_covariance(), variance))
+
+    @property
+    def reliable(self) -> bool:
+        """Whether `confidence_interval` holds its level: at least 8 samples, or exact."""
+        return self.num_samples == 0 or self.num_samples >= MIN_RELIABLE_SAMPLES
+
+    @property
+    def frobenius_norm(self) -> Float[np.ndarray, "*tasks"]:
+        """‖H‖_F from the same products.
+
+        Raises:
+            ValueError: if there is no estimate of it beside that of the trace: most methods use
+                quadratic forms only, which do not determine it.
+        """
+        if self.square is None:
+            known = "the diagonal of H" if self.num_samples == 0 else "forms v'Hv"
+            sketch = f"`trace(method='xtrace')` with 4 to {self.dim - 1} products, or by "
+            raise ValueError(
+                f"this trace by {self.method!r} has no estimate of the Frobenius norm, which takes "
+                f"more than {known}: get "
+                f"it by {sketch if self.dim > 4 else ''}`({self.dim} * density(...).moment(2)) "
+                "** 0.5`."
+            )
+        return np.sqrt(np.maximum(self.square.value, 0.0))
+
+    def confidence_interval(
+        self, level: float = 0.95
+    ) -> tuple[Float[np.ndarray, "*tasks"], Float[np.ndarray, "*tasks"]]:
+        """Ends of an interval that covers tr H with probability `level`, for each task.
+
+        The samples are quadratic forms of the part of H that was not deflated: skewed if a few
+        eigenvalues dominate it, near normal if many share it; the interval covers both cases. It
+        may be one-sided wider, and is not reliable below 8 samples. After adaptive stopping each
+        look at the samples spends its `error_share` of 1 - level; the shares sum to at most 1,
+        so by Boole's inequality the interval holds at whichever look the run stopped.
+
+        Raises:
+            ValueError: unless 0 < level < 1.
+            TypeError: if `level` is no number.
+        """
+        if not 0.0 < real_number("level", level) < 1.0:
+            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
+        exact = np.asarray(self.exact, np.float64)
+        if self.num_samples == 0:
+            return exact, exact
+        samples = np.asarray(self.samples, np.float64)
+        share = 1.0 - (1.0 - level) * self.error_share
+        inflation = 1.0
+        if self.num_samples > 1 and self.pair_covariance is not None:
+            plain = samples.std(axis=-1, ddof=1) / self.num_samples**0.5
+            inflation = np.where(plain > 0, self.standard_error / np.where(plain > 0, plain, 1), 1)
+        low, high = mean_interval(samples, share, inflation)
+        return exact + low, exact + high
+
+    def half_width(self, level: float = 0.95) -> Float[np.ndarray, "*tasks"]:
+        """The farther end's distance from `value`: what `rtol` and `atol` bound."""
+        low, high = self.confidence_interval(level)
+        value = self.value
+        return np.maximum(high - value, value - low)
+
+    def difference(self, i: int, j: int) -> "TraceEstimate":
+        """tr H_i - tr H_j from the paired samples, with its own error.
+
+        Tasks see the same probes, so what they share cancels sample by sample.
+
+        Raises:
+            ValueError: if the loss had no task axis, or `i` or `j` is not a task.
+        """
+        tasks = self.num_tasks
+        if tasks is None or not all(-tasks <= t < tasks for t in (i, j)):
+            raise ValueError(
+                f"`i` and `j` must be tasks of this estimate, got {i} and {j}; "
+                + ("it has no task axis." if tasks is None else f"it has {tasks} tasks.")
+            )
+        covariance = None
+        if self.pair_covariance is not None:
+            c = np.asarray(self.pair_covariance, np.float64)
+            covariance = c[i, i] + c[j, j] - c[i, j] - c[j, i]
+        return replace(
+            self,
+            samples=np.asarray(self.samples)[i] - np.asarray(self.samples)[j],
+            exact=np.asarray(self.exact)[i] - np.asarray(self.exact)[j],
+            pair_covariance=covariance,
+            square=None,
+        )
+
+    def matvecs_needed(self, rtol: float = 0.0, atol: float = 0.0, level: float = 0.95) -> float:
+        """Products still needed, by the measured variance, to meet atol + rtol |tr H|.
+
+        The worst task decides. An estimate: the error of a mean falls as n^(-1/2), which is
+        pessimistic for methods whose further products also deflate more. Zero when the tolerance
+        is met; infinite when it cannot be told (one sample, or a tolerance of 0).
+        """
+        target = atol + rtol * np.abs(self.value)
+        width = self.half_width(level)
+        if np.all(width <= target):
+            return 0.0
+        if not np.all(np.isfinite(width)) or np.any((target <= 0) & (width > 0)):
+            return float("inf")
+        ratio = np.max(np.where(width > 0, width / np.where(target > 0, target, 1.0), 0.0))
+        more = int(np.ceil(self.num_samples * (ratio**2 - 1.0)))
+        return float(more * self.matvecs_per_sample)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to `path` (npz, no pickle)."""
+        arrays = _arrays(self, "")
+        if self.square is not None:
+            arrays |= _arrays(self.square, "square.")
+        meta = {"self": _meta(self), "square": self.square and _meta(self.square)}
+        save_record(path, _KIND, arrays, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "TraceEstimate":
+        """The record that `save` wrote to `path`."""
+        arrays, meta = load_record(path, _KIND)
+        square = _restored(cls, arrays, "square.", meta["square"]) if meta["square"] else None
+        return replace(_restored(cls, arrays, "", meta["self"]), square=square)
+
+    def _own_covariance(self) -> Float[np.ndarray, "*tasks"]:
+        if self.pair_covariance is None:
+            return np.zeros_like(np.asarray(self.exact, np.float64))
+        covariance = np.asarray(self.pair_covariance, np.float64)
+        return covariance if covariance.ndim == 0 else np.diagonal(covariance)
+
+
+_LEAVES = ("samples", "exact", "pair_covariance")
+_STATIC = (
+    "method",
+    "dim",
+    "num_matvecs",
+    "matvecs_per_sample",
+    "converged",
+    "error_share",
+    "product_plan",
+)
+
+
+def _arrays(estimate: TraceEstimate, prefix: str) -> dict[str, np.ndarray]:
+    values = {name: getattr(estimate, name) for name in _LEAVES}
+    return {prefix + name: np.asarray(v) for name, v in values.items() if v is not None}
+
+
+def _meta(estimate: TraceEstimate) -> dict[str, Any]:
+    return {name: getattr(estimate, name) for name in _STATIC}
+
+
+def _restored(
+    cls: type[TraceEstimate], arrays: dict[str, np.ndarray], prefix: str, meta: dict[str, Any]
+) -> TraceEstimate:
+    leaves = {name: arrays.get(prefix + name) for name in _LEAVES}
+    return cls(**leaves, **meta)  # type: ignore[arg-type]

@@ -1,0 +1,227 @@
+"""The verb `trace`: tr H and its error from products with H."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, Protocol, overload
+
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from hessspec._base.arguments import real_number, whole_number
+from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.progress import ProgressBar, progress_bar
+from hessspec._base.selection import Where
+from hessspec._krylov.blocks import BLOCK_ROWS
+from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import resolve_call
+from hessspec._trace.deflated import Deflated, SharedDeflation
+from hessspec._trace.estimate import TraceEstimate
+from hessspec._trace.hutchinson import Hutchinson, exact_trace
+from hessspec._trace.hutchpp import HutchPlusPlus
+from hessspec._trace.xtrace import XTrace
+
+Method = Literal["auto", "xtrace", "hutch++", "hutchinson"]
+METHODS = ("auto", "xtrace", "hutch++", "hutchinson")
+DEFAULT_MATVECS = 64
+DEFAULT_CAP = 4096  # with a tolerance and no `num_matvecs`
+FIRST_LOOK = 48
+MIN_AUTO = 48  # below, the pilot probes of the adaptive method take too large a share
+
+
+class Estimator(Protocol):
+    """A method that can be given more products."""
+
+    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate: ...
+
+
+@overload
+def trace(
+    loss_fn: Callable[..., Array],
+    params: PyTree,
+    key: PRNGKeyArray,
+    *,
+    data: PyTree = None,
+    where: Where | None = None,
+    method: Method = "auto",
+    num_matvecs: int | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    progress: bool | None = None,
+    memory_budget: int | None = None,
+) -> TraceEstimate: ...
+
+
+@overload
+def trace(
+    loss_fn: AbstractOperator,
+    /,
+    *,
+    key: PRNGKeyArray,
+    method: Method = "auto",
+    num_matvecs: int | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    progress: bool | None = None,
+    memory_budget: int | None = None,
+) -> TraceEstimate: ...
+
+
+def trace(
+    loss_fn: Callable[..., Array] | AbstractOperator,
+    params: PyTree = None,
+    key: PRNGKeyArray | None = None,
+    *,
+    data: PyTree = None,
+    where: Where | None = None,
+    method: Method = "auto",
+    num_matvecs: int | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    progress: bool | None = None,
+    memory_budget: int | None = None,
+) -> TraceEstimate:
+    r"""Estimate tr H, or tr H_t for each of T tasks, from products with H.
+
+    Every method returns samples, a standard error and an interval that holds for skewed samples too
+    (`TraceEstimate.confidence_interval`). Every one is unbiased, `"auto"` but for the choice of
+    its rank, which looks at the first eight of the samples averaged. With probes E[v vᵀ] = I,
+
+    - `"hutchinson"`: the mean of vᵀHv over random signs, variance 2 (‖H‖²_F - Σ H_ii²) a sample.
+      For T tasks quadratic forms alone, several times cheaper than products.
+    - `"hutch++"`: tr QHQᵀ + mean of vᵀHv, Q an orthonormal basis of HΩ, v orthogonal to Q; a third
+      of the products each for HΩ, HQᵀ and the probes.
+    - `"xtrace"`: half of the products sketch; each test vector in turn is left out of the sketch
+      and serves as its probe. The stated error counts the covariance of these samples.
+    - `"auto"` (default): the identity of Hutch++ with Q a block Krylov basis, which grows while
+      the variance that eight probes see falls fast enough to pay for the samples it costs. T
+      tasks share one Q, the Krylov basis of one weighted sum of them, and all the rest is forms
+      of all tasks at once; it costs no more than Hutchinson with the same `num_matvecs`. A
+      scalar H that is all but diagonal gets random signs. Below 48 products it is XTrace.
+
+    With very few products (below 4, Hutch++ below 6) each is Hutchinson, as `method` of the result
+    says. XTrace and Hutch++ keep a basis of their own for each task.
+
+    With `rtol` or `atol`, looks are taken at 48, 96, 192, ... products, and the run ends when the
+    interval at 95 % is within atol + rtol |value| for every task. The j-th look may spend the share
+    6/(πj)² of the error probability; the shares sum to 1, so by Boole's inequality the interval
+    returned covers the truth with the stated probability although one peeked.
+
+    Args:
+        loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
+            shape (T,). Or an operator, then with `key` by name and nothing else beside it.
+        params: the point; a pytree of float arrays.
+        key: probe i is drawn with `fold_in(key, i)`; chunks change nothing but rounding.
+        data: one batch (never split), or `Batches`.
+        where: `where(path, leaf)` chooses the parameters of H.
+        method: see above.
+        num_matvecs: products with each task's H, at most; default 64, or 4096 with a tolerance.
+            From P on the answer is exact and costs P quadratic forms a task.
+        rtol, atol: tolerance on the distance from `value` to the farther end of its interval.
+        progress: whether to show a bar; None: in a terminal.
+        memory_budget: bytes for data and vectors.
+
+    Returns:
+        A `TraceEstimate` in the units of H, loss / parameter². Its error is that of the probes
+        alone, given the data; rounding (a few eps ‖H‖ a product) comes on top.
+
+    Raises:
+        ValueError: for arguments out of range, a loss that is not finite or is random, products
+            that are not finite (naming the parameters) or not symmetric (quadratic forms alone,
+            as `"hutchinson"` takes for T tasks, cannot show that).
+        TypeError: for an argument that is no number where one is needed, or a call that mixes the
+            two forms.
+        MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
+
+    Source: Hutchinson's estimator as in New et al. (2022), section 2.1 [new2022]; Hutch++ as
+    restated in the pylops documentation of algorithm 1 of [meyer2021hutchpp]; XTrace after the
+    abstract of [epperly2024xtrace]; the leave-one-out formulas, their covariance, the Krylov
+    deflation shared by tasks and the interval are derived in this package.
+    """
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}")
+    if num_matvecs is not None:
+        num_matvecs = whole_number("num_matvecs", num_matvecs)
+    rtol, atol = real_number("rtol", rtol), real_number("atol", atol)
+    if not (rtol >= 0.0 and atol >= 0.0):
+        raise ValueError(f"`rtol` and `atol` must be at least 0, got {rtol} and {atol}")
+    operator, key = resolve_call("trace", loss_fn, params, key, data, where, memory_budget)
+    adaptive = rtol > 0.0 or atol > 0.0
+    wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
+    budget = min(wanted, operator.dim)
+    _check_memory(operator, method, budget, memory_budget)
+    room = resolve_budget(memory_budget)
+    with progress_bar(budget, "trace", enabled=progress) as bar:
+        if not adaptive:
+            if budget >= operator.dim:
+                found = exact_trace(operator, method, bar)
+            else:
+                found = _estimator(operator, key, method, budget, room).advance(budget, bar)
+        else:
+            found = _until(operator, key, method, wanted, room, rtol, atol, bar)
+    return replace(found, product_plan=operator.product_plan)
+
+
+def _check_memory(
+    operator: AbstractOperator, method: str, budget: int, memory_budget: int | None
+) -> None:
+    """What the sketching methods hold at once: test vectors, products, basis, its products."""
+    tasks = operator.num_tasks or 1
+    sketch = {"xtrace": budget // 2, "hutch++": budget // 3}.get(method, BLOCK_ROWS)
+    require_memory(
+        (sketch * (1 + 3 * tasks) + 2 * BLOCK_ROWS) * operator.dim * operator.dtype.itemsize,
+        resolve_budget(memory_budget),
+        f"`trace` by {method!r} with {budget} products for {operator.dim:,} parameters",
+        "lower `num_matvecs`, raise `memory_budget`, or use `method='hutchinson'`, which keeps "
+        "a few vectors only",
+    )
+
+
+def _estimator(
+    operator: AbstractOperator, key: PRNGKeyArray, method: str, budget: int, room: int
+) -> Estimator:
+    """The method in force: with very few products only Hutchinson's mean is left."""
+    scalar = operator.num_tasks is None
+    if method == "auto" and budget >= MIN_AUTO:
+        return (Deflated if scalar else SharedDeflation)(operator, key, room)
+    if method in ("auto", "xtrace") and budget >= 4:
+        return XTrace(operator, key)
+    if method == "hutch++" and budget >= 6:
+        return HutchPlusPlus(operator, key)
+    return Hutchinson(operator, key)
+
+
+def _until(
+    operator: AbstractOperator,
+    key: PRNGKeyArray,
+    method: str,
+    cap: int,
+    room: int,
+    rtol: float,
+    atol: float,
+    bar: ProgressBar,
+) -> TraceEstimate:
+    # Looks leave as many products as the exact trace takes, where the cap allows that at all.
+    exact_after = cap >= operator.dim
+    last = min(cap - operator.dim, operator.dim - 1) if exact_after else cap
+    budgets = [min(last, FIRST_LOOK)] if last > 0 else []
+    while budgets and budgets[-1] < last:
+        budgets.append(min(2 * budgets[-1], last))
+    estimate, estimator = None, _estimator(operator, key, method, min(last, FIRST_LOOK), room)
+    for look, budget in enumerate(budgets, start=1):
+        # Σ 6/(π look)² = 1 over all looks there could ever be.
+        share = 6.0 / (np.pi * look) ** 2
+        estimate = replace(estimator.advance(budget, bar), error_share=share)
+        if _meets(estimate, rtol, atol):
+            return replace(estimate, converged=True)
+    if estimate is None or exact_after:
+        exact = exact_trace(operator, method, bar)
+        used = 0 if estimate is None else estimate.num_matvecs
+        return replace(exact, converged=True, num_matvecs=exact.num_matvecs + used)
+    return replace(estimate, converged=False)
+
+
+def _meets(estimate: TraceEstimate, rtol: float, atol: float) -> bool:
+    return bool(np.all(estimate.half_width() <= atol + rtol * np.abs(estimate.value)))
+
+
+__all__ = ["TraceEstimate", "trace"]

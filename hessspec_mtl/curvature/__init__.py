@@ -1,0 +1,1 @@
+"""The curvature of each task's loss: over training, between tasks; and appendix E."""

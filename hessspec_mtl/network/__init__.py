@@ -1,0 +1,1 @@
+"""The paper's graph network, its derivatives, and the partial loss of each task."""

@@ -1,0 +1,54 @@
+"""Partial losses: from a trained state to the vector of task losses whose Hessians are studied.
+
+The shared parameters theta_sh vary; the heads theta_1 .. theta_T are held constant:
+
+    loss = partial_losses(config)
+    H = hessspec.HessianOperator(loss, params, data=batches, where=is_shared)
+
+with `batches = hessspec.Batches(list_of_graph_batches, sizes=[b.num_graphs for b in ...])`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hessspec_mtl.graphs import GraphBatch
+from hessspec_mtl.network.model import NetworkConfig, Params, predict
+
+PartialLosses = Callable[[Params, GraphBatch], Float[Array, " tasks"]]
+
+
+def standardised_errors(
+    predictions: Float[Array, "graphs tasks"], batch: GraphBatch
+) -> Float[Array, "graphs tasks"]:
+    """Prediction minus target, in standard deviations; 0 in the rows of padding."""
+    targets = jnp.asarray(batch.targets, predictions.dtype)
+    mask = jnp.asarray(batch.mask, predictions.dtype)[:, None]
+    return mask * (predictions - targets)
+
+
+@cache
+def partial_losses(config: NetworkConfig) -> PartialLosses:
+    """L_1 .. L_T: each task's mean squared standardised error over the real graphs of a batch.
+
+    The paper writes the sum over examples and calls it a mean; this is the mean, so that traces
+    and eigenvalues do not grow with the number of graphs. The same config gives the same function
+    object, so a new checkpoint or a new batch of the same shape meets a compiled program.
+    """
+
+    def losses(params: Params, batch: GraphBatch) -> Float[Array, " tasks"]:
+        errors = standardised_errors(predict(params, batch, config), batch)
+        return jnp.square(errors).sum(axis=0) / jnp.asarray(batch.mask, errors.dtype).sum()
+
+    return losses
+
+
+def is_shared(path: str, leaf: Any) -> bool:
+    """Whether a leaf belongs to theta_sh: the `where` of the tasks' Hessians."""
+    del leaf
+    return path.startswith("shared/")

@@ -1,0 +1,1 @@
+"""A study from configuration to records: presets, the stages, comparisons, tables."""

@@ -1,0 +1,133 @@
+"""What a study does, as one frozen record, and the presets that fill it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hessspec_mtl.curvature.follow import CurvatureConfig
+from hessspec_mtl.training.config import TrainConfig
+
+DatasetName = Literal["molecules", "crystals", "qm8", "mp"]
+
+
+@dataclass(frozen=True)
+class NetworkSizes:
+    """Sizes of the network; the defaults are the paper's (see `model.NetworkConfig`)."""
+
+    num_steps: int = 5
+    width: int = 64
+    head_width: int = 64
+    head_layers: int = 1
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """One data set, from examples to curvature.
+
+    Attributes:
+        num_examples: a random subset of this size; None takes all.
+        seeds: one training run each. Seed s sets the weights, the order of batches and the
+            probes; the split and the subset are the same for all, so that seeds compare.
+        test_fraction: share of the examples that is held out.
+        single_task: whether each task is trained alone too, for comparison.
+        network, train, curvature: see there. `train.seed` is set from `seeds`.
+    """
+
+    num_examples: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    test_fraction: float = 0.3
+    single_task: bool = False
+    network: NetworkSizes = field(default_factory=NetworkSizes)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    curvature: CurvatureConfig = field(default_factory=CurvatureConfig)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must name at least one seed and each once, got {self.seeds}")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(f"`test_fraction` must lie in (0, 1), got {self.test_fraction}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Studies by data set, and what the preset is for."""
+
+    purpose: str
+    studies: dict[DatasetName, StudyConfig]
+
+
+_QUICK = StudyConfig(
+    network=NetworkSizes(num_steps=3, width=16, head_width=32),
+    train=TrainConfig(num_epochs=60, batch_size=16, learning_rate=2e-3),
+    curvature=CurvatureConfig(num_epochs=6, num_graphs=128, num_steps=50, hutchinson_samples=500),
+)
+_SMALL_QM8 = StudyConfig(
+    num_examples=2400,
+    train=TrainConfig(num_epochs=100, batch_size=32),
+    curvature=CurvatureConfig(num_epochs=7, num_graphs=128, trace_matvecs=64, num_steps=36),
+)
+# A crystal has three times the edges of a molecule, so fewer of them and fewer steps; and without
+# a warm-up of the learning rate the network never leaves the mean of the targets (see `train`).
+_SMALL_MP = StudyConfig(
+    num_examples=1000,
+    train=TrainConfig(num_epochs=100, batch_size=16, warmup_steps=200),
+    curvature=CurvatureConfig(num_epochs=6, num_graphs=128, trace_matvecs=48, num_steps=30),
+)
+# A quarter of the paper's width and three of its five steps (P is a twenty-sixth): 45 runs (each
+# task alone and all together, five seeds, two sets) and their curvature take an hour on one core.
+# The learning rate decays over the second half, and ends at the share 0.997^256 of its start that
+# the paper's does.
+_COMPARE_QM8 = StudyConfig(
+    num_examples=2000,
+    seeds=(0, 1, 2, 3, 4),
+    single_task=True,
+    network=NetworkSizes(num_steps=3, width=16, head_width=32),
+    train=TrainConfig(num_epochs=40, batch_size=16, learning_rate=2e-3, decay_rate=0.962),
+    curvature=CurvatureConfig(
+        num_epochs=6,
+        num_graphs=64,
+        trace_matvecs=32,
+        num_steps=24,
+        num_eigenpairs=8,
+        gradient_groups=8,
+    ),
+)
+_COMPARE_MP = replace(
+    _COMPARE_QM8,
+    num_examples=1000,
+    train=replace(_COMPARE_QM8.train, warmup_steps=200),
+    curvature=replace(_COMPARE_QM8.curvature, num_graphs=32, batch_size=16),
+)
+_PAPER = StudyConfig(
+    train=TrainConfig(num_epochs=512, batch_size=128),
+    curvature=CurvatureConfig(
+        num_epochs=18,
+        num_graphs=1024,
+        batch_size=128,
+        trace_matvecs=96,
+        num_steps=100,
+        hutchinson_samples=500,
+        num_eigenpairs=8,
+        gradient_groups=8,
+    ),
+)
+
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        "minutes on 2 cores: a reduced network on the two data sets that come with the project",
+        {"molecules": _QUICK, "crystals": _QUICK},
+    ),
+    "small": Preset(
+        "under an hour a data set on 2 cores: the paper's network on subsets of its data sets",
+        {"qm8": _SMALL_QM8, "mp": _SMALL_MP},
+    ),
+    "compare": Preset(
+        "about an hour on 1 core: a reduced network, five seeds, each task alone and all together",
+        {"qm8": _COMPARE_QM8, "mp": _COMPARE_MP},
+    ),
+    "paper": Preset(
+        "for a GPU: the paper's network, data sets and 512 epochs",
+        {"qm8": _PAPER, "mp": replace(_PAPER, train=replace(_PAPER.train, warmup_steps=200))},
+    ),
+}

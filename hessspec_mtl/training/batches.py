@@ -1,0 +1,48 @@
+"""Which examples make a batch in which epoch, and the few shapes that batches come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Int, PRNGKeyArray
+
+from hessspec_mtl.graphs import GraphBatch, MultiGraph, Padding, batch_graphs, padding_for
+
+
+def epoch_batches(
+    key: PRNGKeyArray, epoch: int, num_examples: int, batch_size: int
+) -> list[Int[np.ndarray, " batch"]]:
+    """Which examples make each batch of `epoch`: a random partition, from key and epoch alone."""
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), num_examples))
+    return np.array_split(order, range(batch_size, num_examples, batch_size))
+
+
+def padding_ladder(graphs: Sequence[MultiGraph], batch_size: int) -> tuple[Padding, ...]:
+    """A few batch shapes, small to large, of which the last holds every batch of these graphs.
+
+    One shape for all batches must hold the unluckiest one and be mostly empty for the others. The
+    sum of `batch_size` sizes drawn at random has mean m and deviation s: the rungs are m + s/2
+    (two batches in three fit), m + 2s and the largest possible sum. Rungs that would save less
+    than 5 % against the next are left out, since each costs a compilation.
+    """
+    count = min(batch_size, len(graphs))
+    sizes = np.array([(g.num_nodes, g.num_edges) for g in graphs], float)
+    # Drawn without replacement: the variance of the sum shrinks to 0 when all are taken.
+    spread = np.sqrt(count * (1 - count / len(graphs))) * sizes.std(axis=0)
+    ladder = [padding_for(graphs, batch_size)]
+    for deviations in (2.0, 0.5):
+        n_node, n_edge = np.ceil(count * sizes.mean(axis=0) + deviations * spread).astype(int)
+        rung = Padding.holding(int(n_node), int(n_edge), count)
+        if rung.n_node + rung.n_edge < 0.95 * (ladder[0].n_node + ladder[0].n_edge):
+            ladder.insert(0, rung)
+    return tuple(ladder)
+
+
+def padded_batch(
+    graphs: Sequence[MultiGraph], targets: np.ndarray, ladder: Sequence[Padding]
+) -> GraphBatch:
+    """The batch in the smallest shape of `ladder` that holds it."""
+    real = sum(g.num_nodes for g in graphs), sum(g.num_edges for g in graphs), len(graphs)
+    return batch_graphs(graphs, targets, pad_to=next(p for p in ladder if p.holds(*real)))

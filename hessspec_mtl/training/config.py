@@ -1,0 +1,76 @@
+"""How to train: the settings of a run, each with its default and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optax
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": optax.adamw,
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. The defaults are the paper's (appendix B) where it states them.
+
+    Attributes:
+        num_epochs: passes over the training examples.
+        batch_size: graphs in a step; the last batch of an epoch takes what is left. The paper does
+            not state it.
+        learning_rate: constant through epoch `decay_start`.
+        decay_start: the last epoch of constant learning rate; None means `num_epochs // 2`.
+        decay_rate: factor on the learning rate in each later epoch.
+        warmup_steps: steps over which the learning rate first rises in proportion; 0 for none, as
+            the paper mentions none. Crystals need some, see `train`.
+        optimizer: one of `OPTIMIZERS`, with optax's defaults for all else (adamw has weight decay
+            1e-4, sgd has no momentum).
+        seed: of initial weights and of the order of examples.
+        evaluate_every: epochs between evaluations of the test split; the first and the last epoch
+            are always evaluated.
+        keep_epochs: epochs whose checkpoints stay, beside 0, the last and the two newest; 0 is the
+            state before training. One that is missing or damaged is made again, by training from
+            the nearest earlier one.
+    """
+
+    num_epochs: int = 512
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    decay_start: int | None = None
+    decay_rate: float = 0.997
+    warmup_steps: int = 0
+    optimizer: str = "adamw"
+    seed: int = 0
+    evaluate_every: int = 1
+    keep_epochs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"`warmup_steps` must be at least 0, got {self.warmup_steps}.")
+        for name in ("learning_rate", "decay_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"`optimizer` must be one of {sorted(OPTIMIZERS)}, got {self.optimizer!r}."
+            )
+        if not all(0 <= epoch <= self.num_epochs for epoch in self.keep_epochs):
+            raise ValueError(
+                f"`keep_epochs` must lie in [0, {self.num_epochs}], got {self.keep_epochs}."
+            )
+
+    @property
+    def last_constant_epoch(self) -> int:
+        """`decay_start`, with its default filled in."""
+        return self.num_epochs // 2 if self.decay_start is None else self.decay_start
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The learning rate of the steps of `epoch`, counted from 1, once warmed up."""
+        return self.learning_rate * self.decay_rate ** max(0, epoch - self.last_constant_epoch)

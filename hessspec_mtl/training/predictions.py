@@ -1,0 +1,102 @@
+"""What a trained network says of each test example, kept beside its checkpoints.
+
+Two networks that were trained on the same split are compared example by example: what makes an
+example hard is hard for both, so that the difference of their errors is known far better than
+either error. `paired_log_ratio` says how well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Float
+
+from hessspec_mtl.datasets.base import EncodedDataset
+from hessspec_mtl.files.whole import write_whole
+from hessspec_mtl.graphs import GraphBatch, balanced_batches, balanced_groups
+from hessspec_mtl.network.model import NetworkConfig, Params, predict
+from hessspec_mtl.training.train import EVALUATION_BATCH, load_params
+
+
+def predictions(
+    network: NetworkConfig,
+    encoded: EncodedDataset,
+    training: str | os.PathLike[str],
+    epoch: int,
+) -> pd.DataFrame:
+    """Targets and predictions of the test split after `epoch` of the run in `training`.
+
+    Columns: id, task, target, predicted, both in standard deviations of the training targets. The
+    table is kept in `training` as CSV and read from there the next time.
+
+    Cost: one forward pass a test example.
+    """
+    path = Path(training) / f"predictions_{epoch:06d}.csv"
+    if path.exists():
+        # Through strings: pandas' own parser of numbers is off by a bit in some versions.
+        return pd.read_csv(path, dtype=str).astype({"target": float, "predicted": float})
+    names = [task.name for task in encoded.tasks]
+    targets = encoded.test.targets[:, [names.index(task) for task in network.tasks]]
+    params = jax.tree.map(jnp.asarray, load_params(training, epoch))
+    batches = balanced_batches(encoded.test.graphs, targets, EVALUATION_BATCH)
+    groups = balanced_groups(encoded.test.graphs, EVALUATION_BATCH)
+    predicted = np.empty_like(targets)
+    for batch, members in zip(batches, groups, strict=True):
+        predicted[members] = np.asarray(_predictor(network)(params, batch))[: len(members)]
+    table = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "id": encoded.test.ids,
+                    "task": task,
+                    "target": targets[:, t].astype(np.float64),
+                    "predicted": predicted[:, t].astype(np.float64),
+                }
+            )
+            for t, task in enumerate(network.tasks)
+        ],
+        ignore_index=True,
+    )
+    write_whole(path, table.to_csv(index=False))
+    return table
+
+
+@cache
+def _predictor(
+    network: NetworkConfig,
+) -> Callable[[Params, GraphBatch], Float[Array, "graphs tasks"]]:
+    return jax.jit(lambda params, batch: predict(params, batch, network))
+
+
+def paired_log_ratio(
+    together: pd.DataFrame, alone: Mapping[str, pd.DataFrame], tasks: Sequence[str]
+) -> tuple[float, float]:
+    """Mean over `tasks` of log(MAE together / MAE alone), and its error from the test examples.
+
+    The standard error by the delta method: with a = |error| and A its mean, the logarithm of a
+    ratio of means varies as the mean of a/A - b/B over examples does. Examples are paired between
+    the two networks and between tasks.
+    """
+    errors = [
+        np.stack(
+            [_absolute_errors(tables, task) for task, tables in zip(tasks, sides, strict=True)],
+            axis=1,
+        )
+        for sides in ([together] * len(tasks), [alone[task] for task in tasks])
+    ]
+    means = [side.mean(axis=0) for side in errors]
+    value = float(np.mean(np.log(means[0] / means[1])))
+    influence = (errors[0] / means[0][None] - errors[1] / means[1][None]).mean(axis=1)
+    return value, float(influence.std(ddof=1) / influence.size**0.5)
+
+
+def _absolute_errors(table: pd.DataFrame, task: str) -> Float[np.ndarray, " examples"]:
+    rows = table[table["task"] == task].sort_values("id")
+    return np.abs(rows["predicted"] - rows["target"]).to_numpy(np.float64)

@@ -1,0 +1,310 @@
+"""Training learns, stops and goes on as if it had not been stopped, and refuses what cannot be."""
+
+import json
+import os
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from hessspec_mtl.graphs import MultiGraph, batch_graphs, padding_for
+from hessspec_mtl.network.model import NetworkConfig, predict
+from hessspec_mtl.training.batches import epoch_batches, padding_ladder
+from hessspec_mtl.training.checkpoints import CheckpointError, Checkpoints
+from hessspec_mtl.training.config import TrainConfig
+from hessspec_mtl.training.state import load_history, training_seconds
+from hessspec_mtl.training.train import _Optimization, load_params, saved_epochs, train
+
+NETWORK = NetworkConfig(
+    node_features=2, edge_features=1, tasks=("size", "bonds"), num_steps=1, width=4, head_width=4
+)
+CONFIG = TrainConfig(num_epochs=4, batch_size=8, learning_rate=1e-2, decay_start=2)
+
+
+def graph(rng: np.random.Generator) -> MultiGraph:
+    num_nodes = int(rng.integers(2, 6))
+    num_edges = int(rng.integers(1, 3)) * num_nodes
+    return MultiGraph(
+        nodes=np.eye(2)[rng.integers(0, 2, num_nodes)],
+        edges=np.ones((num_edges, 1)),
+        senders=rng.integers(0, num_nodes, num_edges),
+        receivers=rng.integers(0, num_nodes, num_edges),
+    )
+
+
+def examples(rng: np.random.Generator, count: int) -> SimpleNamespace:
+    graphs = [graph(rng) for _ in range(count)]
+    targets = np.array([[g.num_nodes - 3.5, (g.num_edges - 5.0) / 2] for g in graphs])
+    return SimpleNamespace(graphs=graphs, targets=targets)
+
+
+def encoded() -> SimpleNamespace:
+    rng = np.random.default_rng(0)
+    tasks = [SimpleNamespace(name=name) for name in ("bonds", "size")]
+    train_examples, test_examples = examples(rng, 30), examples(rng, 10)
+    for split in (train_examples, test_examples):
+        split.targets = split.targets[:, ::-1]
+    return SimpleNamespace(train=train_examples, test=test_examples, tasks=tasks)
+
+
+DATA = encoded()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, train(CONFIG, NETWORK, DATA, folder)
+
+
+def assert_same_run(folder: Path, uninterrupted: tuple[Path, pd.DataFrame]) -> None:
+    reference, history = uninterrupted
+    pd.testing.assert_frame_equal(load_history(folder), history, check_exact=True)
+    last = CONFIG.num_epochs
+    jax.tree.map(
+        np.testing.assert_array_equal, load_params(folder, last), load_params(reference, last)
+    )
+
+
+def test_the_history_is_that_of_the_saved_parameters(uninterrupted):
+    folder, history = uninterrupted
+    assert list(history.columns) == ["epoch", "split", "task", "mse", "mae"]
+    assert len(history) == 5 * 2 * 2
+    split = DATA.test
+    batch = batch_graphs(split.graphs, split.targets)
+    for epoch in (0, 4):
+        errors = np.asarray(predict(load_params(folder, epoch), batch, NETWORK))[:10]
+        errors = errors - split.targets[:, ::-1]
+        rows = history[(history.epoch == epoch) & (history.split == "test")].set_index("task")
+        for t, task in enumerate(("size", "bonds")):
+            assert rows.mse[task] == pytest.approx((errors[:, t] ** 2).mean(), rel=1e-4)
+            assert rows.mae[task] == pytest.approx(np.abs(errors[:, t]).mean(), rel=1e-4)
+
+
+def test_training_learns(tmp_path):
+    """Numbers of nodes and edges are sums over the graph: nothing is easier for this network."""
+    table = train(replace(CONFIG, num_epochs=25), NETWORK, DATA, tmp_path)
+    table = table.pivot_table(index="epoch", columns=["split", "task"], values="mse")
+    assert (table.loc[25] < 0.5 * table.loc[0]).all()
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, uninterrupted):
+    train(replace(CONFIG, num_epochs=2), NETWORK, DATA, tmp_path)
+    train(CONFIG, NETWORK, DATA, tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+    changed = (tmp_path / "history.csv").stat().st_mtime_ns
+    params = (Checkpoints(tmp_path / "checkpoints").path(4)).stat().st_mtime_ns
+    train(CONFIG, NETWORK, DATA, tmp_path)  # finished: nothing is trained again
+    assert_same_run(tmp_path, uninterrupted)
+    assert Checkpoints(tmp_path / "checkpoints").path(4).stat().st_mtime_ns == params
+    assert (tmp_path / "history.csv").stat().st_mtime_ns >= changed
+
+
+def truncate(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+
+
+def test_a_damaged_checkpoint_costs_one_epoch_and_no_number(tmp_path, uninterrupted):
+    train(replace(CONFIG, num_epochs=3), NETWORK, DATA, tmp_path)
+    truncate(Checkpoints(tmp_path / "checkpoints").path(3))
+    with pytest.warns(UserWarning, match="epoch_000003 cannot be read"):
+        train(CONFIG, NETWORK, DATA, tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, truncate], ids=["missing", "truncated"])
+def test_a_kept_checkpoint_that_is_damaged_is_trained_again(tmp_path, uninterrupted, damage):
+    """From the nearest earlier one, with what lies after it untouched."""
+    config = replace(CONFIG, keep_epochs=(2,))
+    train(config, NETWORK, DATA, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    before = load_params(tmp_path, 2)
+    finished = checkpoints.path(4).stat().st_mtime_ns
+    seconds = training_seconds(tmp_path)
+    damage(checkpoints.path(2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(config, NETWORK, DATA, tmp_path)
+    assert "epochs 0 to 2 are trained again" in str(caught[-1].message)
+    jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path, 2), before)
+    assert checkpoints.path(4).stat().st_mtime_ns == finished
+    assert saved_epochs(tmp_path) == [0, 2, 3, 4]
+    assert_same_run(tmp_path, uninterrupted)
+    assert training_seconds(tmp_path) == seconds
+
+
+def test_the_seconds_of_an_interrupted_run_add_up(tmp_path):
+    """Each finished epoch keeps its own time, whichever process it was finished in."""
+    train(replace(CONFIG, num_epochs=2), NETWORK, DATA, tmp_path)
+    first = pd.read_csv(tmp_path / "seconds.csv")
+    train(CONFIG, NETWORK, DATA, tmp_path)
+    both = pd.read_csv(tmp_path / "seconds.csv")
+    assert list(both.epoch) == [0, 1, 2, 3, 4]
+    assert (both.seconds > 0).all()
+    pd.testing.assert_frame_equal(both[:3], first)
+    assert training_seconds(tmp_path) == pytest.approx(both.seconds.sum())
+
+
+def test_epochs_to_keep_stay_and_others_go(tmp_path):
+    config = replace(CONFIG, num_epochs=6, keep_epochs=(3,), evaluate_every=4)
+    history = train(config, NETWORK, DATA, tmp_path)
+    assert saved_epochs(tmp_path) == [0, 3, 5, 6]
+    assert sorted(set(history.epoch[history.split == "test"])) == [0, 4, 6]
+    with pytest.raises(CheckpointError, match="no checkpoint of epoch 2"):
+        load_params(tmp_path, 2)
+
+
+def test_one_task_of_a_data_set_can_be_trained_alone(tmp_path):
+    network = replace(NETWORK, tasks=("bonds",))
+    history = train(replace(CONFIG, num_epochs=1), network, DATA, tmp_path)
+    assert set(history.task) == {"bonds"}
+    with pytest.raises(ValueError, match=r"`network.tasks` must be among .*got \['mass'\]"):
+        train(CONFIG, replace(NETWORK, tasks=("mass",)), DATA, tmp_path)
+
+
+def test_a_folder_of_another_run_is_refused_by_field(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    train_fields = {"config": {"batch_size": 16}}
+    (tmp_path / "config.json").write_text(json.dumps(train_fields))
+    with pytest.raises(ValueError, match=r"`config.batch_size` is 8, but .* holds a run with 16"):
+        train(CONFIG, NETWORK, DATA, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda c, n, d: (replace(c, learning_rate=1e-4), n, d), "config.learning_rate"),
+        (lambda c, n, d: (replace(c, decay_start=1), n, d), "config.decay_start"),
+        (lambda c, n, d: (c, replace(n, head_width=5), d), "network.head_width"),
+        (
+            lambda c, n, d: (c, n, SimpleNamespace(train=d.train, test=d.train, tasks=d.tasks)),
+            "data.test",
+        ),
+    ],
+)
+def test_a_run_cannot_go_on_as_another(uninterrupted, change, field):
+    config, network, data = change(CONFIG, NETWORK, DATA)
+    with pytest.raises(ValueError, match=f"`{field}` is .*choose another `directory`"):
+        train(config, network, data, uninterrupted[0])
+
+
+def test_another_number_of_epochs_names_what_the_user_changed(uninterrupted, tmp_path):
+    halved = replace(CONFIG, decay_start=None)  # decays after half of the epochs
+    train(replace(halved, num_epochs=2), NETWORK, DATA, tmp_path)
+    message = (
+        r"`num_epochs` is 4, so that the learning rate decays after epoch 2, but .* holds a run "
+        r"of 2 epochs whose rate decays after epoch 1; .* set `decay_start` to 1 to train it for"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(halved, NETWORK, DATA, tmp_path)
+
+
+def test_a_damaged_description_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"config": {"batch')
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read .* put the file back"):
+        train(CONFIG, NETWORK, DATA, tmp_path)
+
+
+def test_checkpoints_of_unknown_origin_are_refused(tmp_path):
+    Checkpoints(tmp_path / "checkpoints").save(0, {"x": np.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        train(CONFIG, NETWORK, DATA, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="`directory` must be a folder that can be written"):
+        train(CONFIG, NETWORK, DATA, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_error_that_is_not_finite_stops_the_run_and_is_named(tmp_path, split):
+    good = getattr(DATA, split)
+    targets = good.targets.copy()
+    targets[3, 0] = np.inf
+    spoilt = {"train": DATA.train, "test": DATA.test, "tasks": DATA.tasks}
+    spoilt[split] = SimpleNamespace(graphs=good.graphs, targets=targets)
+    message = f"the {split} error of task 'bonds' is inf in epoch 0"
+    with pytest.raises(FloatingPointError, match=message):
+        train(CONFIG, NETWORK, SimpleNamespace(**spoilt), tmp_path)
+
+
+def test_a_diverging_run_stops_before_it_saves(tmp_path):
+    """Without normalised updates a rate of 1e30 overflows; the last good epoch stays."""
+    config = replace(CONFIG, optimizer="sgd", learning_rate=1e30, evaluate_every=4)
+    with pytest.raises(FloatingPointError, match=r"in epoch 1|not finite after epoch 1"):
+        train(config, NETWORK, DATA, tmp_path)
+    assert saved_epochs(tmp_path) == [0]
+
+
+def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
+    key = jax.random.key(0)
+    first, second = (epoch_batches(key, epoch, 30, 8) for epoch in (1, 2))
+    assert [len(batch) for batch in first] == [8, 8, 8, 6]
+    assert sorted(np.concatenate(first)) == list(range(30))
+    assert not np.array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[2], epoch_batches(key, 1, 30, 8)[2])
+
+
+def test_the_learning_rate_is_that_of_the_paper():
+    config = TrainConfig()
+    rates = [config.learning_rate_at(epoch) for epoch in (1, 256, 257, 512)]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 0.997e-3, 0.997**256 * 1e-3])
+
+
+def test_the_steps_use_the_learning_rate_of_their_epoch(tmp_path):
+    """SGD's step is rate times gradient: at a rate of nearly 0 in epoch 2, nothing moves."""
+    config = TrainConfig(
+        num_epochs=2, batch_size=8, optimizer="sgd", decay_start=1, decay_rate=1e-30
+    )
+    train(config, NETWORK, DATA, tmp_path)
+    before, first, second = (load_params(tmp_path, epoch) for epoch in (0, 1, 2))
+    kernel = ("shared", "embed_nodes", "kernel")
+    before, first, second = (p[kernel[0]][kernel[1]][kernel[2]] for p in (before, first, second))
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(before - first).max() > 0
+
+
+def test_the_learning_rate_warms_up_in_proportion():
+    schedule = _Optimization.of(TrainConfig(warmup_steps=10, num_epochs=8), 5).schedule
+    rates = [float(schedule(jnp.int32(count))) for count in (0, 4, 9, 10, 19, 20)]
+    np.testing.assert_allclose(rates, [1e-4, 5e-4, 1e-3, 1e-3, 1e-3, 0.997e-3], rtol=1e-5)
+
+
+def test_every_batch_fits_the_ladder_and_most_fit_its_lower_rungs():
+    rng = np.random.default_rng(3)
+    graphs = [graph(rng) for _ in range(200)]
+    ladder = padding_ladder(graphs, 16)
+    assert 1 < len(ladder) <= 3
+    assert list(ladder) == sorted(ladder)
+    assert ladder[-1] == padding_for(graphs, 16)
+    fits = 0
+    for members in epoch_batches(jax.random.key(0), 1, 200, 16)[:-1]:
+        chosen = [graphs[i] for i in members]
+        real = sum(g.num_nodes for g in chosen), sum(g.num_edges for g in chosen), 16
+        assert ladder[-1].holds(*real)
+        fits += ladder[-2].holds(*real)
+    assert fits >= 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_epochs": 0}, "`num_epochs` must be at least 1"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be at least 0"),
+        ({"optimizer": "lamb"}, r"`optimizer` must be one of \['adam', 'adamw', 'sgd'\]"),
+        ({"keep_epochs": (600,)}, r"`keep_epochs` must lie in \[0, 512\]"),
+    ],
+)
+def test_an_impossible_training_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)
