@@ -1,0 +1,1 @@
+"""The pages of the site, and the command that reads the house from its imports."""
