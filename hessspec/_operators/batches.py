@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.memory import resolve_budget
+from hessspec._operators.batch_leaves import Families, admit, split
 
 
 class Batches:
@@ -24,8 +25,11 @@ class Batches:
     Args:
         batches: a sequence of batches, or any object that can be iterated more than once, or a
             function that returns a fresh iterator. Each batch is a pytree and is never split.
+            What numpy can read becomes an array; numbers and text that differ from batch to
+            batch do not make programs of their own (docs/operators.md).
         sizes: number of items of each batch, the weights of a mean. Needed unless all leaves of
-            a batch share their leading axis, whose length is then the size.
+            a batch share their leading axis, whose length is then the size; text and single
+            random keys are not counted.
         reduction: "mean" if the loss is a mean over the items of a batch, "sum" if a sum.
 
     Raises:
@@ -62,6 +66,7 @@ class Batches:
             )
         self._batches = batches
         self._sizes = None if sizes is None else _positive(sizes)
+        self._read = False
         self.reduction = reduction
 
     def __iter__(self) -> Iterator[PyTree]:
@@ -77,9 +82,16 @@ class Batches:
         count = 0
         for index, batch in enumerate(self):
             count += 1
+            batch = admit(batch, f"batch {index} of `data`")
             yield batch, self._size(index, batch)
+        if count == 0 and self._read:
+            raise ValueError(
+                "`batches` was empty when it was read again, as every product must; pass a list, "
+                "or a function that returns a fresh iterator."
+            )
         if count == 0:
             raise ValueError("`batches` must hold at least one batch, got none")
+        self._read = True
         if self._sizes is not None and count != len(self._sizes):
             raise ValueError(
                 f"`sizes` must give one size for each batch, got {len(self._sizes)} sizes for "
@@ -95,15 +107,30 @@ class Batches:
                     f"`sizes` must give one size for each batch, got only {len(self._sizes)}"
                 )
             return self._sizes[index]
-        lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
+        lengths = {_length(leaf) for leaf in jax.tree.leaves(batch) if not _is_of_batch(leaf)}
         if len(lengths) != 1 or None in lengths:
             raise ValueError(
                 f"`sizes` is required: the leaves of batch {index} do not share a leading axis "
                 f"(found {sorted(map(str, lengths))}), so its number of items cannot be told; "
                 "pass `Batches(batches, sizes=[...])`."
             )
+        if lengths == {0}:
+            raise ValueError(
+                f"batch {index} of `data` is empty (its leaves have length 0), so the loss has no "
+                "mean over it; leave it out."
+            )
         (length,) = lengths
         return float(length)  # type: ignore[arg-type]
+
+
+def _length(leaf: Any) -> int | None:
+    return np.shape(leaf)[0] if np.ndim(leaf) else None
+
+
+def _is_of_batch(leaf: Any) -> bool:
+    """Whether a leaf belongs to a batch as a whole: text, or one random key."""
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, str | bytes) or (is_key and leaf.ndim == 0)
 
 
 def _positive(sizes: Iterable[float]) -> tuple[float, ...]:
@@ -122,10 +149,11 @@ class BatchGroup(eqx.Module):
     arrays: PyTree  # leaves have a leading axis, one entry per batch
     constants: Any  # what is not an array; the same for all batches of the group
     weights: Float[Array, " batches"]
+    places: tuple[int, ...] = eqx.field(static=True, default=())  # of its batches in the data
 
     def batch(self, arrays: PyTree) -> PyTree:
         """One batch again, from one entry of `arrays`."""
-        return eqx.combine(arrays, self.constants)
+        return arrays if self.constants is None else eqx.combine(arrays, self.constants)
 
     def example(self) -> PyTree:
         """A batch of the shapes of all, to trace with; its numbers mean nothing."""
@@ -135,6 +163,10 @@ class BatchGroup(eqx.Module):
             return np.zeros(leaf.shape[1:], leaf.dtype) if is_plain else leaf[0]
 
         return self.batch(jax.tree.map(alike, self.arrays))
+
+    def traced(self) -> "BatchGroup":
+        """The group as programs take it: what is not an array is part of the trace already."""
+        return BatchGroup(self.arrays, None, self.weights)
 
     def weighted_sum(self, function: Callable[[PyTree], Array]) -> Array:
         """Σ weight · function(batch), by one loop."""
@@ -173,50 +205,78 @@ class StreamedData(eqx.Module):
 
     batches: Batches = eqx.field(static=True)
     total_weight: float = eqx.field(static=True)
+    families: Families = eqx.field(static=True)
 
     def groups(self) -> Iterator[tuple[BatchGroup, ...]]:
         """One group of a single batch at a time."""
-        for batch, weight in self.batches.weighted():
-            yield (_stack([batch], [weight / self.total_weight]),)
+        for index, (batch, weight) in enumerate(self.batches.weighted()):
+            settled = self.families.settled(batch)
+            yield (_stack([settled], [weight / self.total_weight], (index,)),)
 
 
 def collect(
-    data: PyTree, memory_budget: int | None = None
+    data: PyTree, memory_budget: int | None = None, *, by_value: bool = False
 ) -> tuple[BatchGroup, ...] | StreamedData:
     """`data` as stacked groups, one for each batch shape; streamed if they exceed the budget.
 
-    A quarter of the budget may hold data; the rest is for activations and vectors.
+    A quarter of the budget may hold data; the rest is for activations and vectors. Numbers and
+    text that differ between batches make groups of their own only if `by_value` asks for it.
 
     Raises:
-        TypeError: for an iterator, which could be read only once.
+        TypeError: for an iterator, which could be read only once; for what holds batches and is
+            none; and for leaves as `admit`.
         ValueError: as `Batches.weighted`.
     """
+    if not isinstance(data, Batches):
+        _check_one_batch(data)
+        return (_stack([admit(data, "`data`")], [1.0], (0,)),)
+    budget = resolve_budget(memory_budget) // 4
+    families = Families(by_value)
+    total_weight, nbytes, streamed = 0.0, 0, False
+    for index, (batch, weight) in enumerate(data.weighted()):
+        total_weight += weight
+        nbytes += sum(leaf.nbytes for leaf in jax.tree.leaves(split(batch)[0]))
+        family = families.add(index, batch)
+        if nbytes > budget and not streamed:
+            # Only the weights and constants are still needed; the batches are not kept.
+            streamed = True
+            for other in families.found.values():
+                other.items.clear()
+        if not streamed:
+            family.items.append((batch, weight, index))
+    if data.reduction == "sum":
+        total_weight = 1.0
+    if streamed:
+        return StreamedData(data, total_weight, families)
+    return tuple(
+        _stack(
+            [families.settled(batch, family) for batch, _, _ in family.items],
+            [weight / total_weight for _, weight, _ in family.items],
+            tuple(index for _, _, index in family.items),
+        )
+        for family in families.found.values()
+    )
+
+
+def _check_one_batch(data: PyTree) -> None:
     if isinstance(data, Iterator):
         raise TypeError(
             "`data` must be one batch or `hessspec.Batches`, got an iterator, which a second "
             "product would find empty; pass `Batches(list(data))`."
         )
-    if not isinstance(data, Batches):
-        return (_stack([data], [1.0]),)
-    budget = resolve_budget(memory_budget) // 4
-    shapes: dict[Any, list[tuple[PyTree, float]]] = {}
-    total_weight, nbytes, streamed = 0.0, 0, False
-    for batch, weight in data.weighted():
-        total_weight += weight
-        arrays, constants = eqx.partition(batch, eqx.is_array)
-        nbytes += sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        if nbytes > budget:
-            # Only the weights are still needed; the batches are not kept.
-            streamed, shapes = True, {}
-        if not streamed:
-            shapes.setdefault(_signature(arrays, constants), []).append((batch, weight))
-    if data.reduction == "sum":
-        total_weight = 1.0
-    if streamed:
-        return StreamedData(data, total_weight)
-    return tuple(
-        _stack([batch for batch, _ in items], [weight / total_weight for _, weight in items])
-        for items in shapes.values()
+    is_tree = not jax.tree_util.all_leaves([data])
+    is_array = hasattr(data, "shape") or hasattr(data, "__array__")
+    holds = hasattr(data, "__iter__") or (hasattr(data, "__len__") and hasattr(data, "__getitem__"))
+    if is_tree or is_array or isinstance(data, str | bytes) or not holds:
+        return
+    way_out = (
+        "if it is one batch, pass `data=dict(batch)`"
+        if isinstance(data, Mapping)
+        else ("if it holds batches, pass `data=hessspec.Batches(data)`")
+    )
+    raise TypeError(
+        f"`data` must be one batch or `hessspec.Batches`, got a {type(data).__name__}, which JAX "
+        f"does not know as a tree of arrays; {way_out}."
     )
 
 
@@ -253,21 +313,10 @@ def _looks_like_batches(data: PyTree) -> bool:
     return not is_array and not isinstance(data, Mapping | Batches) and hasattr(data, "__iter__")
 
 
-def _signature(arrays: PyTree, constants: PyTree) -> tuple[Any, ...]:
-    leaves, treedef = jax.tree.flatten(arrays)
-    fixed, fixed_treedef = jax.tree.flatten(constants)
-    return (
-        treedef,
-        tuple((np.shape(leaf), np.dtype(leaf.dtype)) for leaf in leaves),
-        tuple(fixed),
-        fixed_treedef,
-    )
-
-
-def _stack(batches: list[PyTree], weights: list[float]) -> BatchGroup:
-    split = [eqx.partition(batch, eqx.is_array) for batch in batches]
-    arrays = jax.tree.map(lambda *leaves: _stacked(leaves), *(arrays for arrays, _ in split))
-    return BatchGroup(arrays, split[0][1], jnp.asarray(weights, dtype=float))
+def _stack(batches: list[PyTree], weights: list[float], places: tuple[int, ...]) -> BatchGroup:
+    parts = [split(batch) for batch in batches]
+    arrays = jax.tree.map(lambda *leaves: _stacked(leaves), *(arrays for arrays, _ in parts))
+    return BatchGroup(arrays, parts[0][1], jnp.asarray(weights, dtype=float), places)
 
 
 def _stacked(leaves: tuple[Array | np.ndarray, ...]) -> Array:

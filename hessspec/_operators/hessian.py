@@ -201,7 +201,7 @@ class GaussNewtonOperator(DataOperator):
         _check_outputs(outputs)
         zeros = jnp.zeros(outputs.shape, outputs.dtype)
         outer, shape = lift(loss_fn, zeros, batch, call="loss_fn(outputs, batch)")
-        return Chunk((model, outer), group), shape
+        return Chunk((model, outer), group.traced()), shape
 
     def _values(self, functions: tuple[LiftedFunction, ...], x: Array, batch: PyTree) -> Array:
         model, outer = functions

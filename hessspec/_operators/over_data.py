@@ -83,16 +83,9 @@ class DataOperator(AbstractOperator):
         self.chosen, self.held = choose(params, where)
         self.takes_batch = data is not None
         self.weights = None
-        groups = collect(() if data is None else data, budget)
-        if isinstance(groups, StreamedData):
-            self.streamed, self.chunks = groups, ()
-            first = next(groups.groups())
-        else:
-            self.streamed, first = None, groups
         with hint_at_batches(data):
-            chunks, shape = self._lift_all(first)
-        if self.streamed is None:
-            self.chunks = chunks
+            self.streamed, chunks, shape = self._lift_data(data, budget)
+        self.chunks = chunks if self.streamed is None else ()
         self.num_losses = _num_tasks(shape)
         self.label = _describe(data)
         self.plan = self._planned(chunks, budget, block_rows, rematerialize)
@@ -165,6 +158,26 @@ class DataOperator(AbstractOperator):
             total = part if total is None else total + part
         return total
 
+    def _lift_data(
+        self, data: PyTree, budget: int
+    ) -> tuple[StreamedData | None, tuple[Chunk, ...], Any]:
+        """The stream, if the data are one, and the chunks: of all data, or of the first batch."""
+
+        def lifted(by_value: bool) -> tuple[StreamedData | None, tuple[Chunk, ...], Any]:
+            groups = collect(() if data is None else data, budget, by_value=by_value)
+            if isinstance(groups, StreamedData):
+                return groups, *self._lift_all(next(groups.groups()))
+            return None, *self._lift_all(groups)
+
+        try:
+            return lifted(by_value=False)
+        except TypeError:
+            if not isinstance(data, Batches):
+                raise
+        # A loss that reads text, or a number as a value (a count of segments), needs a program
+        # for each value. Where that is not the cause, the same error comes again.
+        return lifted(by_value=True)
+
     def _lift_all(self, groups: tuple[BatchGroup, ...]) -> tuple[tuple[Chunk, ...], Any]:
         lifted = [self._lift(group) for group in groups]
         return tuple(chunk for chunk, _ in lifted), lifted[0][1]
@@ -174,7 +187,7 @@ class DataOperator(AbstractOperator):
         arguments = (self._point, batch) if self.takes_batch else (self._point,)
         call, way_out = _CALLS[self.takes_batch]
         function, shape = lift(self.source.functions[0], *arguments, call=call, way_out=way_out)
-        return Chunk((function,), group), shape
+        return Chunk((function,), group.traced()), shape
 
     def _planned(
         self,
