@@ -1,8 +1,7 @@
 """The verb `verify`: on a small operator, every estimator against the dense truth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._base.checks import check_symmetric
 from hessspec._base.intervals import mean_interval
-from hessspec._base.selection import Where
 from hessspec._krylov.eigenpairs import EigenPairs, eigenpairs
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.calls import resolve_call
+from hessspec._operators.verbs import Call, verb
 from hessspec._spectrum.density import density
 from hessspec._spectrum.record import SpectralDensity
 from hessspec._trace.diagonal import DiagonalEstimate, diagonal
@@ -93,35 +91,10 @@ class Verification:
         return "\n".join([head, "-" * len(head), *lines, foot, *skipped])
 
 
-@overload
+@verb
 def verify(
-    loss_fn: Callable[..., Array],
-    params: PyTree,
-    key: PRNGKeyArray,
+    call: Call,
     *,
-    data: PyTree = None,
-    where: Where | None = None,
-    memory_budget: int | None = None,
-) -> Verification: ...
-
-
-@overload
-def verify(
-    loss_fn: AbstractOperator,
-    /,
-    *,
-    key: PRNGKeyArray,
-    memory_budget: int | None = None,
-) -> Verification: ...
-
-
-def verify(
-    loss_fn: Callable[..., Array] | AbstractOperator,
-    params: PyTree = None,
-    key: PRNGKeyArray | None = None,
-    *,
-    data: PyTree = None,
-    where: Where | None = None,
     memory_budget: int | None = None,
 ) -> Verification:
     """Run every estimator on a small operator and compare it with the dense truth.
@@ -157,7 +130,7 @@ def verify(
 
     Source: derived here: every bound it checks is the one that the estimator itself documents.
     """
-    operator, key = resolve_call("verify", loss_fn, params, key, data, where, memory_budget)
+    operator, key = call.resolve(memory_budget)
     dim = operator.dim
     if dim > MAX_DIM:
         raise ValueError(

@@ -2,26 +2,24 @@
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args, overload
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from hessspec._base.arguments import real_number, whole_number
 from hessspec._base.checks import check_finite, check_symmetric
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
-from hessspec._base.selection import Where
 from hessspec._base.space import VectorSpace, leaf_path
 from hessspec._krylov.lockstep import RowOperator
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.calls import resolve_call
+from hessspec._operators.verbs import Call, verb
 
 _KIND = "EigenPairs"
 DEFAULT_COUNT = 10
@@ -133,45 +131,10 @@ class EigenPairs:
         )
 
 
-@overload
+@verb
 def eigenpairs(
-    loss_fn: Callable[..., Array],
-    params: PyTree,
-    key: PRNGKeyArray,
+    call: Call,
     *,
-    data: PyTree = None,
-    where: Where | None = None,
-    k: int = DEFAULT_COUNT,
-    which: Which = "LM",
-    tol: float | None = None,
-    max_matvecs: int | None = None,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> EigenPairs: ...
-
-
-@overload
-def eigenpairs(
-    loss_fn: AbstractOperator,
-    /,
-    *,
-    key: PRNGKeyArray,
-    k: int = DEFAULT_COUNT,
-    which: Which = "LM",
-    tol: float | None = None,
-    max_matvecs: int | None = None,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> EigenPairs: ...
-
-
-def eigenpairs(
-    loss_fn: Callable[..., Array] | AbstractOperator,
-    params: PyTree = None,
-    key: PRNGKeyArray | None = None,
-    *,
-    data: PyTree = None,
-    where: Where | None = None,
     k: int = DEFAULT_COUNT,
     which: Which = "LM",
     tol: float | None = None,
@@ -232,7 +195,7 @@ def eigenpairs(
     k = whole_number("k", k, least=None)
     if max_matvecs is not None:
         max_matvecs = whole_number("max_matvecs", max_matvecs)
-    operator, key = resolve_call("eigenpairs", loss_fn, params, key, data, where, memory_budget)
+    operator, key = call.resolve(memory_budget)
     dim, eps = operator.dim, float(jnp.finfo(operator.dtype).eps)
     if not 1 <= k <= dim:
         raise ValueError(

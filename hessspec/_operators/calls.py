@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import jax
 from jax.core import Tracer
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 
-from hessspec._base.arguments import check_key
 from hessspec._base.selection import Where
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.hessian import HessianOperator
@@ -53,37 +52,14 @@ def resolve_operator(
             f"the first argument of `{verb}` must be a loss function or an operator, got "
             f"{type(loss_or_operator).__name__}; call {by_loss}."
         )
-    _require_values(verb, operator)
+    require_values(verb, operator)
     if validate:
         operator.validate()
     return operator
 
 
-def resolve_call(
-    verb: str,
-    loss_or_operator: Callable[..., Array] | AbstractOperator,
-    params: PyTree,
-    key: PRNGKeyArray | None,
-    data: PyTree,
-    where: Where | None,
-    memory_budget: int | None = None,
-    *,
-    validate: bool = True,
-) -> tuple[AbstractOperator, PRNGKeyArray]:
-    """The operator and the key that a call of `verb` means.
-
-    Raises:
-        TypeError, ValueError: as `resolve_operator`, and if `key` is missing or not a key.
-    """
-    operator = resolve_operator(
-        verb, loss_or_operator, params, data, where, memory_budget, validate
-    )
-    key = check_key(key)
-    _require_values(verb, key)
-    return operator, key
-
-
-def _require_values(verb: str, given: PyTree) -> None:
+def require_values(verb: str, given: PyTree) -> None:
+    """Raise TypeError if numbers of what is given are not known yet: inside `jit` and its kin."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
         raise TypeError(
             f"`{verb}` looks at its numbers on the host, so it cannot run inside `jit`, `grad` or "

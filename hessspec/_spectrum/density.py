@@ -1,23 +1,21 @@
 """The verb `density`: the spectral density of H by Lanczos quadrature with exact atoms."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.checks import check_finite, check_symmetric
 from hessspec._base.memory import resolve_budget
 from hessspec._base.probes import gaussian
 from hessspec._base.progress import ProgressBar, progress_bar
-from hessspec._base.selection import Where
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.calls import resolve_call
+from hessspec._operators.verbs import Call, verb
 from hessspec._spectrum.atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, product_error
 from hessspec._spectrum.deflation import Deflated, DeflatedRule
 from hessspec._spectrum.quadrature import RitzPairs, ritz_pairs
@@ -30,43 +28,10 @@ DEFAULT_STEPS = 60
 _DUST = 1e-6
 
 
-@overload
+@verb
 def density(
-    loss_fn: Callable[..., Array],
-    params: PyTree,
-    key: PRNGKeyArray,
+    call: Call,
     *,
-    data: PyTree = None,
-    where: Where | None = None,
-    num_probes: int = DEFAULT_PROBES,
-    num_steps: int = DEFAULT_STEPS,
-    reorthogonalize: bool = True,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> SpectralDensity: ...
-
-
-@overload
-def density(
-    loss_fn: AbstractOperator,
-    /,
-    *,
-    key: PRNGKeyArray,
-    num_probes: int = DEFAULT_PROBES,
-    num_steps: int = DEFAULT_STEPS,
-    reorthogonalize: bool = True,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> SpectralDensity: ...
-
-
-def density(
-    loss_fn: Callable[..., Array] | AbstractOperator,
-    params: PyTree = None,
-    key: PRNGKeyArray | None = None,
-    *,
-    data: PyTree = None,
-    where: Where | None = None,
     num_probes: int = DEFAULT_PROBES,
     num_steps: int = DEFAULT_STEPS,
     reorthogonalize: bool = True,
@@ -112,9 +77,7 @@ def density(
     """
     num_probes = whole_number("num_probes", num_probes)
     num_steps = whole_number("num_steps", num_steps)
-    operator, key = resolve_call(
-        "density", loss_fn, params, key, data, where, memory_budget, validate=False
-    )
+    operator, key = call.resolve(memory_budget, validate=False)
     dim, dtype = operator.dim, jnp.dtype(operator.dtype)
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     products = tasks * (dim if dim <= num_steps else num_probes * num_steps)

@@ -1,9 +1,8 @@
 """The verb `diagonal`: the diagonal of H as a tree of the chosen parameters, with errors."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
-from hessspec._base.selection import Where
 from hessspec._krylov.block_basis import (
     DIAGONAL_SHARE,
     PILOT,
@@ -27,7 +25,7 @@ from hessspec._krylov.block_basis import (
 )
 from hessspec._krylov.blocks import BLOCK_ROWS, combine, row_forms
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.calls import resolve_call
+from hessspec._operators.verbs import Call, verb
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.hutchinson import block_sizes, finite_forms, guarded_products
 from hessspec._trace.hutchpp import SKETCH_STREAM
@@ -113,39 +111,10 @@ class DiagonalEstimate:
         return cls(trees[0], trees[1], trace, method=meta["method"], product_plan=plan, **counts)
 
 
-@overload
+@verb
 def diagonal(
-    loss_fn: Callable[..., Array],
-    params: PyTree,
-    key: PRNGKeyArray,
+    call: Call,
     *,
-    data: PyTree = None,
-    where: Where | None = None,
-    num_matvecs: int = DEFAULT_MATVECS,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> DiagonalEstimate: ...
-
-
-@overload
-def diagonal(
-    loss_fn: AbstractOperator,
-    /,
-    *,
-    key: PRNGKeyArray,
-    num_matvecs: int = DEFAULT_MATVECS,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> DiagonalEstimate: ...
-
-
-def diagonal(
-    loss_fn: Callable[..., Array] | AbstractOperator,
-    params: PyTree = None,
-    key: PRNGKeyArray | None = None,
-    *,
-    data: PyTree = None,
-    where: Where | None = None,
     num_matvecs: int = DEFAULT_MATVECS,
     progress: bool | None = None,
     memory_budget: int | None = None,
@@ -184,7 +153,7 @@ def diagonal(
     Source: derived here; checked against dense Hessians in `tests/hessspec/trace/test_diagonal.py`.
     """
     num_matvecs = whole_number("num_matvecs", num_matvecs)
-    operator, key = resolve_call("diagonal", loss_fn, params, key, data, where, memory_budget)
+    operator, key = call.resolve(memory_budget)
     tasks = [operator] if operator.num_tasks is None else _tasks(operator)
     budget = min(num_matvecs, operator.dim)
     row = operator.dim * operator.dtype.itemsize

@@ -1,19 +1,17 @@
 """The verb `trace`: tr H and its error from products with H."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Protocol, overload
+from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from hessspec._base.arguments import real_number, whole_number
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.progress import ProgressBar, progress_bar
-from hessspec._base.selection import Where
 from hessspec._krylov.blocks import BLOCK_ROWS
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.calls import resolve_call
+from hessspec._operators.verbs import Call, verb
 from hessspec._trace.deflated import Deflated, SharedDeflation
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.hutchinson import Hutchinson, exact_trace
@@ -34,45 +32,10 @@ class Estimator(Protocol):
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate: ...
 
 
-@overload
+@verb
 def trace(
-    loss_fn: Callable[..., Array],
-    params: PyTree,
-    key: PRNGKeyArray,
+    call: Call,
     *,
-    data: PyTree = None,
-    where: Where | None = None,
-    method: Method = "auto",
-    num_matvecs: int | None = None,
-    rtol: float = 0.0,
-    atol: float = 0.0,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> TraceEstimate: ...
-
-
-@overload
-def trace(
-    loss_fn: AbstractOperator,
-    /,
-    *,
-    key: PRNGKeyArray,
-    method: Method = "auto",
-    num_matvecs: int | None = None,
-    rtol: float = 0.0,
-    atol: float = 0.0,
-    progress: bool | None = None,
-    memory_budget: int | None = None,
-) -> TraceEstimate: ...
-
-
-def trace(
-    loss_fn: Callable[..., Array] | AbstractOperator,
-    params: PyTree = None,
-    key: PRNGKeyArray | None = None,
-    *,
-    data: PyTree = None,
-    where: Where | None = None,
     method: Method = "auto",
     num_matvecs: int | None = None,
     rtol: float = 0.0,
@@ -144,7 +107,7 @@ def trace(
     rtol, atol = real_number("rtol", rtol), real_number("atol", atol)
     if not (rtol >= 0.0 and atol >= 0.0):
         raise ValueError(f"`rtol` and `atol` must be at least 0, got {rtol} and {atol}")
-    operator, key = resolve_call("trace", loss_fn, params, key, data, where, memory_budget)
+    operator, key = call.resolve(memory_budget)
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessspec
+from hessspec._base.arguments import check_key
 from hessspec._operators.algebra import FunctionOperator, ScaledOperator, compiled_rows
 from hessspec._operators.batches import Batches
-from hessspec._operators.calls import check_key, resolve_call
 from hessspec._operators.hessian import GaussNewtonOperator, HessianOperator
 from hessspec._operators.hvp import hvp
+from hessspec._operators.verbs import Call
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(11, 3)))
 RANDOM = np.random.default_rng(9)
@@ -418,7 +419,7 @@ def test_hvp_equals_the_dense_product():
             MemoryError,
             "dense matrix of 4 parameters needs 128 bytes, `memory_budget` allows 100 bytes",
         ),
-        (lambda: resolve_call("trace", jnp.sum, jnp.ones(2), None, None, None), TypeError, "`key`"),
+        (lambda: Call(jnp.sum, jnp.ones(2), verb="trace").resolve(), TypeError, "`key`"),
         (lambda: check_key(0), TypeError, "got int 0"),
     ],
 )
