@@ -94,7 +94,7 @@ class OwnMolecules(Options):
     """The whole study on molecules of your own: a CSV file with SMILES and target columns.
 
     Attributes:
-        file: the CSV file, with a header.
+        file: the CSV file, with a header; semicolons and tabs are read too, and .csv.gz.
         smiles: the column of SMILES strings.
         targets: the columns to learn, numbers.
         units: their units, in the same order.
@@ -115,14 +115,16 @@ class OwnCrystals(Options):
 
     Attributes:
         folder: the folder with one CIF file a crystal.
-        targets: the CSV file, with a header.
-        columns: the columns to learn; default: every column but the first, which names the files.
+        targets: the CSV file, with a header or without one (cgcnn's `id_prop.csv`).
+        columns: the columns to learn; default: every column but the one that names the files.
+        id_column: the column that names the files; default: the first, or the only one that does.
         units: their units, in the same order.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     targets: Path
     columns: tuple[str, ...] | None = None
+    id_column: str | None = None
     units: tuple[str, ...] | None = None
 
 
@@ -305,6 +307,7 @@ def _own_crystals(
         options.folder,
         options.targets,
         targets=options.columns,
+        id_column=options.id_column,
         units=options.units,
         progress=options.progress,
     )

@@ -7,13 +7,15 @@ as a column that does not exist, is always an error.
 
 import logging
 import os
-import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from pymatgen.io.cif import CifParser
 
 from hessspec._base.progress import progress_bar
 from hessspec_mtl.datasets.base import (
@@ -23,11 +25,18 @@ from hessspec_mtl.datasets.base import (
     count_reasons,
     subset_indices,
 )
-from hessspec_mtl.datasets.csv_table import Table, UnusableError, filled_field, target_numbers
+from hessspec_mtl.datasets.csv_table import (
+    Table,
+    UnusableError,
+    filled_field,
+    is_missing,
+    target_numbers,
+)
 from hessspec_mtl.datasets.grouping import equal_names
 from hessspec_mtl.datasets.sources import DataError, Source, sha256_of
 from hessspec_mtl.datasets.voronoi import with_voronoi_graphs
-from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER, Crystal, crystal_of
+from hessspec_mtl.featurize.cif import read_cif
+from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER, Crystal
 from hessspec_mtl.featurize.molecules import Molecule, molecule_of
 from hessspec_mtl.featurize.raw_graph import FeaturisationError, RawGraph
 
@@ -63,9 +72,9 @@ def load_own_molecules(
     one group, so that no split separates them. An example is named after its line in the file.
 
     Args:
-        path: file in UTF-8, fields separated by commas, with column names in the first line.
+        path: a table with column names in its first line (`csv_table`).
         targets: names of the columns to predict, which hold numbers.
-        smiles: name of the column of SMILES strings.
+        smiles: name of the column of SMILES strings; "smiles" in any case of its letters.
         units: of the targets, for axes and tables; none if not given.
         add_hydrogens: make nodes of the hydrogens that SMILES leaves implicit, as QM8 has them.
         num_examples: keep this many of the usable rows, chosen at random; None for all.
@@ -78,8 +87,10 @@ def load_own_molecules(
             few rows can be used, or `strict`.
     """
     _check_distinct(targets, "`targets` (--targets)")
-    table = Table.read(Path(path), [smiles, *targets])
-    table.check_numbers(targets, "`targets` (--targets)")
+    table = Table.read_lines(Path(path))
+    smiles = _smiles_column(table, smiles)
+    table.check_columns([smiles, *targets])
+    table.check_rows().check_numbers(targets, "`targets` (--targets)")
     left_out: list[LeftOut] = []
     rows: list[tuple[str, str, Molecule, list[float]]] = []
     with progress_bar(len(table.rows), "molecules", enabled=progress, unit="molecule") as bar:
@@ -133,12 +144,14 @@ def load_own_crystals(
 
     Args:
         directory: folder with one structure in each `NAME.cif` (or `NAME.CIF`).
-        targets_file: file in UTF-8, fields separated by commas, with column names in the first
-            line and one row for each NAME.
+        targets_file: a table (`csv_table`) with one row for each NAME, and column names in its
+            first line; without such a line (cgcnn's `id_prop.csv`) the columns are NAME and
+            targets.
         targets: names of the columns to predict; None for every column except `id_column`. They
             must hold numbers: a column of text (a formula, say) is an error that names it, so
             that such a file needs `targets`.
-        id_column: name of the column of NAMEs, with or without ".cif"; None for the first column.
+        id_column: name of the column of NAMEs, with or without ".cif" and leading zeros; None for
+            the first column, or the one column that does name files.
         units: of the targets, for axes and tables; none if not given.
         num_examples: keep this many of the usable rows, chosen at random; None for all.
         seed: of that choice.
@@ -155,15 +168,19 @@ def load_own_crystals(
         raise DataError(
             f"`directory` (FOLDER) must be a folder with CIF files, got {str(folder)!r}."
         )
-    table = Table.read(Path(targets_file), [] if targets is None else list(targets))
-    name_column = table.header[0] if id_column is None else id_column
-    table.check_columns([name_column])
-    tasks = [c for c in table.header if c != name_column] if targets is None else list(targets)
+    files = _CifFiles.of(folder)
+    table = Table.read_lines(Path(targets_file))
+    if targets is None and id_column is None:
+        table = _with_header(table, files)
+    table.check_columns([*(targets or ()), *([id_column] if id_column else ())])
+    name_column = _id_column(table.check_rows(), files) if id_column is None else id_column
+    others = [column for column in table.header if column not in (name_column, "")]
+    tasks = others if targets is None else list(targets)
     if not tasks:
         raise DataError(f"{table.path} has no column of targets beside {name_column!r}.")
+    table.check_columns(tasks)
     _check_distinct(tasks, "`targets` (--columns)")
     table.check_numbers(tasks, "`targets` (--columns)")
-    files = _cif_files(folder)
     rows, left_out = _crystals_with_targets(table, name_column, tasks, files, progress)
     _report(left_out, len(rows), table.path, strict)
     names = list(rows)
@@ -187,7 +204,7 @@ def load_own_crystals(
         progress=progress,
     )
     without = [
-        replace(record, detail=f"{files[record.id]}: {record.detail}")
+        replace(record, detail=f"{files.paths[record.id]}: {record.detail}")
         for record in dataset.left_out[len(left_out) :]
     ]
     dataset = replace(dataset, left_out=(*left_out, *without))
@@ -196,97 +213,207 @@ def load_own_crystals(
     return dataset
 
 
-def _cif_files(folder: Path) -> dict[str, Path]:
+@dataclass(frozen=True)
+class _CifFiles:
     """The CIF files of a folder by name without ending, in order of their names."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == _CIF)
-    if not paths:
-        raise DataError(
-            f"{folder} holds no files whose name ends in .cif or .CIF; check `directory` (FOLDER)."
-        )
-    files: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in files:
+
+    folder: Path
+    paths: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, folder: Path) -> "_CifFiles":
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == _CIF)
+        if not paths:
             raise DataError(
-                f"{folder} holds both {files[path.stem].name} and {path.name}, which a line of "
-                "targets cannot tell apart; rename or remove one."
+                f"{folder} holds no files whose name ends in .cif or .CIF; check `directory` "
+                "(FOLDER)."
             )
-        files[path.stem] = path
-    return files
+        named: dict[str, Path] = {}
+        for path in paths:
+            name = _composed(path.stem)
+            if name in named:
+                raise DataError(
+                    f"{folder} holds both {named[name].name} and {path.name}, which a line of "
+                    "targets cannot tell apart; rename or remove one."
+                )
+            named[name] = path
+        return cls(folder, named)
+
+    def exactly(self, field: str) -> str | None:
+        """The name of the file that a field of the table spells, with or without its ending."""
+        name = _composed(_without_ending(field))
+        return name if name in self.paths else None
+
+    def by_number(self, field: str) -> str | None:
+        """The name of the only file with the number of the field: 12 means 0012.cif."""
+        number = _whole_number(_without_ending(field))
+        names = self._by_number.get(number, []) if number is not None else []
+        return names[0] if len(names) == 1 else None
+
+    @cached_property
+    def _by_number(self) -> dict[int, list[str]]:
+        names: dict[int, list[str]] = {}
+        for name in self.paths:
+            number = _whole_number(name)
+            if number is not None:
+                names.setdefault(number, []).append(name)
+        return names
+
+    def nearest(self, field: str) -> str:
+        """What a line may have meant."""
+        last = Path(field).name
+        if last in self.paths:
+            return f"; name the file without its folder: {last}"
+        same = [other for other in self.paths if other.lower() == last.lower()]
+        if same:
+            return f", but {self.paths[same[0]].name}; spell the name as the file has it"
+        if re.fullmatch(r"\d([.,]\d+)?E\+\d+", field, flags=re.IGNORECASE):
+            return "; a spreadsheet has shortened the name, mark its column as text there"
+        return ""
+
+
+def _composed(name: str) -> str:
+    """Letters with accents as one character each: some file systems take them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _whole_number(text: str) -> int | None:
+    match = re.fullmatch(r"(\d+)(\.0*)?", text, flags=re.ASCII)
+    return int(match[1]) if match else None
+
+
+def _with_header(table: Table, files: _CifFiles) -> Table:
+    """The table with a line of names, also where the file has none."""
+    first, *others = table.header
+    numbers = [field for field in others if table.number(field) is not None]
+    if not numbers or len(numbers) + sum(map(is_missing, others)) < len(others):
+        return table
+    if files.exactly(first) is None and files.by_number(first) is None:
+        raise DataError(
+            f"the first line of {table.path} ({', '.join(table.header)}) may be a crystal, but "
+            f"there is no file {first}.cif, or a line of names; in that case name the columns to "
+            "predict in `targets` (--columns)."
+        )
+    if len(others) == 1:
+        names = ["target"]
+    else:
+        names = [f"target_{number}" for number in range(1, len(others) + 1)]
+    logger.warning(
+        "%s has no line of column names: its first line is taken for a crystal, and its targets "
+        "are called %s",
+        table.path, ", ".join(names),
+    )  # fmt: skip
+    return table.without_header(["id", *names])
+
+
+def _id_column(table: Table, files: _CifFiles) -> str:
+    """The column that names files: the first one if it does, or the only one that does."""
+    for names_file in (files.exactly, files.by_number):
+        counts: Counter[str] = Counter()
+        for _, fields in table.rows:
+            if len(fields) == len(table.header):
+                named = {c for c, f in zip(table.header, fields, strict=True) if names_file(f)}
+                counts.update(named)
+        if counts[table.header[0]]:
+            return table.header[0]
+        if len(counts) == 1:
+            (column,) = counts
+            logger.warning("the files are named in column %r of %s", column, table.path)
+            return column
+        if counts:
+            raise DataError(
+                f"the columns {list(counts)} of {table.path} name files of {files.folder}, but not "
+                "the first one does; say which in `id_column` (--id-column)."
+            )
+    line, fields = table.rows[0]
+    raise DataError(
+        f"no line of {table.path} names a file of {files.folder}: line {line} has {fields[0]!r} in "
+        f"its first column, the first file is {next(iter(files.paths.values())).name}; correct the "
+        "names, or say which column holds them in `id_column` (--id-column)."
+    )
 
 
 def _crystals_with_targets(
-    table: "Table",
+    table: Table,
     name_column: str,
     tasks: Sequence[str],
-    files: dict[str, Path],
+    files: _CifFiles,
     progress: bool | None,
 ) -> tuple[dict[str, tuple[Crystal, list[float]]], list[LeftOut]]:
     """Crystal and targets of each usable row by name, and the rows and files of no use."""
     rows: dict[str, tuple[Crystal, list[float]]] = {}
     left_out: list[LeftOut] = []
-    named: set[str] = set()
+    notes: list[str] = []
+    named: dict[str, int] = {}
     with progress_bar(len(table.rows), "CIF files", enabled=progress, unit="crystal") as bar:
         for line, fields in table.rows:
             bar.update(1)
             try:
                 row = table.by_column(line, fields)
-                name = filled_field(table, line, row, name_column)
-                if name.lower().endswith(_CIF):
-                    name = name[: -len(_CIF)]
-                if name in named:
-                    problem = f"{name!r} stands in an earlier line"
-                    raise table.unusable(line, name_column, "duplicate id", problem)
-                named.add(name)
-                numbers = target_numbers(table, line, row, tasks)
-                if name not in files:
-                    problem = f"there is no file {name}.cif in the folder{_nearest(name, files)}"
+                field = filled_field(table, line, row, name_column)
+                name = files.exactly(field) or files.by_number(field)
+                if name is None:
+                    problem = f"there is no file {_without_ending(field)}.cif in the folder"
+                    problem += files.nearest(_without_ending(field))
                     raise table.unusable(line, name_column, "no CIF file", problem)
-                rows[name] = (_crystal(files[name], f"line {line} of {table.path}"), numbers)
+                if name in named:
+                    problem = f"{field!r} stands in an earlier line, {named[name]}"
+                    raise table.unusable(line, name_column, "duplicate id", problem)
+                named[name] = line
+                if files.exactly(field) is None:
+                    notes.append(f"line {line}: {field} was taken for {files.paths[name].name}")
+                numbers = target_numbers(table, line, row, tasks)
+                crystal, done = _crystal(files.paths[name], f"line {line} of {table.path}")
+                notes += [f"{files.paths[name]}: {note}" for note in done]
+                rows[name] = (crystal, numbers)
             except UnusableError as error:
                 left_out.append(error.left_out)
     left_out += [
         LeftOut(name, "no targets", f"{path} is named in no line of {table.path}")
-        for name, path in files.items()
+        for name, path in files.paths.items()
         if name not in named
     ]
+    _tell(notes, f"of {table.path} and its crystals were read so:")
     return rows, left_out
 
 
-def _nearest(name: str, files: dict[str, Path]) -> str:
-    """What the line may have meant."""
-    last = Path(name).name
-    if last in files:
-        return f"; name the file without its folder: {last}"
-    same = [other for other in files if other.lower() == last.lower()]
-    return f", but {files[same[0]].name}; spell the name as the file has it" if same else ""
+def _without_ending(field: str) -> str:
+    return field[: -len(_CIF)] if field.lower().endswith(_CIF) else field
+
+
+def _tell(notes: Sequence[str], what: str) -> None:
+    """Say what was put right on the way, the first few in full."""
+    if notes:
+        shown = "".join(f"\n  {note}" for note in notes[:_SHOWN])
+        more = f"\n  and {len(notes) - _SHOWN} more" if len(notes) > _SHOWN else ""
+        logger.warning("%d details %s%s%s", len(notes), what, shown, more)
+
+
+def _smiles_column(table: Table, smiles: str) -> str:
+    """The column called `smiles`, or the only one whose name differs from it in case alone."""
+    same = [name for name in table.header if name.lower() == smiles.lower()]
+    return same[0] if smiles not in table.header and len(same) == 1 else smiles
 
 
 def _molecule(table: Table, line: int, column: str, smiles: str, add_hydrogens: bool) -> Molecule:
     try:
-        molecule = molecule_of(smiles, add_hydrogens=add_hydrogens)
+        return molecule_of(smiles, add_hydrogens=add_hydrogens)
     except FeaturisationError as error:
         raise table.unusable(line, column, "no molecular graph", str(error)) from error
-    if (molecule.graph.atomic_numbers == 0).any():
-        problem = f"{smiles!r} holds a dummy atom (*), which is no element"
-        raise table.unusable(line, column, "no molecular graph", problem)
-    return molecule
 
 
-def _crystal(path: Path, named_in: str) -> Crystal:
-    # pymatgen raises errors of many kinds for a bad file, and warns of harmless repairs.
+def _crystal(path: Path, named_in: str) -> tuple[Crystal, tuple[str, ...]]:
+    """The crystal of a file, and what was put right in reading it."""
+    # pymatgen raises errors of many kinds for a bad file.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            structures = CifParser(path).parse_structures(primitive=False)
-        if len(structures) != 1:
-            raise ValueError(f"the file holds {len(structures)} structures, expected one")
-        return crystal_of(structures[0])
+        reading = read_cif(path)
     except Exception as error:
         # What pymatgen trips over deep inside says little without its kind.
         known = isinstance(error, ValueError | FeaturisationError)
         what = str(error).rstrip("!. ") if known else f"{type(error).__name__}: {error}"
         problem = f"{path} ({named_in}): {what}; correct the file or remove the line"
         raise UnusableError(LeftOut(path.stem, "unreadable structure", problem)) from error
+    return reading.crystal, reading.notes
 
 
 def _check_distinct(targets: Sequence[str], option: str) -> None:

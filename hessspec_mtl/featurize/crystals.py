@@ -5,12 +5,14 @@ Imported by worker processes, so nothing here may import JAX.
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from pymatgen.analysis.local_env import VoronoiNN
+from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
 from pymatgen.core import Lattice, Structure
 
 from hessspec_mtl.featurize.raw_graph import FeaturisationError, NoGraph, RawGraph
@@ -32,6 +34,14 @@ VORONOI_VERSION = 1
 # cells meet in one point, whether such faces exist depends on the last bit of the coordinates.
 # Larger slivers, which the printed digits of a structure file decide, are kept as reported.
 _SMALLEST_AREA = 1e-9
+
+# No two atoms come closer than this share of the sum of their covalent radii, nor than this
+# distance (angstrom). In 12,007 crystals of the Materials Project the smallest share is 0.634.
+_LEAST_SHARE = 0.5
+_LEAST_DISTANCE = 0.5
+
+# Beyond the table (californium on) the radius of its last elements.
+_HEAVY_RADIUS = 1.7
 
 # Attributes are rounded to this many decimals, so that faces that are equal by symmetry stay equal
 # and no decile boundary falls between them by rounding.
@@ -79,11 +89,18 @@ def crystal_from_cell(
     return crystal_of(Structure(lattice, species, fractional))
 
 
-def crystal_of(structure: Structure | dict[str, Any]) -> Crystal:
+def crystal_of(
+    structure: Structure | dict[str, Any], *, names: Sequence[str] | None = None
+) -> Crystal:
     """Crystal of a pymatgen `Structure`, or of one written as a dictionary.
 
+    Args:
+        structure: what a file holds.
+        names: what its sites are called in errors; None for their elements and numbers.
+
     Raises:
-        FeaturisationError: if a site is partly occupied, or holds no element with Z up to 112.
+        FeaturisationError: if a site is partly occupied or holds no element with Z up to 112, or
+            two atoms are so close that they cannot be two.
     """
     found: Any = Structure.from_dict(structure) if isinstance(structure, dict) else structure
     if not found.is_ordered:
@@ -102,11 +119,34 @@ def crystal_of(structure: Structure | dict[str, Any]) -> Crystal:
         raise FeaturisationError(
             f"{', '.join(symbols)} is none of the elements Z = 1 .. {MAX_ATOMIC_NUMBER}"
         )
+    _check_distances(found, names)
     return Crystal(
         lattice=np.array(found.lattice.matrix, np.float64),
         atomic_numbers=atomic_numbers,
         fractional=np.array(found.frac_coords, np.float64),
     )
+
+
+def _check_distances(structure: Structure, names: Sequence[str] | None) -> None:
+    """Raise if two atoms, or an atom and its own image, are closer than atoms can be."""
+    radii = np.array(
+        [CovalentRadius.radius.get(site.specie.symbol, _HEAVY_RADIUS) for site in structure]
+    )
+    least = np.maximum(_LEAST_SHARE * (radii[:, None] + radii[None, :]), _LEAST_DISTANCE)
+    distances = np.array(structure.distance_matrix)
+    # An atom's nearest image is one shortest vector of the lattice away.
+    np.fill_diagonal(distances, min(structure.lattice.get_lll_reduced_lattice().abc))
+    i, j = np.unravel_index(np.argmin(distances / least), distances.shape)
+    if distances[i, j] < least[i, j]:
+        called = [
+            names[k] if names is not None else f"{structure[k].specie.symbol} (site {k + 1})"
+            for k in (int(i), int(j))
+        ]
+        pair = f"{called[0]} and {'its own image' if i == j else called[1]}"
+        raise FeaturisationError(
+            f"{pair} are {distances[i, j]:.3f} angstrom apart, closer than atoms can be "
+            f"({least[i, j]:.2f}); check coordinates, cell and symmetry for atoms that coincide"
+        )
 
 
 def structure_of(crystal: Crystal) -> Structure:

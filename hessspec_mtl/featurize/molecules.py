@@ -1,5 +1,7 @@
 """Molecules as graphs: atoms joined by bonds, read from SMILES by rdkit."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,9 @@ BOND_TYPES = (
     Chem.BondType.AROMATIC,
 )
 """What an edge of a molecule carries: its place in this tuple."""
+
+# An extension of SMILES in bars: coordinates, labels, radicals (CXSMILES).
+_EXTENSION = re.compile(r"\|[^|]*\|")
 
 _BOND_INDEX = {bond_type: index for index, bond_type in enumerate(BOND_TYPES)}
 
@@ -38,18 +43,19 @@ def molecule_of(smiles: str, *, add_hydrogens: bool = False) -> Molecule:
     the graph of every QM8 molecule. Rings that rdkit takes for aromatic get aromatic bonds.
 
     Args:
-        smiles: one molecule; several fragments ("A.B") make one graph that is not connected.
+        smiles: one molecule; several fragments ("A.B") make one graph that is not connected. Blanks
+            around it and an extension in bars (CXSMILES, "CC |...|") are allowed; any other text
+            behind it, such as the name in a line of a .smi file, is not.
         add_hydrogens: also make atoms of the hydrogens that the string leaves implicit.
 
     Raises:
-        FeaturisationError: if rdkit cannot parse the string or finds it chemically impossible, or
-            if a bond is neither single, double, triple nor aromatic.
+        FeaturisationError: if the string holds more than one molecule, rdkit cannot parse it or
+            finds it chemically impossible, an atom is no element, or a bond is neither single,
+            double, triple nor aromatic.
     """
     molecule = _parsed(smiles)
     if add_hydrogens:
         molecule = Chem.AddHs(molecule)
-    if molecule.GetNumAtoms() == 0:
-        raise FeaturisationError("the SMILES string names no atoms; give at least one")
     return Molecule(canonical=Chem.MolToSmiles(molecule), graph=_bond_graph(molecule))
 
 
@@ -65,18 +71,45 @@ def structure_of(smiles: str, *, add_hydrogens: bool = False) -> Chem.Mol:
 
 
 def _parsed(smiles: str) -> Chem.Mol:
+    _check_one_molecule(smiles)
     options = Chem.SmilesParserParams()
     options.removeHs = False
     # The reason goes into the error instead of rdkit's log on standard error.
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles, options)
+        molecule = Chem.MolFromSmiles(smiles.strip(), options)
         if molecule is None:
             raise FeaturisationError(f"rdkit cannot read the SMILES {smiles!r}: {_why(smiles)}")
+    if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
+        raise FeaturisationError(f"{smiles!r} holds a dummy atom (*), which is no element")
     return molecule
+
+
+def _check_one_molecule(smiles: str) -> None:
+    """Raise if rdkit would read a part of the string only, and drop the rest without a word."""
+    if not smiles.strip():
+        raise FeaturisationError("the SMILES string names no atoms; give at least one")
+    for character in smiles.strip():
+        # A blank that does not show ends the string for rdkit; so does a subscript.
+        if not character.isascii() or not (character.isprintable() or character.isspace()):
+            name = unicodedata.name(character, f"U+{ord(character):04X}")
+            raise FeaturisationError(
+                f"the SMILES {smiles!r} holds {name}, which is no character of SMILES; remove or "
+                "replace it"
+            )
+    _, *rest = smiles.split(maxsplit=1)
+    if rest and not _EXTENSION.fullmatch(rest[0].strip()):
+        raise FeaturisationError(
+            f"{rest[0].strip()!r} stands behind the SMILES in {smiles!r}, which rdkit would drop; "
+            "put names into a column of their own, and one molecule into each row"
+        )
 
 
 def _why(smiles: str) -> str:
     """What is wrong with a string that rdkit refused."""
+    if smiles.strip().startswith("InChI="):
+        return "it is an InChI; give the SMILES of the molecule"
+    if ">" in smiles.split()[0]:
+        return "it is a reaction (>), or has a dative bond (->); give the SMILES of one molecule"
     options = Chem.SmilesParserParams()
     options.removeHs = False
     options.sanitize = False

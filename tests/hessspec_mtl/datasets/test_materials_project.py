@@ -138,7 +138,7 @@ def test_records_of_no_use_are_left_out_each_with_its_reason(tmp_path, monkeypat
         ("x-4", "unreadable structure"),
         ("x-5", "unreadable structure"),
         ("x-1", "duplicate id"),
-        ("x-6", "no Voronoi graph"),
+        ("x-6", "unreadable structure"),
     ]
     assert "K_VRH is missing" in dataset.left_out[0].detail
     assert "G_VRH is 'forty'" in dataset.left_out[1].detail

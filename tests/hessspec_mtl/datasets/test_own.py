@@ -113,6 +113,41 @@ def test_rows_of_no_use_are_left_out_and_named_by_file_line_and_column(tmp_path,
     assert count_reasons(dataset.left_out)["missing target"] == 1
 
 
+def test_what_a_spreadsheet_of_another_country_writes_is_read(tmp_path):
+    """Semicolons between fields, so that numbers may have a decimal comma."""
+    text = "Name;SMILES;a;b\nwater;O;1,0;10\nethanol;CCO;2;1e2\n" + "x;C;-0,5;1\n" * 2 + ";;;\n\n"
+    dataset = load(write(tmp_path, text))
+    assert dataset.targets[:3].tolist() == [[1.0, 10.0], [2.0, 100.0], [-0.5, 1.0]]
+    assert dataset.left_out == ()
+
+
+def test_columns_that_nobody_asks_for_may_repeat(tmp_path):
+    """MoleculeNet's own qm8.csv names E1-PBE0 and three more twice, with the same numbers."""
+    header = "smiles,E1-CC2,E1-PBE0,E1-PBE0,,"
+    path = write(tmp_path, header + "".join(f"\n{'C' * i},{i}.5,{i},{i},," for i in range(1, 6)))
+    dataset = load_own_molecules(path, targets=["E1-CC2"])
+    assert dataset.targets[:, 0].tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
+    twice = load_own_molecules(path, targets=["E1-PBE0"])
+    assert twice.targets[:, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_moleculenets_own_file_is_read_as_it_stands(real_data, tmp_path):
+    """A header that repeats names, and 300 rows of the file."""
+    with (real_data / "qm8.csv").open(encoding="utf-8") as stream:
+        text = "".join(line for _, line in zip(range(301), stream, strict=False))
+    dataset = load_own_molecules(
+        write(tmp_path, text), targets=["E1-CC2", "E2-CC2", "f1-CC2", "f2-CC2"]
+    )
+    assert len(dataset) == 300
+    assert dataset.targets[0].tolist() == [0.43295186, 0.43295958, 0.24972825, 0.24973648]
+
+
+def test_what_stands_behind_a_smiles_is_left_out_with_the_reason(tmp_path):
+    dataset = load(write(tmp_path, MOLECULES + "junk,CC this is junk,1,1\nname,C methane,1,1\n"))
+    assert [record.id for record in dataset.left_out] == ["line-7", "line-8"]
+    assert "'this is junk' stands behind the SMILES" in dataset.left_out[0].detail
+
+
 def test_a_decimal_comma_is_not_read_as_two_fields(tmp_path):
     text = "smiles,a\nC,1.0\nCC,2.5\nCCC,3.0\nCCCC,4.0\nCCO,1,5\n"
     path = write(tmp_path, text)
@@ -148,9 +183,11 @@ def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
             r"no column \['a'\], its first line names \['smiles', 'A', 'b'\]; give .* as they are "
             r"spelled there \(--smiles, --targets",
         ),
-        ("smiles;a;b\nC;1;2\n", r"fields of .*my.csv are separated by semicolons; save it again"),
-        ("smiles\ta\tb\nC\t1\t2\n", r"fields of .*my.csv are separated by tabs; save it again"),
-        ("smiles,a,b,a\nC,1,2,3\n", r"names the columns \['a'\] more than once"),
+        (
+            "smiles,a,b,a\nC,1,2,3\n",
+            r"names the column 'a' more than once .* different fields \(line 2: '1', '3'\)",
+        ),
+        ("C,1,2\nCC,2,3\n", r"no column \['smiles', .* which looks like a row: put a line of nam"),
         ("smiles,a,b\n", "has no rows below its first line"),
         ("", r"my.csv is empty; its first line must name the columns"),
         (
@@ -286,6 +323,106 @@ def test_the_ending_of_cif_files_may_be_in_capitals(crystals, tmp_path):
     write(crystals, cif(3.9), "po1.cif")
     with pytest.raises(DataError, match=r"holds both po1\.CIF and po1\.cif"):
         load_own_crystals(crystals, path)
+
+
+def test_a_table_without_a_line_of_names_loses_no_crystal(crystals, tmp_path, caplog):
+    """cgcnn's format, which usually lies beside the files."""
+    path = write(crystals, "".join(f"po{i},{i}.5\n" for i in range(5)), "id_prop.csv")
+    dataset = load_own_crystals(crystals, path, num_workers=1)
+    assert dataset.ids == ("po0", "po1", "po2", "po3", "po4")
+    assert dataset.targets[:, 0].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
+    assert [task.name for task in dataset.tasks] == ["target"]
+    assert "id_prop.csv has no line of column names: its first line is taken for" in caplog.text
+    path = write(tmp_path, "".join(f"po{i}.cif,{i},{-i}\n" for i in range(5)), "two.csv")
+    dataset = load_own_crystals(crystals, path, num_workers=1)
+    assert [task.name for task in dataset.tasks] == ["target_1", "target_2"]
+
+
+def test_a_first_line_that_may_be_names_or_a_crystal_is_asked_about(crystals, tmp_path):
+    """Columns may be called after temperatures."""
+    text = "file,300,400\n" + "".join(f"po{i},{i},{-i}\n" for i in range(5))
+    path = write(tmp_path, text)
+    with pytest.raises(
+        DataError, match=r"the first line of .* may be a crystal, but there is no f"
+    ):
+        load_own_crystals(crystals, path)
+    dataset = load_own_crystals(crystals, path, targets=["300", "400"], num_workers=1)
+    assert dataset.targets[1].tolist() == [1.0, -1.0]
+
+
+@pytest.fixture
+def numbered(cache, tmp_path) -> Path:
+    folder = tmp_path / "my cifs, numbered"
+    folder.mkdir()
+    for i in range(5):
+        write(folder, cif(3.0 + i / 10), f"{i:07d}.cif")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["{}", "{}.0", "{:07d}", "{}.cif"])
+def test_leading_zeros_that_a_spreadsheet_took_are_given_back(numbered, tmp_path, caplog, form):
+    text = "id,target\n" + "".join(f"{form.format(i)},{i}\n" for i in range(5))
+    dataset = load_own_crystals(numbered, write(tmp_path, text), num_workers=1)
+    assert dataset.ids == tuple(f"{i:07d}" for i in range(5))
+    assert dataset.left_out == ()
+    told = "line 3: " + form.format(1) + " was taken for 0000001.cif" in caplog.text
+    assert told == (form != "{:07d}")
+
+
+def test_two_files_with_one_number_are_not_guessed_between(numbered, tmp_path):
+    write(numbered, cif(3.9), "02.cif")
+    text = "id,target\n" + "".join(f"{i},{i}\n" for i in range(5))
+    dataset = load_own_crystals(numbered, write(tmp_path, text), num_workers=1)
+    assert len(dataset) == 4
+    assert dataset.left_out[0].detail.endswith("there is no file 2.cif in the folder")
+
+
+def test_names_that_are_no_files_are_told_with_an_example_of_both(crystals, tmp_path):
+    text = "id,target\n" + "".join(f"mp-{i},{i}\n" for i in range(5))
+    with pytest.raises(
+        DataError,
+        match=r"no line of .* names a file of .*: line 2 has 'mp-0' in its first column, the first "
+        r"file is po0.cif; .* \(--id-column\)",
+    ):
+        load_own_crystals(crystals, write(tmp_path, text))
+
+
+def test_the_column_that_names_files_is_found(crystals, tmp_path, caplog):
+    """pandas writes the numbers of rows into a first column without a name."""
+    text = ",file,target\n" + "".join(f"{i},po{i},{i}\n" for i in range(5))
+    dataset = load_own_crystals(crystals, write(tmp_path, text), num_workers=1)
+    assert dataset.ids[0] == "po0"
+    assert [task.name for task in dataset.tasks] == ["target"]
+    assert "the files are named in column 'file' of" in caplog.text
+    both = write(tmp_path, text.replace(",file,target", "n,file,copy").replace(",0\n", ",po1\n"))
+    with pytest.raises(DataError, match=r"columns \['file', 'copy'\] .* in `id_column` \(--id-col"):
+        load_own_crystals(crystals, both)
+
+
+def test_what_was_put_right_in_a_file_is_told(crystals, tmp_path, caplog):
+    hexagonal = cif(3.2, "Mg Mg .333 .667 .25 1").replace("length_c 3.2", "length_c 5.2")
+    hexagonal = hexagonal.replace("gamma 90", "gamma 120").replace("'P 1'", "'P 63/m m c'")
+    write(crystals, hexagonal, "po4.cif")
+    dataset = load_own_crystals(crystals, write(tmp_path, TARGETS), num_workers=1)
+    assert dataset.graphs[4].num_nodes == 2
+    assert "po4.cif: images of Mg within 0.0032 angstrom are one atom, on a spe" in caplog.text
+
+
+def test_names_with_accents_match_however_the_file_system_writes_them(crystals, tmp_path):
+    """e and an accent, or one letter."""
+    (crystals / "po0.cif").rename(crystals / "poe\N{COMBINING ACUTE ACCENT} 0.cif")
+    text = TARGETS.replace("po0", "po\N{LATIN SMALL LETTER E WITH ACUTE} 0")
+    dataset = load_own_crystals(crystals, write(tmp_path, text), num_workers=1)
+    assert dataset.ids[0] == "po\N{LATIN SMALL LETTER E WITH ACUTE} 0"
+
+
+def test_a_folder_that_cannot_be_written_is_read(numbered, tmp_path):
+    path = write(numbered, "id,target\n" + "".join(f"{i:07d},{i}\n" for i in range(5)))
+    numbered.chmod(0o555)
+    try:
+        assert len(load_own_crystals(numbered, path, num_workers=1)) == 5
+    finally:
+        numbered.chmod(0o755)
 
 
 def test_a_column_of_text_among_all_columns_is_named_with_the_way_out(crystals, tmp_path):

@@ -200,17 +200,42 @@ def test_a_layer_in_much_vacuum_has_a_graph():
     assert graph_of(sheet).edge_attributes[:, 1].max() > 13.0 / 2
 
 
+def overlapping() -> Crystal:
+    """Two atoms on one place, which no reader of files hands on."""
+    return Crystal(np.eye(3) * 4.0, np.array([29, 29]), np.array([CENTRE, CENTRE]))
+
+
 def test_atoms_that_coincide_have_no_graph():
     with pytest.raises(FeaturisationError, match="no two atoms coincide"):
-        graph_of(cubic(4.0, ["Cu", "Cu"], [CENTRE, CENTRE]))
+        graph_of(overlapping())
 
 
 def test_a_crystal_without_a_graph_does_not_stop_the_others():
-    bad = cubic(4.0, ["Cu", "Cu"], [CENTRE, CENTRE])
-    good, none = graphs_or_reasons([SIMPLE_CUBIC, bad])
+    good, none = graphs_or_reasons([SIMPLE_CUBIC, overlapping()])
     assert isinstance(good, RawGraph)
     assert isinstance(none, NoGraph)
     assert "coincide" in none.reason
+
+
+@pytest.mark.parametrize(
+    ("cell", "species", "places", "pair"),
+    [
+        (4.0, ["Cu", "Cu"], [CENTRE, CENTRE], r"Cu \(site 1\) and Cu \(site 2\) are 0.000"),
+        (4.0, ["Cu", "O"], [CORNER, [0.95, 0.0, 0.0]], r"Cu \(site 1\) and O \(site 2\) are 0.200"),
+        (1.2, ["Cu"], [CORNER], r"Cu \(site 1\) and its own image are 1.200"),
+        (4.0, ["H", "H"], [CORNER, [0.1, 0.0, 0.0]], r"H \(site 1\) and H \(site 2\) are 0.400"),
+    ],
+)
+def test_atoms_closer_than_atoms_can_be_are_refused(cell, species, places, pair):
+    """Also across the faces of the cell; half the sum of two covalent radii is the least."""
+    with pytest.raises(FeaturisationError, match=pair + " angstrom apart, closer than atoms can"):
+        cubic(cell, species, places)
+
+
+def test_the_shortest_bonds_there_are_are_no_reason_to_refuse():
+    """Hydrogen molecules at .74, nitrogen at 1.10 angstrom, zirconium and fluorine at 1.47."""
+    for species, length in ((["H", "H"], 0.74), (["N", "N"], 1.10), (["Zr", "F"], 1.4713)):
+        assert cubic(10.0, species, [CORNER, [length / 10, 0.0, 0.0]]).atomic_numbers.size == 2
 
 
 def test_a_partly_occupied_site_is_refused():

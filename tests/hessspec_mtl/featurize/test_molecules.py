@@ -76,9 +76,15 @@ def test_nodes_are_in_the_order_of_the_atoms_of_the_structure():
     ("smiles", "message"),
     [
         ("C1CC", "it is not valid SMILES; correct the string"),
-        ("not smiles", "cannot read the SMILES 'not smiles'"),
+        ("smiles", "cannot read the SMILES 'smiles'"),
         ("C(C)(C)(C)(C)C", "valence for atom # 0 C"),
         ("", "names no atoms"),
+        ("  ", "names no atoms"),
+        ("CC>>CO", r"it is a reaction \(>\)"),
+        ("InChI=1S/CH4/h1H4", "it is an InChI; give the SMILES"),
+        ("C*", r"'C\*' holds a dummy atom \(\*\), which is no element"),
+        ("C~C", "bonds of type UNSPECIFIED have no edge feature"),
+        ("CC |sense|", "cannot read the SMILES"),
         ("N->[Fe]", "bonds of type DATIVE have no edge feature"),
     ],
 )
@@ -86,6 +92,54 @@ def test_a_string_that_gives_no_graph_is_refused_with_the_reason(smiles, message
     with pytest.raises(FeaturisationError, match=message):
         molecule_of(smiles)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("smiles", "behind"),
+    [
+        ("CC this is junk", "this is junk"),
+        ("CC O", "O"),
+        ("CC\tethane", "ethane"),
+        ("CC\nCO", "CO"),
+        ("CC |^1:0| radical", r"\|\^1:0\| radical"),
+    ],
+)
+def test_text_behind_a_smiles_is_refused_and_not_dropped(smiles, behind):
+    """rdkit reads all of these as ethane."""
+    with pytest.raises(FeaturisationError, match=f"'{behind}' stands behind the SMILES in"):
+        molecule_of(smiles)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "name"),
+    [
+        ("CC\u200bO", "ZERO WIDTH SPACE"),
+        ("CCl\u2082", "SUBSCRIPT TWO"),
+        ("\ufeffCC", "ZERO WIDTH NO-BREAK SPACE"),
+        ("CC\x00O", r"U\+0000"),
+    ],
+)
+def test_a_character_at_which_rdkit_would_stop_reading_is_named(smiles, name):
+    with pytest.raises(FeaturisationError, match=f"holds {name}, which is no character of SMILES"):
+        molecule_of(smiles)
+
+
+@pytest.mark.parametrize(
+    "smiles", [" CCO", "CCO ", "\tCCO\n", "CCO\u00a0", "CCO |(0,0,;1,0,;2,0,)|"]
+)
+def test_blanks_around_a_smiles_and_an_extension_in_bars_change_nothing(smiles):
+    assert molecule_of(smiles).canonical == "CCO"
+
+
+def test_an_extension_in_bars_is_read():
+    """A radical on the first carbon has one hydrogen fewer."""
+    assert graph_of("CC |^1:0|", add_hydrogens=True).num_nodes == 7
+
+
+def test_salts_radicals_and_heavy_elements_are_graphs():
+    assert graph_of("[Na+].[Cl-]").num_edges == 0
+    assert graph_of("[CH3]", add_hydrogens=True).num_nodes == 4
+    assert graph_of("[U]").atomic_numbers.tolist() == [92]
 
 
 def test_the_encoder_has_a_feature_for_every_bond_type():
