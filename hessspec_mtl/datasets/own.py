@@ -32,7 +32,7 @@ from hessspec_mtl.datasets.csv_table import (
     is_missing,
     target_numbers,
 )
-from hessspec_mtl.datasets.grouping import equal_names
+from hessspec_mtl.datasets.grouping import equal_crystals, indistinguishable_graphs
 from hessspec_mtl.datasets.sources import DataError, Source, sha256_of
 from hessspec_mtl.datasets.voronoi import with_voronoi_graphs
 from hessspec_mtl.featurize.cif import read_cif
@@ -68,8 +68,9 @@ def load_own_molecules(
 ) -> MultitaskDataset:
     """Molecules of a CSV file, one a row, with the columns `targets` as tasks.
 
-    Node features are the elements that occur, in order of Z. Rows with one canonical SMILES are in
-    one group, so that no split separates them. An example is named after its line in the file.
+    Node features are the elements that occur, in order of Z. Rows whose molecules are one to the
+    network (stereoisomers, isotopes) are in one group, which no split separates. An example is
+    named after its line in the file.
 
     Args:
         path: a table with column names in its first line (`csv_table`).
@@ -118,7 +119,7 @@ def load_own_molecules(
         graphs=tuple(molecule.graph for molecule in molecules),
         targets=np.array(numbers, np.float64),
         tasks=_tasks(targets, units),
-        groups=equal_names([molecule.canonical for molecule in molecules]),
+        groups=indistinguishable_graphs([molecule.graph for molecule in molecules]),
         elements=_elements(molecules),
         left_out=tuple(left_out),
         sources=(_own_source(table.path),),
@@ -140,7 +141,8 @@ def load_own_crystals(
 ) -> MultitaskDataset:
     """Crystals of a folder of CIF files, with targets from a CSV file that names the files.
 
-    The unit cells are taken as they stand in the files. Node features are Z = 1..112.
+    The unit cells are taken as they stand in the files; cells of one crystal are in one group,
+    which no split separates. Node features are Z = 1..112.
 
     Args:
         directory: folder with one structure in each `NAME.cif` (or `NAME.CIF`).
@@ -195,7 +197,7 @@ def load_own_crystals(
             graphs=(),
             targets=np.array([rows[name][1] for name in names], np.float64),
             tasks=_tasks(tasks, units),
-            groups=equal_names([rows[name][0].key for name in names]),
+            groups=equal_crystals([rows[name][0] for name in names]),
             elements=tuple(range(1, MAX_ATOMIC_NUMBER + 1)),
             left_out=tuple(left_out),
             sources=(_own_source(table.path),),
@@ -312,8 +314,8 @@ def _id_column(table: Table, files: _CifFiles) -> str:
         counts: Counter[str] = Counter()
         for _, fields in table.rows:
             if len(fields) == len(table.header):
-                named = {c for c, f in zip(table.header, fields, strict=True) if names_file(f)}
-                counts.update(named)
+                named = [c for c, f in zip(table.header, fields, strict=True) if names_file(f)]
+                counts.update(dict.fromkeys(named, 1))
         if counts[table.header[0]]:
             return table.header[0]
         if len(counts) == 1:
