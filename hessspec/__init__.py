@@ -9,7 +9,7 @@ Operators say what is multiplied, verbs what is asked of it, records what came o
 # What is multiplied
 from hessspec._operators.batches import Batches
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.algebra import FunctionOperator
+from hessspec._operators.function import FunctionOperator
 from hessspec._operators.hessian import GaussNewtonOperator
 from hessspec._operators.hessian import HessianOperator
 

@@ -16,6 +16,7 @@ from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.space import VectorSpace, leaf_path
+from hessspec._base.tasks import TaskAxis
 from hessspec._krylov.lockstep import RowOperator
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
 from hessspec._operators.algebra import AbstractOperator
@@ -32,7 +33,7 @@ _DENSE_CHUNK = 64
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class EigenPairs:
+class EigenPairs(TaskAxis):
     """k eigenvalues of H and their eigenvectors, the most wanted first.
 
     A loss with T values adds a leading task axis to every array.
@@ -59,24 +60,6 @@ class EigenPairs:
     dim: int = field(metadata={"static": True})
     num_matvecs: int = field(metadata={"static": True})
     product_plan: str = field(default="", metadata={"static": True})
-
-    @property
-    def num_tasks(self) -> int | None:
-        """Number of tasks T, or None for a scalar loss."""
-        return None if np.ndim(self.values) == 1 else int(np.shape(self.values)[0])
-
-    def task(self, index: int) -> "EigenPairs":
-        """The pairs of one task, without task axis; products are counted in the whole record.
-
-        Raises:
-            ValueError: if there is no task axis.
-            IndexError: if there is no such task.
-        """
-        if self.num_tasks is None:
-            raise ValueError("these pairs have no task axis: the loss was a scalar")
-        if not -self.num_tasks <= index < self.num_tasks:
-            raise IndexError(f"`index` must name one of {self.num_tasks} tasks, got {index}")
-        return jax.tree.map(lambda leaf: leaf[index], self)
 
     @property
     def rows(self) -> Float[Array, "*tasks k dim"]:
@@ -129,6 +112,9 @@ class EigenPairs:
             num_matvecs=meta["num_matvecs"],
             product_plan=meta.get("product_plan", ""),
         )
+
+    def _lead(self) -> tuple[int, ...]:
+        return np.shape(self.values)[:-1]
 
 
 @verb

@@ -1,21 +1,22 @@
-"""What is multiplied: symmetric operators on parameter trees, and their algebra."""
+"""What is multiplied: symmetric operators on parameter trees, and their algebra.
+
+What all operators are and what is made of them by + and * stand in one file, since each needs the
+other: a sum is an operator, and an operator can be added.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from hessspec._base.arguments import in_dtype, whole_number
+from hessspec._base.arguments import in_dtype
 from hessspec._base.memory import require_memory, resolve_budget
-from hessspec._base.selection import choose
-from hessspec._base.space import VectorSpace, leaf_path
-from hessspec._operators.lift import LiftedFunction, lift
+from hessspec._base.space import VectorSpace
+from hessspec._base.tasks import task_number
 from hessspec._operators.plan import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ class AbstractOperator(eqx.Module):
             IndexError: if there is no such task.
         """
         count = self._require_tasks("task")
-        index = whole_number("index", index, least=None)
-        if not -count <= index < count:
-            raise IndexError(f"`index` must name one of {count} tasks, got {index}")
-        return self.weighted(np.eye(count)[index])
+        return self.weighted(np.eye(count)[task_number(index, count)])
 
     def weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
         """The scalar operator Σ_t w_t H_t. The weights are a leaf: changing them costs nothing.
@@ -267,80 +265,50 @@ def _number(factor: Any) -> Any:
     )
 
 
-class FunctionOperator(AbstractOperator):
-    """Any symmetric linear map, given as `matvec(tree) -> tree` on trees like `like`.
+class ComposedOperator(AbstractOperator):
+    """Made of operators on the same vectors: what it has from them. Not for users."""
 
-    Args:
-        matvec: traceable by JAX; for several maps of the same vectors, a leading axis of
-            `num_tasks` on every leaf of its result.
-        like: a tree of float arrays (or `jax.ShapeDtypeStruct`s): what vectors look like.
-        num_tasks: number of maps, or None for one.
+    parts: tuple[AbstractOperator, ...]
 
-    Raises:
-        TypeError: if a leaf of `like` is no array, or `matvec` cannot be called with one tree.
-        ValueError: if `like` holds no float array, or `matvec` returns other shapes.
+    @property
+    def space(self) -> VectorSpace:  # type: ignore[override]
+        """The space of all parts."""
+        return self.parts[0].space
 
-    Symmetry is the caller's promise; the estimators check it where that costs no product.
-    """
+    @property
+    def num_tasks(self) -> int | None:  # type: ignore[override]
+        """The tasks of all parts."""
+        return self.parts[0].num_tasks
 
-    function: LiftedFunction
-    space: VectorSpace = eqx.field(static=True)
-    num_tasks: int | None = eqx.field(static=True)
+    @property
+    def block_rows(self) -> int:
+        return min(part.block_rows for part in self.parts)
 
-    def __init__(
-        self, matvec: Callable[[PyTree], PyTree], like: PyTree, *, num_tasks: int | None = None
-    ) -> None:
-        num_tasks = None if num_tasks is None else whole_number("num_tasks", num_tasks)
-        chosen, _ = choose(_zeros(like), None, name="like")
-        self.space = VectorSpace.of(chosen)
-        self.num_tasks = num_tasks
-        self.function, shapes = lift(matvec, chosen, call="matvec(vector)")
-        lead = () if num_tasks is None else (num_tasks,)
-        expected = jax.tree.map(lambda leaf: (*lead, *leaf.shape), chosen)
-        found = jax.tree.map(lambda leaf: tuple(leaf.shape), shapes)
-        if expected != found:
-            raise ValueError(
-                f"`matvec` must return a tree with leaves of shapes {expected}, got {found}"
-            )
+    @property
+    def product_plan(self) -> str:
+        plans = [part.product_plan for part in self.parts]
+        return " + ".join(dict.fromkeys(plan for plan in plans if plan))
 
-    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
-        lead = 0 if self.num_tasks is None else 1
+    def product_bytes(self, rows: int) -> int:
+        # One part after the other, the result so far waiting.
+        return super().product_bytes(rows) + max(part.product_bytes(rows) for part in self.parts)
 
-        def product(v: Float[Array, " dim"]) -> Array:
-            tree = self.function(self.space.unflatten(v))
-            leaves = [
-                jnp.reshape(leaf, (*leaf.shape[:lead], -1)).astype(self.dtype)
-                for leaf in jax.tree.leaves(tree)
-            ]
-            return jnp.concatenate(leaves, axis=-1)
+    @property
+    def form_cost(self) -> float:
+        return sum(part.form_cost for part in self.parts)
 
-        return jnp.moveaxis(jax.lax.map(product, block), 0, lead)
+    def validate(self) -> None:
+        for part in self.parts:
+            part.validate()
 
 
-def _zeros(like: PyTree) -> PyTree:
-    """A tree of arrays from arrays or what describes them."""
-
-    def zeros(path: tuple[Any, ...], leaf: Any) -> Array:
-        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        raise TypeError(
-            "`like` must be a tree of float arrays or `jax.ShapeDtypeStruct`s, got "
-            f"{type(leaf).__name__} at `{leaf_path(path)}`; a number is `jnp.asarray(1.0)`."
-        )
-
-    return jax.tree.map_with_path(zeros, like)
-
-
-class SumOperator(AbstractOperator):
+class SumOperator(ComposedOperator):
     """The sum of two operators on the same vectors.
 
     Raises:
         TypeError: if one of them is no operator.
         ValueError: if they act on other parameters or tasks.
     """
-
-    first: AbstractOperator
-    second: AbstractOperator
 
     def __init__(self, first: AbstractOperator, second: AbstractOperator) -> None:
         first, second = _summand(first), _summand(second)
@@ -350,51 +318,22 @@ class SumOperator(AbstractOperator):
                 f"{first.dim} parameters with tasks {first.num_tasks} and {second.dim} with "
                 f"{second.num_tasks}"
             )
-        self.first, self.second = first, second
-
-    @property
-    def space(self) -> VectorSpace:  # type: ignore[override]
-        """The space of both."""
-        return self.first.space
-
-    @property
-    def num_tasks(self) -> int | None:  # type: ignore[override]
-        """The tasks of both."""
-        return self.first.num_tasks
-
-    @property
-    def block_rows(self) -> int:
-        return min(self.first.block_rows, self.second.block_rows)
-
-    @property
-    def product_plan(self) -> str:
-        plans = [part.product_plan for part in (self.first, self.second)]
-        return " + ".join(dict.fromkeys(plan for plan in plans if plan))
-
-    def product_bytes(self, rows: int) -> int:
-        # One after the other, the first product waiting.
-        waiting = AbstractOperator.product_bytes(self, rows)
-        return waiting + max(self.first.product_bytes(rows), self.second.product_bytes(rows))
-
-    @property
-    def form_cost(self) -> float:
-        return self.first.form_cost + self.second.form_cost
-
-    def validate(self) -> None:
-        self.first.validate()
-        self.second.validate()
+        self.parts = first, second
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
-        return self.first.rows(block) + self.second.rows(block)
+        first, second = self.parts
+        return first.rows(block) + second.rows(block)
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        return self.first.forms(block) + self.second.forms(block)
+        first, second = self.parts
+        return first.forms(block) + second.forms(block)
 
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
-        return SumOperator(self.first.weighted(weights), self.second.weighted(weights))
+        first, second = self.parts
+        return SumOperator(first.weighted(weights), second.weighted(weights))
 
 
-class ScaledOperator(AbstractOperator):
+class ScaledOperator(ComposedOperator):
     """A number times an operator.
 
     Raises:
@@ -402,64 +341,29 @@ class ScaledOperator(AbstractOperator):
         ValueError: if `scale` is not finite, or becomes 0 or infinite in the operator's dtype.
     """
 
-    operator: AbstractOperator
     scale: Float[Array, ""]
 
     def __init__(self, operator: AbstractOperator, scale: float) -> None:
-        self.operator = _summand(operator)
+        self.parts = (_summand(operator),)
         self.scale = in_dtype("scale", _number(scale), operator.dtype)
 
-    @property
-    def space(self) -> VectorSpace:  # type: ignore[override]
-        """The space of the operator."""
-        return self.operator.space
-
-    @property
-    def num_tasks(self) -> int | None:  # type: ignore[override]
-        """The tasks of the operator."""
-        return self.operator.num_tasks
-
-    @property
-    def block_rows(self) -> int:
-        return self.operator.block_rows
-
-    @property
-    def product_plan(self) -> str:
-        return self.operator.product_plan
-
-    def product_bytes(self, rows: int) -> int:
-        return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)
-
-    @property
-    def form_cost(self) -> float:
-        return self.operator.form_cost
-
-    def validate(self) -> None:
-        self.operator.validate()
-
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
-        return self.scale * self.operator.rows(block)
+        return self.scale * self.parts[0].rows(block)
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        return self.scale * self.operator.forms(block)
+        return self.scale * self.parts[0].forms(block)
 
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
-        return ScaledOperator(self.operator.weighted(weights), self.scale)  # type: ignore[arg-type]
+        return ScaledOperator(self.parts[0].weighted(weights), self.scale)  # type: ignore[arg-type]
 
 
-class WeightedOperator(AbstractOperator):
+class WeightedOperator(ComposedOperator):
     """Σ_t w_t H_t of an operator with tasks."""
 
-    operator: AbstractOperator
     weights: Float[Array, " T"]
 
     def __init__(self, operator: AbstractOperator, weights: Float[Array, " T"]) -> None:
-        self.operator, self.weights = operator, weights
-
-    @property
-    def space(self) -> VectorSpace:  # type: ignore[override]
-        """The space of the operator."""
-        return self.operator.space
+        self.parts, self.weights = (operator,), weights
 
     @property
     def num_tasks(self) -> int | None:  # type: ignore[override]
@@ -467,23 +371,14 @@ class WeightedOperator(AbstractOperator):
         return None
 
     @property
-    def block_rows(self) -> int:
-        return self.operator.block_rows
-
-    @property
-    def product_plan(self) -> str:
-        return self.operator.product_plan
-
-    def product_bytes(self, rows: int) -> int:
-        return AbstractOperator.product_bytes(self, rows) + self.operator.product_bytes(rows)
-
-    def validate(self) -> None:
-        self.operator.validate()
+    def form_cost(self) -> float:
+        # All tasks are computed, for a product as for a form.
+        return 1.0
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
-        rows = self.operator.rows(block)
+        rows = self.parts[0].rows(block)
         return jnp.einsum("t,tkp->kp", self.weights, rows, precision="highest")
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, " k"]:
-        forms = self.operator.forms(block)
+        forms = self.parts[0].forms(block)
         return jnp.einsum("t,tk->k", self.weights, forms, precision="highest")

@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from hessspec._base.checks import check_losses
 from hessspec._base.space import VectorSpace
-from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import BatchGroup
 from hessspec._operators.plan import ProductPlan, nbytes
+from hessspec._operators.planned import PlannedOperator
 
 
-class LinearisedOperator(AbstractOperator):
+class LinearisedOperator(PlannedOperator):
     """H as the derivatives of the gradients on all batches, with the arrays that these read.
 
     A group holds the linear maps of trees v ↦ H_b v of the batches of one shape: one function,
@@ -38,14 +38,6 @@ class LinearisedOperator(AbstractOperator):
     space: VectorSpace = eqx.field(static=True)
     num_tasks: int | None = eqx.field(static=True)
     plan: ProductPlan = eqx.field(static=True)
-
-    @property
-    def block_rows(self) -> int:
-        return self.plan.block_rows
-
-    @property
-    def product_plan(self) -> str:
-        return str(self.plan)
 
     def product_bytes(self, rows: int) -> int:
         kept = [nbytes(group.arrays) for group in self.maps]

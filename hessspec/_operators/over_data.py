@@ -22,6 +22,7 @@ from hessspec._operators.algebra import AbstractOperator, compiled_forms, compil
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
 from hessspec._operators.lift import LiftedFunction, lift
 from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
+from hessspec._operators.planned import PlannedOperator
 
 # How the loss is called, without a batch and with one, and what to do if it cannot be.
 _CALLS = (
@@ -54,7 +55,7 @@ class _Source:
         return hash(_Source)
 
 
-class DataOperator(AbstractOperator):
+class DataOperator(PlannedOperator):
     """Common part of the operators that sum over data. Not for users."""
 
     chosen: PyTree
@@ -99,14 +100,6 @@ class DataOperator(AbstractOperator):
     def num_tasks(self) -> int | None:  # type: ignore[override]
         """T if the loss has shape (T,) and no weights were chosen, else None."""
         return self.num_losses if self.weights is None else None
-
-    @property
-    def block_rows(self) -> int:
-        return self.plan.block_rows
-
-    @property
-    def product_plan(self) -> str:
-        return str(self.plan)
 
     def product_bytes(self, rows: int) -> int:
         return self.plan.product_bytes(rows)

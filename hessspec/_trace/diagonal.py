@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
+from hessspec._base.tasks import TaskAxis
 from hessspec._krylov.block_basis import (
     DIAGONAL_SHARE,
     PILOT,
@@ -37,7 +39,7 @@ _VECTORS = 6  # of each task: sums, the next block and the answers
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DiagonalEstimate:
+class DiagonalEstimate(TaskAxis):
     """An estimate of diag H, entry by entry, with the error of each entry.
 
     Attributes:
@@ -109,6 +111,12 @@ class DiagonalEstimate:
         counts = {name: meta[name] for name in ("num_samples", "num_matvecs")}
         plan = meta.get("product_plan", "")
         return cls(trees[0], trees[1], trace, method=meta["method"], product_plan=plan, **counts)
+
+    def _lead(self) -> tuple[int, ...]:
+        return self.trace._lead()
+
+    def _task(self, index: int) -> Self:
+        return replace(super()._task(index), trace=self.trace.task(index))
 
 
 @verb

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from hessspec._base.arguments import real_number
 from hessspec._base.intervals import mean_interval
 from hessspec._base.records import load_record, save_record
+from hessspec._base.tasks import TaskAxis
 
 MIN_RELIABLE_SAMPLES = 8
 _KIND = "TraceEstimate"
@@ -18,7 +19,7 @@ _KIND = "TraceEstimate"
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TraceEstimate:
+class TraceEstimate(TaskAxis):
     """An estimate of tr H, or of tr H_t for T tasks: `exact` plus the mean of `samples`.
 
     All arrays are float64 on the host, with a leading task axis if the loss has one, and carry
@@ -65,11 +66,6 @@ class TraceEstimate:
     def num_samples(self) -> int:
         """Number of samples n for each task."""
         return int(np.shape(self.samples)[-1])
-
-    @property
-    def num_tasks(self) -> int | None:
-        """Number of tasks T, or None for a scalar loss."""
-        return None if np.ndim(self.exact) == 0 else int(np.shape(self.exact)[0])
 
     @property
     def value(self) -> Float[np.ndarray, "*tasks"]:
@@ -211,6 +207,18 @@ class TraceEstimate:
         arrays, meta = load_record(path, _KIND)
         square = _restored(cls, arrays, "square.", meta["square"]) if meta["square"] else None
         return replace(_restored(cls, arrays, "", meta["self"]), square=square)
+
+    def _lead(self) -> tuple[int, ...]:
+        return np.shape(self.exact)
+
+    def _task(self, index: int) -> Self:
+        # Of a covariance of tasks the task's own is left, here and in the square.
+        covariance = self.pair_covariance
+        return replace(
+            super()._task(index),
+            pair_covariance=None if covariance is None else np.asarray(covariance)[index, index],
+            square=None if self.square is None else self.square._task(index),
+        )
 
     def _own_covariance(self) -> Float[np.ndarray, "*tasks"]:
         if self.pair_covariance is None:

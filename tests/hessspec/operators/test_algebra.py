@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import hessspec
 from hessspec._base.arguments import check_key
-from hessspec._operators.algebra import FunctionOperator, ScaledOperator, compiled_rows
+from hessspec._operators.algebra import ScaledOperator, compiled_rows
 from hessspec._operators.batches import Batches
+from hessspec._operators.function import FunctionOperator
 from hessspec._operators.hessian import GaussNewtonOperator, HessianOperator
 from hessspec._operators.hvp import hvp
 from hessspec._operators.verbs import Call
