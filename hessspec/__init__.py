@@ -23,7 +23,8 @@ from hessspec._spectrum.compare import kolmogorov_smirnov, principal_angles, was
 from hessspec._verify import verify
 
 # What comes out
-from hessspec._spectrum.record import Extremes, IntervalEstimate, SpectralDensity
+from hessspec._spectrum.record import SpectralDensity
+from hessspec._spectrum.readings import Extremes, IntervalEstimate
 from hessspec._spectrum.trace import SpectralTrace
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.diagonal import DiagonalEstimate

@@ -5,7 +5,8 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,23 @@ import numpy as np
 
 FORMAT_VERSION = 1
 _HEADER = "hessspec.json"
+
+
+def record_parts(
+    record: Any, leave_out: Collection[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The fields of a dataclass as `save_record` takes them: arrays, and the static ones as meta.
+
+    What is None or left out is not among the arrays.
+    """
+    arrays, meta = {}, {}
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if entry.metadata.get("static"):
+            meta[entry.name] = value
+        elif value is not None and entry.name not in leave_out:
+            arrays[entry.name] = np.asarray(value)
+    return arrays, meta
 
 
 def save_record(

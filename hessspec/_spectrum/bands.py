@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
+from hessspec._spectrum.mass_bounds import mass_bounds
+from hessspec._spectrum.rows import Rows
+
 
 def count_interval(
     low_mass: Float[np.ndarray, " g"],
@@ -79,3 +82,58 @@ def atoms_at_most(
     """Number of eigenvalues in atoms at or below x, for each probe."""
     below: Bool[np.ndarray, "k m g"] = nodes[:, :, None] <= x[None, None]
     return (below * np.maximum(multiplicities, 0)[:, :, None]).sum(axis=1)
+
+
+def count_band(
+    rows: Rows,
+    lo: Float[np.ndarray, " g"],
+    hi: Float[np.ndarray, " g"],
+    level: float,
+    uniform: bool,
+) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
+    """Bounds on the number of eigenvalues in (lo, hi]: atoms counted, the bulk estimated.
+
+    Rows may differ in their atoms. What all of them have is counted; what only some have is
+    left to the law of the bulk, which is too wide for it.
+    """
+    known = np.round(rows.counts) if rows.exact else rows.known
+    radii = np.maximum(0.0 if rows.exact else rows.residuals, rows.resolution)
+    early, late = rows.nodes - radii, rows.nodes + radii
+    surely = np.maximum(atoms_at_most(late, known, hi) - atoms_at_most(early, known, lo), 0)
+    maybe = atoms_at_most(early, known, hi) - atoms_at_most(late, known, lo)
+    if rows.exact:
+        return surely.min(axis=0).astype(float), maybe.max(axis=0).astype(float)
+    whole = known.sum(axis=1)[:, None]
+    inside, outside = surely.min(axis=0), (whole - maybe).min(axis=0)
+    size = rows.dim - inside - outside
+    low, high = _bulk_mass_bounds(rows, lo, hi)
+    bulk = rows.dim - whole
+    low = np.clip((surely - inside + bulk * low).mean(axis=0) / size, 0.0, 1.0)
+    high = np.clip((maybe - inside + bulk * high).mean(axis=0) / size, 0.0, 1.0)
+    if uniform:
+        half = uniform_half_width(int(size.max()), rows.num_probes, level)
+        few, many = size * (low - half), size * (high + half)
+    else:
+        few, many = count_interval(low, high, size, rows.num_probes, level)
+    return inside + np.clip(few, 0, size), inside + np.clip(many, 0, size)
+
+
+def _bulk_mass_bounds(
+    rows: Rows, lo: Float[np.ndarray, " g"], hi: Float[np.ndarray, " g"]
+) -> tuple[Float[np.ndarray, "probes g"], Float[np.ndarray, "probes g"]]:
+    """Bounds on the share of each row's bulk in (lo, hi]."""
+    at = np.concatenate([lo, hi])
+    lows, highs = (np.zeros((rows.num_probes, hi.size)) for _ in range(2))
+    for probe, counts in enumerate(rows.bulk):
+        used = counts > 0
+        nodes, residuals = rows.nodes[probe, used], rows.residuals[probe, used]
+        weights = counts[used] / counts.sum()
+        low, high = mass_bounds(nodes, weights, residuals, at, rows.resolution)
+        # The weights, like the positions, carry the rounding of the products.
+        norm = float(np.max(np.abs(rows.nodes[probe])))
+        rounding = rows.resolution / norm if norm > 0 else 0.0
+        low, high = np.clip(low - rounding, 0.0, 1.0), np.clip(high + rounding, 0.0, 1.0)
+        low, high = (np.where(np.isinf(at), at > 0, side) for side in (low, high))
+        lows[probe] = np.maximum(low[lo.size :] - high[: lo.size], 0.0)
+        highs[probe] = high[lo.size :] - low[: lo.size]
+    return lows, highs

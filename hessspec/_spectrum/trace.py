@@ -1,19 +1,22 @@
 """The trace that a spectral density holds, with an error read off the spectrum itself."""
 
 import os
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 from scipy import special
 
-from hessspec._base.records import load_record, save_record
+from hessspec._base.records import load_record, record_parts, save_record
+from hessspec._spectrum.rows import Rows
 from hessspec._trace.estimate import TraceEstimate
 
 _KIND = "SpectralTrace"
 _MIN_SHARING = 8.0
+# Fewer eigenvalues than this in a node are rounding.
+_DUST = 1e-6
 
 
 @jax.tree_util.register_dataclass
@@ -121,24 +124,84 @@ class SpectralTrace(TraceEstimate):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""
-        arrays, meta = {}, {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.metadata.get("static"):
-                meta[field.name] = value
-            elif value is not None and field.name != "square":
-                arrays[field.name] = np.asarray(value)
+        arrays, meta = record_parts(self, leave_out=("square",))
         save_record(path, _KIND, arrays, meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SpectralTrace":
         """The record that `save` wrote to `path`."""
         arrays, meta = load_record(path, _KIND)
-        known: dict[str, Any] = {**arrays, **meta}
-        return cls(**known)
+        return cls(**arrays, **meta)
 
     def _unseen(self) -> Float[np.ndarray, "*tasks"]:
         return np.zeros(np.shape(self.exact)) if self.unseen is None else np.asarray(self.unseen)
+
+
+class TraceParts(NamedTuple):
+    """Fields of a `SpectralTrace`: `exact` is the atoms' mean trace, the rest is beside it."""
+
+    samples: np.ndarray
+    exact: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+    unseen: np.ndarray
+
+
+def trace_parts(rows: Rows) -> TraceParts:
+    """What one spectrum says of its trace: a sample of each probe, and the bulk's spread."""
+    nodes, counts = rows.nodes, rows.bulk
+    if rows.exact:
+        # Nothing was sampled: the mean of the rows, without samples of its own.
+        whole = (rows.counts * nodes).sum(axis=1)
+        nothing = np.zeros(nodes.size + rows.num_probes)
+        exact = np.asarray(whole.mean())
+        return TraceParts(whole * 0, exact, nothing, nothing, np.asarray(0.0))
+    atoms, bulk = (rows.known * nodes).sum(axis=1), (counts * nodes).sum(axis=1)
+    sizes = rows.dim - rows.known.sum(axis=1)
+    centre = bulk.sum() / sizes.sum()
+    # A direction uniform on the sphere of `size` dimensions varies a little less than a
+    # Gaussian vector of that mean length.
+    shorter = (sizes / (sizes + 2.0)) ** 0.5
+    offsets = (nodes - centre) * shorter[:, None]
+    # What is left of an eigenspace of which k - 1 vectors are known, d dimensions, has the
+    # correlation 1/(d + 3) between probes: its size is that of a start's part beside the
+    # others' parts, and a volume is shared by all.
+    shared = 1.0 + (rows.num_probes - 1) / (counts + 3.0)
+    offsets = np.where(rows.known > 0, offsets * shared**0.5, offsets)
+    exact = np.asarray(atoms.mean())
+    residuals = rows.residuals * shorter[:, None]
+    residuals = np.where(residuals > rows.resolution, residuals, 0.0)
+    return TraceParts(bulk + atoms - exact, exact, *_spread(offsets, counts, residuals))
+
+
+def _spread(
+    offsets: Float[np.ndarray, "probes m"],
+    counts: Float[np.ndarray, "probes m"],
+    residuals: Float[np.ndarray, "probes m"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets from the bulk's mean, numbers of eigenvalues there, and Σ δ⁴ d that they lack.
+
+    n nodes of a Gauss rule have the moments of their measure up to degree 2n - 1; of the next
+    they lack β₁²...βₙ², whatever its centre. Variance and fourth moment need three nodes. Two
+    lack β₁²β₂² of the fourth, where β₁² = w₁w₂ (θ₁ - θ₂)² and β₂² is the sum of the squared
+    residuals. One lacks its squared residual β₁² of the variance: half of its eigenvalues are
+    put a residual below it and half, in the row's last slot, as far above. Which eigenvalues
+    carry that variance it cannot tell, so the fourth moment has no bound.
+    """
+    offsets, counts = (np.pad(column, ((0, 0), (0, 1))) for column in (offsets, counts))
+    lacking = 0.0
+    for offset, count, residual in zip(offsets, counts, residuals, strict=True):
+        used = np.flatnonzero(count > _DUST)
+        number, squares = count[used], residual[used] ** 2
+        if used.size == 1 and residual[used[0]] > 0:
+            ends = [int(used[0]), -1]
+            offset[ends] = offset[ends[0]] + np.array([-1.0, 1.0]) * residual[used]
+            count[ends] = number / 2
+            lacking = np.inf
+        elif used.size == 2:
+            first = np.prod(number) / number.sum() * np.diff(offset[used]) ** 2
+            lacking += float(first[0] * squares.sum())
+    return offsets.ravel(), counts.ravel(), np.asarray(lacking)
 
 
 def _largest_shift(offsets: np.ndarray, counts: np.ndarray, z: float) -> float:

@@ -1,0 +1,1 @@
+"""Pictures of plain arrays: scales of axes, curves, stems and bands. Needs matplotlib."""
