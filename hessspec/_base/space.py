@@ -56,8 +56,16 @@ class VectorSpace:
     @property
     def paths(self) -> tuple[str, ...]:
         """Name of each leaf, such as `encoder/0/kernel`."""
-        numbered = jax.tree.unflatten(self.treedef, range(len(self.shapes)))
-        return tuple(leaf_path(path) for path, _ in jax.tree.leaves_with_path(numbered))
+        return leaf_paths(self._numbered)
+
+    @property
+    def wrappers(self) -> tuple[type | None, ...]:
+        """The type of the node that holds one leaf and nothing else, such as flax's `Param`."""
+        return tuple(wrapper for _, wrapper in _places(self._numbered))
+
+    @property
+    def _numbered(self) -> PyTree:
+        return jax.tree.unflatten(self.treedef, range(len(self.shapes)))
 
     def flatten(self, tree: PyTree) -> Float[Array, " dim"]:
         """The entries of `tree`, leaf after leaf."""
@@ -119,3 +127,44 @@ class VectorSpace:
 def leaf_path(path: tuple[Any, ...]) -> str:
     """The place of a leaf in its tree, e.g. `encoder/0/kernel`; `params` for a bare array."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+
+
+def leaf_paths(tree: PyTree) -> tuple[str, ...]:
+    """The places of all leaves, as their user would write them.
+
+    A leaf in a wrapper has the wrapper's place: `layer/kernel` where flax's `Param` keeps it as
+    its `value`, which JAX would call `layer/kernel/value`.
+    """
+    return tuple(
+        leaf_path(path if wrapper is None else path[:-1]) for path, wrapper in _places(tree)
+    )
+
+
+def _places(tree: PyTree) -> list[tuple[tuple[Any, ...], type | None]]:
+    """The path of each leaf and its wrapper: a node of one child, which no user's name leads to."""
+    pairs, treedef = jax.tree.flatten_with_path(tree)
+    return [
+        (path, parent if path and _is_unnamed(path[-1]) else None)
+        for (path, _), parent in zip(pairs, _parents_of_one(treedef), strict=True)
+    ]
+
+
+def _is_unnamed(key: Any) -> bool:
+    """A place without a name, a private one, or the `value` of flax's variables."""
+    if isinstance(key, jax.tree_util.GetAttrKey):
+        return key.name == "value" or key.name.startswith("_")
+    return isinstance(key, jax.tree_util.FlattenedIndexKey)
+
+
+def _parents_of_one(treedef: Any) -> list[type | None]:
+    """For each leaf the type of its parent, if that has no other child."""
+    if _is_leaf(treedef):
+        return [None]
+    children = treedef.children()
+    if len(children) == 1 and _is_leaf(children[0]):
+        return [treedef.node_data()[0]]
+    return [parent for child in children for parent in _parents_of_one(child)]
+
+
+def _is_leaf(treedef: Any) -> bool:
+    return treedef.num_nodes == treedef.num_leaves == 1  # None is a node without leaves

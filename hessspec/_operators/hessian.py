@@ -39,12 +39,15 @@ class HessianOperator(DataOperator):
     Args:
         loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` if `data` is given; returns a
             float scalar or shape (T,). Arrays it closes over are passed as arguments.
-        params: any pytree. Float arrays are parameters; all else is held constant. The loss gets
-            the parameters of H in the widest of their dtypes, at least float32; vectors and
-            results that are trees have the dtypes of `params`.
+        params: any pytree. Floats are parameters, in arrays and as Python's numbers (those in an
+            equinox module are its settings); all else is held constant. The loss gets the
+            parameters of H in the widest of their dtypes, at least float32; vectors and results
+            that are trees have the dtypes of `params`.
         data: one batch (any pytree, never split), or `Batches`.
-        where: `where(path, leaf)` chooses the parameters of H, the path as text such as
-            `encoder/0/kernel`; the others are held constant. Default: all.
+        where: chooses the parameters of H; the others are held constant. `where(path, leaf)`, the
+            path as text such as `encoder/0/kernel`; `where(leaf)`, such as
+            `eqx.is_inexact_array`; a type whose nodes hold them, such as `nnx.Param`, or a tuple
+            of types; or a tree of True and False that begins like `params`. Default: all.
         memory_budget: bytes that products may take, by default set from the device; batches
             beyond a quarter of it are read again for each product.
         block_rows, rematerialize: how products are computed; by default chosen to fit the budget.

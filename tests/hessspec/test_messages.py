@@ -178,8 +178,9 @@ VALUES = {
         "`like` must select at least one parameter, but holds no float array with entries",
     ),
     "numbers in params": (
-        lambda: HessianOperator(alone, {"w": [1.0, 2.0, 3.0]}),
-        "(Python's numbers are constants; make arrays of them by `jnp.asarray`)",
+        lambda: HessianOperator(alone, {"w": [1, 2, 3]}),
+        "(Python's whole numbers are constants, and so is every number in an equinox module; "
+        "make arrays of them by `jnp.asarray(x, float)`)",
     ),
     "where of entries": (
         lambda: HessianOperator(alone, PARAMS, where=lambda path, leaf: leaf > 0),
