@@ -1,6 +1,6 @@
 """Guards: numbers that would be silently wrong stop here, with an error that names the cause."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,8 +14,12 @@ ASYMMETRY_UNITS = 1e3
 Values = Float[Array, "..."] | Float[np.ndarray, "..."] | Sequence[float]
 
 
-def check_losses(first: Values, second: Values, dtype: np.dtype) -> None:
+def check_losses(
+    first: Values, second: Values, dtype: np.dtype, blame: Callable[[], str] | None = None
+) -> None:
     """Two evaluations of the losses at the same parameters must be finite and agree.
+
+    `blame` finds out where values that are not finite come from.
 
     Raises:
         ValueError: naming the task whose loss is not finite, or saying that the loss is random.
@@ -24,9 +28,10 @@ def check_losses(first: Values, second: Values, dtype: np.dtype) -> None:
     bad = np.flatnonzero(~np.isfinite(a))
     if bad.size:
         tasks = "" if np.ndim(first) == 0 else f" of task {', '.join(map(str, bad))}"
+        source = "" if blame is None else f" ({blame()})"
         raise ValueError(
-            f"the loss{tasks} is {a[bad[0]]} at these parameters, so it has no Hessian there; "
-            "check `params` and `data` for non-finite entries and the loss for overflow."
+            f"the loss{tasks} is {a[bad[0]]} at these parameters{source}, so it has no Hessian "
+            "there; check `params` and `data` for non-finite entries and the loss for overflow."
         )
     if np.any(np.abs(a - b) > 1e3 * np.finfo(dtype).eps * np.maximum(np.abs(a), np.abs(b))):
         raise ValueError(

@@ -3,12 +3,39 @@
 Errors from inside such a function are the user's own and pass as they are.
 """
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from hessspec._base.arguments import shown
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def called_as(
+    *calls: str,
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """A decorator for public functions: a call that does not fit is answered with one that does."""
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        signature = inspect.signature(function)
+        right = " or ".join(f"`{call}`" for call in calls)
+
+        @functools.wraps(function)
+        def checked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+            try:
+                signature.bind(*arguments, **named)
+            except TypeError as error:
+                name = calls[0].split("(")[0]
+                raise TypeError(f"`{name}` cannot be called so ({error}); call {right}.") from None
+            return function(*arguments, **named)
+
+        return checked
+
+    return decorate
 
 
 @contextmanager

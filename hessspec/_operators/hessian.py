@@ -11,9 +11,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.selection import Where
+from hessspec._base.signatures import called_as
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import Batches, BatchGroup
 from hessspec._operators.lift import LiftedFunction, lift
@@ -64,6 +66,7 @@ class HessianOperator(DataOperator):
     Source: Pearlmutter (1994), as used in New et al. (2022), section 2.1 [new2022].
     """
 
+    @called_as("HessianOperator(loss_fn, params, data=batch)")
     def __init__(
         self,
         loss_fn: Callable[..., Array],
@@ -91,7 +94,10 @@ class HessianOperator(DataOperator):
             return self
         if any(f.program.asks_host for chunk in self.chunks for f in chunk.functions):
             self.validate()
-        return _linearised(self)
+        found = _linearised(self)
+        if not np.all(np.isfinite(found.losses)):
+            self.validate()  # which knows the batches apart
+        return found
 
     def _gradient(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> Gradient:
         """The gradient on one batch, with a leading task axis if the operator has one."""
@@ -180,6 +186,7 @@ class GaussNewtonOperator(DataOperator):
     Source: derived here from the chain rule; checked against the dense J'(∇²ℓ)J in the tests.
     """
 
+    @called_as("GaussNewtonOperator(model_fn, loss_fn, params, data)")
     def __init__(
         self,
         model_fn: Callable[[PyTree, PyTree], Array],

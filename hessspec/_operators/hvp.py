@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from hessspec._base.checks import check_finite
 from hessspec._base.selection import Where
+from hessspec._base.signatures import called_as
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import Batches
 from hessspec._operators.calls import resolve_operator
@@ -29,6 +30,7 @@ def hvp(
 def hvp(loss_or_operator: AbstractOperator, *, vector: PyTree) -> PyTree: ...
 
 
+@called_as("hvp(loss_fn, params, vector, data=batch)", "hvp(operator, vector=v)")
 def hvp(
     loss_or_operator: Callable[..., Array] | AbstractOperator,
     params: PyTree = None,

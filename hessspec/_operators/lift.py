@@ -8,7 +8,7 @@ checkpoint does not compile anew, and when a loss has changed although its name 
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never
 
 import equinox as eqx
 import jax
@@ -40,6 +40,16 @@ class _Program:
         self.jaxpr = jaxpr
         self.out_tree = out_tree
         self.asks_host = asks_host  # only such a program can give two answers
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Program":
+        return self
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            "an operator cannot be pickled: it holds a traced loss. Pickle its parameters and "
+            "data, and make it again where it is needed, as by `HessianOperator(loss_fn, params, "
+            "data=data)`; results are kept by their `save`."
+        )
 
 
 class LiftedFunction(eqx.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -18,7 +18,7 @@ from hessspec._base.arguments import shown
 from hessspec._base.checks import check_losses
 from hessspec._base.memory import resolve_budget
 from hessspec._base.selection import Where, choose, held_numbers
-from hessspec._base.space import VectorSpace
+from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
 from hessspec._operators.lift import LiftedFunction, lift
@@ -40,7 +40,9 @@ class Chunk(eqx.Module):
 
 
 class _Source:
-    """The user's functions, needed to trace them at another shape. All compare equal.
+    """The user's functions, needed to trace them at another shape, and where batches come from.
+
+    All compare equal.
 
     The traces identify the program; the functions themselves must not, or a loss that is
     defined anew for each checkpoint would compile anew.
@@ -48,6 +50,7 @@ class _Source:
 
     def __init__(self, functions: tuple[Callable[..., PyTree], ...]) -> None:
         self.functions = functions
+        self.places: tuple[tuple[int, ...], ...] = ()  # of each chunk's batches in the data
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Source)
@@ -119,7 +122,35 @@ class DataOperator(PlannedOperator):
     def validate(self) -> None:
         first, second = (np.asarray(self._over_stream(_loss_values)) for _ in range(2))
         shape = () if self.num_losses is None else (self.num_losses,)
-        check_losses(first.reshape(shape), second.reshape(shape), self.dtype)
+        check_losses(first.reshape(shape), second.reshape(shape), self.dtype, self._blame)
+
+    def _blame(self) -> str:
+        """Which parameter or batch makes the loss what is not finite."""
+        for path, leaf in zip(leaf_paths(self.params), jax.tree.leaves(self.params), strict=True):
+            if _not_finite(leaf):
+                return f"`params` is not finite at `{path}`"
+        for place, losses, arrays in self._batch_by_batch():
+            if _not_finite(losses):
+                return f"of {place}{_flaw(arrays)}"
+        return "only of all batches together: their sum overflows"
+
+    def _batch_by_batch(self) -> Iterator[tuple[str, Array, PyTree]]:
+        """The name, the losses and the arrays of each batch."""
+        several = self.streamed is not None or sum(map(len, self.source.places)) > 1
+
+        def of(view: DataOperator, places: tuple[tuple[int, ...], ...]) -> Iterator[Any]:
+            for chunk, losses, indices in zip(
+                view.chunks, _losses_by_batch(view), places, strict=True
+            ):
+                for row, index in enumerate(indices):
+                    arrays = jax.tree.map(lambda leaf, row=row: leaf[row], chunk.group.arrays)
+                    yield f"batch {index} of `data`" if several else "`data`", losses[row], arrays
+
+        if self.streamed is None:
+            yield from of(self, self.source.places)
+            return
+        for groups in self.streamed.groups():
+            yield from of(self._view(groups), tuple(group.places for group in groups))
 
     def losses(self) -> Float[Array, "*T"]:
         """The loss at the operator's parameters: a scalar, or shape (T,)."""
@@ -145,13 +176,16 @@ class DataOperator(PlannedOperator):
             return program(self, *arguments)
         total: Any = None
         for groups in self.streamed.groups():
-            chunks, _ = self._lift_all(groups)
-            view = eqx.tree_at(
-                lambda o: (o.chunks, o.streamed), self, (chunks, None), is_leaf=lambda x: x is None
-            )
-            part = program(view, *arguments)
+            part = program(self._view(groups), *arguments)
             total = part if total is None else total + part
         return total
+
+    def _view(self, groups: tuple[BatchGroup, ...]) -> DataOperator:
+        """The operator of these batches alone."""
+        chunks, _ = self._lift_all(groups)
+        return eqx.tree_at(
+            lambda o: (o.chunks, o.streamed), self, (chunks, None), is_leaf=lambda x: x is None
+        )
 
     def _lift_data(
         self, data: PyTree, budget: int
@@ -162,6 +196,7 @@ class DataOperator(PlannedOperator):
             groups = collect(() if data is None else data, budget, by_value=by_value)
             if isinstance(groups, StreamedData):
                 return groups, *self._lift_all(next(groups.groups()))
+            self.source.places = tuple(group.places for group in groups)
             return None, *self._lift_all(groups)
 
         try:
@@ -254,6 +289,33 @@ class DataOperator(PlannedOperator):
         return jnp.ones((1,), self.dtype) if self.weights is None else self.weights
 
 
+def _flaw(arrays: PyTree) -> str:
+    """What is wrong with a batch: numbers that are none, or no items; nothing if neither is."""
+    is_bare = jax.tree_util.all_leaves([arrays])
+    for path, leaf in zip(leaf_paths(arrays), jax.tree.leaves(arrays), strict=True):
+        flaw = "not finite" if _not_finite(leaf) else "empty" if leaf.size == 0 else None
+        if flaw is not None:
+            return f", {flaw}" + ("" if is_bare else f" at `{path}`")
+    return ""
+
+
+def _not_finite(leaf: Any) -> bool:
+    is_float = eqx.is_inexact_array(leaf)
+    return is_float and not bool(jnp.all(jnp.isfinite(leaf)))
+
+
+@eqx.filter_jit
+def _losses_by_batch(hessian: DataOperator) -> list[Array]:
+    """For each chunk the losses of each of its batches, shape (batches, T)."""
+    x = hessian.space.flatten(hessian.chosen)
+    return [
+        chunk.group.mapped(
+            lambda batch, chunk=chunk: hessian._values(chunk.functions, x, batch)
+        ).arrays
+        for chunk in hessian.chunks
+    ]
+
+
 @eqx.filter_jit
 def _loss_values(hessian: DataOperator) -> Array:
     x = hessian.space.flatten(hessian.chosen)
@@ -265,9 +327,16 @@ def _num_tasks(shape: Any) -> int | None:
     ok = len(leaves) == 1 and jax.tree.structure(shape) == jax.tree.structure(0)
     if not ok or len(leaves[0].shape) > 1 or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
+        way_out = ""
+        if isinstance(shape, tuple | list | dict) and len(shape) > 1:
+            way_out = (
+                " (if it is a loss with auxiliary outputs, as `has_aux=True` has them, pass "
+                "`lambda *arguments: loss_fn(*arguments)[0]`; if these are several losses, return "
+                "`jnp.stack(jax.tree.leaves(losses))`)"
+            )
         raise ValueError(
             "`loss_fn` must return one float scalar, or shape (T,) for T losses, "
-            f"got {found if ok else jax.tree.structure(shape)}."
+            f"got {found if ok else jax.tree.structure(shape)}{way_out}."
         )
     if leaves[0].shape == (0,):
         raise ValueError("`loss_fn` must return at least one loss, got shape (0,)")

@@ -64,12 +64,14 @@ class Demand:
         for rows, mode in choices:
             if self.of(rows, mode) <= budget:
                 return ProductPlan(rows, mode, self, budget)
+        given = {"block_rows": block_rows, "rematerialize": rematerialize}
+        own = " and ".join(f"`{name}`" for name, value in given.items() if value is not None)
         require_memory(
             min(self.of(rows, mode) for rows, mode in choices),
             budget,
             f"a block of {choices[-1][0]} products with the Hessian",
-            "raise `memory_budget`, split the data into smaller `Batches`, let `where` select "
-            "fewer parameters, or leave `block_rows` and `rematerialize` to be chosen",
+            "raise `memory_budget`, split the data into smaller `Batches`, or let `where` select "
+            f"fewer parameters{f', or leave {own} to be chosen' if own else ''}",
         )
         raise AssertionError("unreachable")
 

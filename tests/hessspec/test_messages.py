@@ -1,5 +1,8 @@
 """Wrong calls that newcomers make: each ends in an error that names the argument and a way out."""
 
+import collections
+import copy
+import pickle
 import re
 from functools import partial
 
@@ -30,6 +33,21 @@ def alone(params):
 
 def tasks(params):
     return jnp.stack([alone(params), 2 * alone(params)])
+
+
+class Loader:
+    """What holds batches and is no sequence."""
+
+    def __iter__(self):
+        return iter([BATCH, BATCH])
+
+
+def with_auxiliary(params, batch):
+    return loss(params, batch), {"outputs": outputs(params, batch)}
+
+
+def several(params, batch):
+    return {"first": loss(params, batch), "second": loss(params, batch)}
 
 
 def identity(size=3, **kwargs):
@@ -134,6 +152,42 @@ CALLS = {
         lambda: jax.jit(lambda v: hessspec.hvp(alone, v, v))(PARAMS),
         "Inside, `HessianOperator(loss_fn, params).matvec(vector)` and `hessspec.lanczos` can be",
     ),
+    "a batch by position": (
+        lambda: HessianOperator(loss, PARAMS, BATCH),
+        "`HessianOperator` cannot be called so (too many positional arguments); call "
+        "`HessianOperator(loss_fn, params, data=batch)`.",
+    ),
+    "a batch by position beside a key": (
+        lambda: density(loss, PARAMS, KEY, BATCH),
+        "`density` cannot be called so (too many positional arguments); call",
+    ),
+    "a batch by position in place of the key": (
+        lambda: density(loss, PARAMS, BATCH),
+        "missing a required argument: 'batch': pass its second argument as `data=batch`",
+    ),
+    "a batch by position beside a vector": (
+        lambda: hessspec.hvp(loss, PARAMS, PARAMS, BATCH),
+        "call `hvp(loss_fn, params, vector, data=batch)` or `hvp(operator, vector=v)`.",
+    ),
+    "an option of another library": (
+        lambda: HessianOperator(loss, PARAMS, batch=BATCH),
+        "cannot be called so (got an unexpected keyword argument 'batch'); call `HessianOperator",
+    ),
+    "a loader as data": (
+        lambda: HessianOperator(loss, PARAMS, data=Loader()),
+        "got a Loader, which JAX does not know as a tree of arrays; if it holds batches, pass "
+        "`data=hessspec.Batches(data)`.",
+    ),
+    "a mapping as data": (
+        lambda: HessianOperator(loss, PARAMS, data=collections.UserDict(x=X)),
+        "got a UserDict, which JAX does not know as a tree of arrays; if it is one batch, pass "
+        "`data=dict(batch)`.",
+    ),
+    "an operator to be pickled": (
+        lambda: pickle.dumps(HessianOperator(loss, PARAMS, data=BATCH)),
+        "an operator cannot be pickled: it holds a traced loss. Pickle its parameters and data, "
+        "and make it again where it is needed, as by `HessianOperator(loss_fn, params, data=",
+    ),
     # Operators.
     "a sum with a number": (lambda: hessian() + 1, "an operator adds to an operator, got int; the"),
     "a number less an operator": (lambda: 1 - hessian(), "an operator adds to an operator, got in"),
@@ -164,7 +218,21 @@ def test_a_call_of_the_wrong_kind_is_a_type_error_that_shows_the_right_one(case)
         call()
 
 
+AUXILIARY = (
+    "(if it is a loss with auxiliary outputs, as `has_aux=True` has them, pass "
+    "`lambda *arguments: loss_fn(*arguments)[0]`; if these are several losses, return "
+    "`jnp.stack(jax.tree.leaves(losses))`)"
+)
+
 VALUES = {
+    "a loss with auxiliary outputs": (
+        lambda: HessianOperator(with_auxiliary, PARAMS, data=BATCH),
+        "got PyTreeDef((*, {'outputs': *})) " + AUXILIARY,
+    ),
+    "several losses by name": (
+        lambda: density(several, PARAMS, KEY, data=BATCH),
+        "got PyTreeDef({'first': *, 'second': *}) " + AUXILIARY,
+    ),
     "an endless batch": (
         lambda: Batches([X, X], sizes=[1, np.inf]),
         "`sizes` must be positive and finite, got [1.0, inf]",
@@ -327,6 +395,79 @@ def test_a_loss_that_fails_on_a_list_of_batches_keeps_its_error_and_gets_a_note(
         HessianOperator(loss, PARAMS, data=data)
     notes = [note for note in getattr(caught.value, "__notes__", []) if "hessspec" in note]
     assert (hint is None and notes == []) or hint in notes[0]
+
+
+def broken_at(place, value=jnp.nan):
+    """Batches of which one is not finite, or has no items."""
+    batches = [(X[:2], BATCH[1][:2]), (X[2:4], BATCH[1][2:4]), (X[4:], BATCH[1][4:])]
+    x, y = batches[place]
+    batches[place] = (x, y.at[1].set(value))
+    return batches
+
+
+BLAME = {
+    "a batch": (
+        lambda: density(loss, PARAMS, KEY, data=Batches(broken_at(1))),
+        "the loss is nan at these parameters (of batch 1 of `data`, not finite at `1`), so",
+    ),
+    "a batch among those of another shape": (
+        lambda: trace(loss, PARAMS, KEY, data=Batches([BATCH, *broken_at(2, jnp.inf)])),
+        "the loss is inf at these parameters (of batch 3 of `data`, not finite at `1`), so",
+    ),
+    "a batch of a stream": (
+        lambda: trace(loss, PARAMS, KEY, data=Batches(broken_at(1)), memory_budget=480),
+        "the loss is nan at these parameters (of batch 1 of `data`, not finite at `1`), so",
+    ),
+    "an empty batch whose size was given": (
+        lambda: trace(loss, PARAMS, KEY, data=Batches([BATCH, (X[:0], X[:0, 0])], sizes=[6, 2])),
+        "the loss is nan at these parameters (of batch 1 of `data`, empty at `0`), so",
+    ),
+    "the one batch": (
+        lambda: hessspec.eigenpairs(loss, PARAMS, KEY, data=(X * jnp.nan, BATCH[1]), k=1),
+        "the loss is nan at these parameters (of `data`, not finite at `0`), so",
+    ),
+    "the loss itself": (
+        lambda: trace(
+            lambda p, x: jnp.log(-(p["w"] ** 2).sum() * x.sum() ** 2), PARAMS, KEY, data=X
+        ),
+        "the loss is nan at these parameters (of `data`), so it has no Hessian there; check",
+    ),
+    "a parameter that is held": (
+        lambda: trace(
+            lambda p: (p["w"] ** 2).sum() * p["held"].sum(),
+            {**PARAMS, "held": X * jnp.nan},
+            KEY,
+            where={"w": True, "held": False},
+        ),
+        "the loss is nan at these parameters (`params` is not finite at `held`), so",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BLAME)
+def test_a_loss_that_is_not_finite_says_which_batch_and_leaf_make_it_so(case):
+    call, message = BLAME[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_a_budget_that_is_too_small_advises_to_leave_alone_only_what_was_set():
+    for options, advice in (
+        ({}, "or let `where` select fewer parameters."),
+        ({"block_rows": 4}, "fewer parameters, or leave `block_rows` to be chosen."),
+        (
+            {"block_rows": 4, "rematerialize": False},
+            "fewer parameters, or leave `block_rows` and `rematerialize` to be chosen.",
+        ),
+    ):
+        with pytest.raises(MemoryError, match=re.escape(advice)):
+            HessianOperator(alone, PARAMS, memory_budget=10, **options)
+
+
+def test_an_operator_may_be_copied():
+    operator = HessianOperator(loss, PARAMS, data=BATCH)
+    for twin in (copy.copy(operator), copy.deepcopy(operator)):
+        np.testing.assert_array_equal(twin.dense(), operator.dense())
 
 
 def test_no_norm_from_an_exact_trace_and_the_way_that_leads_to_one():

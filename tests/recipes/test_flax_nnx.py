@@ -42,7 +42,7 @@ def split_loss(model):
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params, batch):
-        return mean_squares(nnx.merge(graph, params, rest), batch)
+        return mean_squares(nnx.merge(graph, params, rest, copy=True), batch)
 
     return loss, params
 
@@ -80,7 +80,7 @@ def test_dropout_takes_its_keys_from_the_data(dense, close):
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params, batch):
-        model = nnx.merge(graph, params, rest)
+        model = nnx.merge(graph, params, rest, copy=True)
         outputs = model(batch["x"], rngs=nnx.Rngs(dropout=batch["key"]))
         return ((outputs - batch["y"]) ** 2).mean()
 
