@@ -517,7 +517,7 @@ def test_rematerialisation_changes_nothing_but_rounding():
 
 
 def test_a_product_that_cannot_fit_names_the_ways_out():
-    with pytest.raises(MemoryError, match=r"smaller `Batches`, let `where`"):
+    with pytest.raises(MemoryError, match=r"smaller `Batches`, or let `where`"):
         HessianOperator(wide_loss, WIDE[0], data=WIDE[1], memory_budget=100_000)
     with pytest.raises(ValueError, match="`block_rows` must be at least 1, got 0"):
         HessianOperator(scalar_loss, network_params(), data=(X, Y), block_rows=0)
