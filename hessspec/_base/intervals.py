@@ -4,9 +4,22 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from hessspec._base.arguments import real_number
+
 # Calibrated by simulation, to one digit: the smallest multiple for which the interval covers as
 # stated for every member of the family below, n from 10 to 256 and levels from 0.8 to 0.998.
 SECOND_ORDER = 6.0
+
+
+def check_level(level: float) -> None:
+    """The probability with which an interval shall hold must lie between 0 and 1.
+
+    Raises:
+        ValueError: unless 0 < level < 1.
+        TypeError: if `level` is no number.
+    """
+    if not 0.0 < real_number("level", level) < 1.0:
+        raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
 
 
 def mean_interval(

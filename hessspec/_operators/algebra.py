@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import in_dtype
-from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.memory import resolve_budget
 from hessspec._base.space import VectorSpace
 from hessspec._base.tasks import task_number
+from hessspec._operators.matrices import dense_matrix, scipy_operator
 from hessspec._operators.plan import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -148,24 +149,7 @@ class AbstractOperator(eqx.Module):
         Raises:
             MemoryError: if the matrix exceeds the budget.
         """
-        tasks = self.num_tasks or 1
-        require_memory(
-            2 * tasks * self.dim**2 * self.dtype.itemsize,
-            resolve_budget(memory_budget),
-            f"the dense matrix of {self.dim:,} parameters",
-            "`density`, `trace` and `eigenpairs` answer most questions without it; or let "
-            "`where` select fewer parameters",
-        )
-        chunk = min(self.dim, 4 * self.block_rows)
-        starts = range(0, self.dim, chunk)
-        identity = np.eye(chunk, dtype=self.dtype)
-        parts = []
-        for start in starts:
-            block = np.zeros((chunk, self.dim), self.dtype)
-            size = min(chunk, self.dim - start)
-            block[:size, start : start + size] = identity[:size, :size]
-            parts.append(self.rows(jnp.asarray(block))[..., :size, :])
-        return jnp.concatenate(parts, axis=-2)
+        return dense_matrix(self, resolve_budget(memory_budget))
 
     def as_scipy(self) -> LinearOperator:
         """This operator for `scipy.sparse.linalg` (a scalar operator; products on the device).
@@ -173,23 +157,7 @@ class AbstractOperator(eqx.Module):
         Raises:
             ValueError: if the operator has a task axis.
         """
-        from scipy.sparse.linalg import LinearOperator
-
-        if self.num_tasks is not None:
-            raise ValueError("`as_scipy` needs one task; call it on `operator.task(t)`")
-
-        def matmat(columns: np.ndarray) -> np.ndarray:
-            block = jnp.asarray(np.atleast_2d(columns.T), dtype=self.dtype)
-            return np.asarray(self.rows(block)).T
-
-        return LinearOperator(  # pyright: ignore[reportCallIssue]
-            shape=(self.dim, self.dim),
-            matvec=lambda column: matmat(column.reshape(-1, 1))[:, 0],  # pyright: ignore
-            rmatvec=lambda column: matmat(column.reshape(-1, 1))[:, 0],  # pyright: ignore
-            matmat=matmat,  # pyright: ignore
-            rmatmat=matmat,  # pyright: ignore
-            dtype=self.dtype,
-        )
+        return scipy_operator(self)
 
     def __add__(self, other: AbstractOperator) -> SumOperator:
         return SumOperator(self, other)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from hessspec._base.intervals import check_level
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._base.tasks import TaskAxis
 from hessspec._pictures.scales import Scale, coordinate
@@ -203,8 +204,12 @@ class SpectralDensity(TaskAxis):
             x: points, in the units of H.
             level: for each x alone, or for all x together if `uniform`.
             uniform: a band for the whole curve, by Kolmogorov's law; wider.
+
+        Raises:
+            ValueError: unless 0 < level < 1.
+            TypeError: if `level` is no number.
         """
-        _check_level(level)
+        check_level(level)
         points = np.asarray(x, np.float64)
         grid = points.ravel()
         low, high = count_band(self._rows(), np.full_like(grid, -np.inf), grid, level, uniform)
@@ -219,8 +224,9 @@ class SpectralDensity(TaskAxis):
 
         Raises:
             ValueError: if `lo` exceeds `hi`, or unless 0 < level < 1.
+            TypeError: if `level` is no number.
         """
-        _check_level(level)
+        check_level(level)
         if not lo <= hi:
             raise ValueError(f"`lo` must be at most `hi`, got ({lo}, {hi}]")
         ends = self.cdf(np.array([lo, hi]))
@@ -336,8 +342,3 @@ class SpectralDensity(TaskAxis):
             resolution=float(self.resolution),
             exact=bool(self.exact),
         )
-
-
-def _check_level(level: float) -> None:
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")

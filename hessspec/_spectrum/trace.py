@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special
 
+from hessspec._base.intervals import check_level
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._spectrum.rows import Rows
 from hessspec._trace.estimate import TraceEstimate
@@ -87,11 +88,11 @@ class SpectralTrace(TraceEstimate):
 
         Raises:
             ValueError: unless 0 < level < 1.
+            TypeError: if `level` is no number.
         """
         if self.offsets is None or self.counts is None:
             return super().confidence_interval(level)
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
+        check_level(level)
         z = float(special.ndtri(0.5 + level / 2))
         offsets, counts = np.asarray(self.offsets), np.asarray(self.counts)
         ends = np.zeros((2, *offsets.shape[:-1]))

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from hessspec._base.arguments import real_number
-from hessspec._base.intervals import mean_interval
+from hessspec._base.intervals import check_level, mean_interval
 from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
 
@@ -130,8 +129,7 @@ class TraceEstimate(TaskAxis):
             ValueError: unless 0 < level < 1.
             TypeError: if `level` is no number.
         """
-        if not 0.0 < real_number("level", level) < 1.0:
-            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}")
+        check_level(level)
         exact = np.asarray(self.exact, np.float64)
         if self.num_samples == 0:
             return exact, exact
