@@ -1,6 +1,8 @@
 """A checkpoint is there whole or not at all, and what cannot be read is named, not guessed."""
 
 import os
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -79,6 +81,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(checkpoints, damage):
     jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(1), state(1))
 
 
+@pytest.fixture
+def unraisable(monkeypatch) -> list[str]:
+    """Errors that Python could only report, those from other threads soon after included."""
+    reported: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: reported.append(str(what.exc_value)))
+    return reported
+
+
+def test_arrays_that_arrive_after_one_has_failed_find_somebody_waiting(checkpoints, unraisable):
+    """orbax reads all arrays at once; the first failure is told, the others are waited for."""
+    rng = np.random.default_rng(0)
+    checkpoints.save(1, {f"{i}": rng.standard_normal((40, 30)) for i in range(8)})
+    damage_by_truncation(checkpoints.path(1))
+    for _ in range(5):
+        with pytest.raises(CheckpointError, match="epoch_000001 cannot be read"):
+            checkpoints.restore(1)
+    time.sleep(0.1)
+    assert unraisable == []
+
+
 def test_nothing_readable_is_an_error_that_says_what_to_do(checkpoints):
     checkpoints.save(1, state(1))
     damage_by_truncation(checkpoints.path(1))
@@ -115,18 +137,21 @@ def test_what_cannot_be_renamed_leaves_the_earlier_ones(checkpoints, monkeypatch
     jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(3), state(3))
 
 
-def test_a_disk_that_takes_no_more_loses_nothing_that_was_finished(checkpoints, capfd):
+def test_a_disk_that_takes_no_more_loses_nothing_that_was_finished(checkpoints, capfd, unraisable):
     """A limit on the size of files stands for a full disk: the same error, deep inside orbax."""
     resource = pytest.importorskip("resource")
     checkpoints.save(3, state(3))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        large = {"x": np.random.default_rng(0).standard_normal(100_000)}
+        rng = np.random.default_rng(0)
+        large = {f"{i}": rng.standard_normal(50_000) for i in range(8)}
         with pytest.raises(CheckpointError, match=r"epoch_000004 cannot be written .* free space"):
             checkpoints.save(4, large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    time.sleep(0.1)
     assert len(capfd.readouterr().err) < 2000, "no pages of tracebacks"
+    assert unraisable == []
     assert [entry.name for entry in checkpoints.directory.iterdir()] == ["epoch_000003"]
     jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(3), state(3))
