@@ -14,10 +14,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
+from jax.extend.core import Jaxpr
 from jaxtyping import Array, PyTree
 
 from hessspec._base.signatures import explained
+from hessspec._operators.traces import evaluated, holds_nested_constants, open_jits, opened
 
 _BIND = "bind further arguments with `functools.partial`"
 
@@ -36,8 +37,8 @@ _BY_FUNCTION: weakref.WeakKeyDictionary[Callable[..., Any], dict[str, "_Program"
 class _Program:
     """A trace without its constants. Compared by identity: one object, one compiled program."""
 
-    def __init__(self, jaxpr: Any, out_tree: Any, asks_host: bool) -> None:
-        self.jaxpr = jaxpr
+    def __init__(self, trace: Jaxpr, out_tree: Any, asks_host: bool) -> None:
+        self.trace = trace
         self.out_tree = out_tree
         self.asks_host = asks_host  # only such a program can give two answers
 
@@ -60,7 +61,7 @@ class LiftedFunction(eqx.Module):
 
     def __call__(self, *arguments: PyTree) -> PyTree:
         arrays = jax.tree.leaves(eqx.filter(arguments, eqx.is_array))
-        out = eval_jaxpr(self.program.jaxpr, self.constants, *arrays)
+        out = evaluated(self.program.trace, *self.constants, *arrays)
         return jax.tree.unflatten(self.program.out_tree, out)
 
 
@@ -78,7 +79,7 @@ def lift(
     """
     with explained(inspect_wrapped(function), arguments, call, way_out):
         closed, shapes = _trace(function, arguments)
-    text = str(closed.jaxpr)
+    text = str(closed)
     programs, whole = _BY_TEXT, text
     if any(name in text for name in _OPAQUE):
         try:
@@ -92,13 +93,13 @@ def lift(
                 programs[text] = _BY_TEXT[whole]
     if text not in programs:
         again, _ = _trace(function, arguments)
-        if text != str(again.jaxpr) or not _equal(closed.consts, again.consts):
+        if text != str(again) or not _equal(closed.consts, again.consts):
             raise ValueError(
                 "the loss is random: tracing it twice gave two different functions (numbers "
                 "drawn from numpy, a changing global?); pass what is drawn as `data`, or fix it."
             )
         programs[text] = _Program(
-            closed.jaxpr, jax.tree.structure(shapes), any(name in text for name in _HOST)
+            opened(closed), jax.tree.structure(shapes), any(name in text for name in _HOST)
         )
         if whole is not None:
             _BY_TEXT[whole] = programs[text]
@@ -114,10 +115,8 @@ def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyT
         return inner(*eqx.combine(arrays, static))
 
     closed, shapes = jax.make_jaxpr(on_arrays, return_shape=True)(dynamic)
-    if _holds_nested_constants(closed.jaxpr):
-        closed = jax.make_jaxpr(lambda leaves: open_jits(closed.jaxpr, closed.consts, leaves))(
-            jax.tree.leaves(dynamic)
-        )
+    if holds_nested_constants(closed):
+        closed = jax.make_jaxpr(lambda leaves: open_jits(closed, leaves))(jax.tree.leaves(dynamic))
     return closed, shapes
 
 
@@ -141,9 +140,9 @@ def _second_derivative(
         return jax.jvp(lambda y: first(y, v, rest), (x,), (w,))
 
     closed = jax.make_jaxpr(second)(floats, floats, floats, rest)
-    text = str(closed.jaxpr)
+    text = str(closed)
     known = {id(value) for value in constants}
-    hidden = _holds_nested_constants(closed.jaxpr) or any(id(v) not in known for v in closed.consts)
+    hidden = holds_nested_constants(closed) or any(id(v) not in known for v in closed.consts)
     return None if hidden or any(name in text for name in _HIDDEN) else text
 
 
@@ -151,43 +150,6 @@ def inspect_wrapped(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """The function inside `jax.jit`, so that what it closed over is seen."""
     is_jitted = hasattr(function, "lower") and hasattr(function, "__wrapped__")
     return function.__wrapped__ if is_jitted else function  # type: ignore[attr-defined]
-
-
-def _nested(equation: Any) -> Any:
-    return equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
-
-
-def _holds_nested_constants(jaxpr: Any) -> bool:
-    bodies = [body for body in map(_nested, jaxpr.eqns) if body is not None]
-    return any(body.consts or _holds_nested_constants(body.jaxpr) for body in bodies)
-
-
-def open_jits(jaxpr: Any, constants: list[Any], arguments: list[Any]) -> list[Any]:
-    """Evaluate with inner `jit`s opened, so that their constants come to the outside."""
-    values: dict[Any, Any] = dict(
-        zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
-    )
-
-    def read(atom: Any) -> Any:
-        return atom.val if hasattr(atom, "val") else values[atom]
-
-    for equation in jaxpr.eqns:
-        body = _nested(equation)
-        if body is not None:
-            outputs = open_jits(body.jaxpr, body.consts, [read(atom) for atom in equation.invars])
-        else:
-            # One equation at a time through JAX's own evaluator, which knows how to bind it.
-            names = list({atom: None for atom in equation.invars if not hasattr(atom, "val")})
-            one = jaxpr.replace(
-                constvars=[],
-                invars=names,
-                outvars=equation.outvars,
-                eqns=[equation],
-                debug_info=jaxpr.debug_info,
-            )
-            outputs = eval_jaxpr(one, [], *map(read, names))
-        values.update(zip(equation.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _equal(first: list[Any], second: list[Any]) -> bool:

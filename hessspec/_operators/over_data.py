@@ -228,7 +228,7 @@ class DataOperator(PlannedOperator):
     ) -> ProductPlan:
         vector, tasks = self.dim * self.dtype.itemsize, self.num_losses or 1
         bound = max(
-            sum(linearised_bound(f.program.jaxpr) for f in chunk.functions) for chunk in chunks
+            sum(linearised_bound(f.program.trace) for f in chunk.functions) for chunk in chunks
         )
         demand = Demand(vector, tasks, bound)
         # Differentiating costs a second for a large network: only where the bound does not settle.

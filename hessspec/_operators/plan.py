@@ -10,6 +10,7 @@ import jax
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.memory import require_memory
+from hessspec._operators.traces import inner_traces
 
 BLOCK_ROWS = 16  # rows multiplied together; measured best for products in blocks
 
@@ -118,18 +119,12 @@ def nbytes(tree: Any) -> float:
     return float(sum(sizes))
 
 
-def intermediate_bytes(jaxpr: Any) -> float:
+def intermediate_bytes(trace: Any) -> float:
     """Bytes of all arrays that a traced function computes, those in loops once for each turn."""
     total = 0.0
-    for equation in jaxpr.eqns:
+    for equation in trace.eqns:
         turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        inner = [
-            getattr(body, "jaxpr", body)
-            for value in equation.params.values()
-            for body in (value if isinstance(value, tuple | list) else (value,))
-            if hasattr(body, "eqns") or hasattr(body, "jaxpr")
-        ]
-        total += sum(turns * intermediate_bytes(body) for body in inner)
+        total += sum(turns * intermediate_bytes(body) for body in inner_traces(equation))
         total += sum(
             math.prod(variable.aval.shape) * variable.aval.dtype.itemsize
             for variable in equation.outvars
@@ -138,6 +133,6 @@ def intermediate_bytes(jaxpr: Any) -> float:
     return total
 
 
-def linearised_bound(jaxpr: Any) -> float:
+def linearised_bound(trace: Any) -> float:
     """An upper bound of what the linearised gradient keeps, without differentiating anything."""
-    return _ARRAYS_FOR_ONE * intermediate_bytes(jaxpr)
+    return _ARRAYS_FOR_ONE * intermediate_bytes(trace)

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.core import eval_jaxpr
+from jax.extend.core import Jaxpr
 from jaxtyping import Array
 
-from hessspec._operators.lift import open_jits
+from hessspec._operators.traces import evaluated, is_literal, open_jits, opened
 
 
 def without_repeats(function: Callable[..., Array], *arguments: Array) -> Callable[..., Array]:
@@ -18,20 +18,18 @@ def without_repeats(function: Callable[..., Array], *arguments: Array) -> Callab
     their order; bodies of loops and branches are left as they are.
     """
     closed = jax.make_jaxpr(function)(*arguments)
-    flat = jax.make_jaxpr(lambda *values: open_jits(closed.jaxpr, closed.consts, [*values]))(
-        *arguments
-    )
-    jaxpr = _deduplicated(flat.jaxpr)
-    return lambda *values: eval_jaxpr(jaxpr, flat.consts, *values)[0]
+    flat = jax.make_jaxpr(lambda *values: open_jits(closed, [*values]))(*arguments)
+    jaxpr, constants = _deduplicated(opened(flat)), flat.consts
+    return lambda *values: evaluated(jaxpr, *constants, *values)[0]
 
 
-def _deduplicated(jaxpr: Any) -> Any:
+def _deduplicated(jaxpr: Jaxpr) -> Jaxpr:
     same: dict[Any, Any] = {}  # a variable that repeats another, and that other
     found: dict[Hashable, list[Any]] = {}
     equations = []
 
     def first(atoms: list[Any]) -> list[Any]:
-        return [atom if hasattr(atom, "val") else same.get(atom, atom) for atom in atoms]
+        return [atom if is_literal(atom) else same.get(atom, atom) for atom in atoms]
 
     for equation in jaxpr.eqns:
         equation = equation.replace(invars=first(equation.invars))
@@ -51,7 +49,7 @@ def _key(equation: Any) -> Hashable | None:
     if equation.effects or unused:
         return None
     inputs = tuple(
-        (str(atom.aval), np.asarray(atom.val).tobytes()) if hasattr(atom, "val") else atom
+        (str(atom.aval), np.asarray(atom.val).tobytes()) if is_literal(atom) else atom
         for atom in equation.invars
     )
     key = (equation.primitive, tuple(sorted(equation.params.items())), inputs)

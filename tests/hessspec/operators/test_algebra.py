@@ -3,7 +3,6 @@
 from functools import partial
 
 import equinox as eqx
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +67,7 @@ def test_dense_is_the_hessian_of_jax(loss):
 
 
 def test_a_flax_model_is_a_loss_like_any_other():
+    nn = pytest.importorskip("flax.linen")
     model = nn.Dense(2, param_dtype=X.dtype)
     params = model.init(jax.random.key(0), X)
 

@@ -1,5 +1,8 @@
 """Which losses share a compiled program: those that trace alike, rules of derivatives included."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,3 +44,20 @@ def test_a_loss_defined_anew_with_library_activations_reuses_its_program(activat
 
     programs = {at(seed).chunks[0].functions[0].program for seed in range(3)}
     assert len(programs) == 1
+
+
+def test_a_program_that_is_remembered_keeps_no_data_alive():
+    """Programs are kept for as long as the process lives; what a loss closed over is not."""
+
+    def hessian(data) -> HessianOperator:
+        return HessianOperator(lambda x: jnp.sum(x * x * data), jnp.ones(4))
+
+    data = jax.random.normal(jax.random.key(0), (4,))
+    kept = weakref.ref(data)
+    program = hessian(data).chunks[0].functions[0].program
+    del data
+    gc.collect()
+    assert kept() is None
+    again = hessian(jnp.arange(4.0))
+    assert again.chunks[0].functions[0].program is program
+    np.testing.assert_allclose(again.rows(jnp.ones((1, 4)))[0], 2 * np.arange(4.0))
