@@ -190,6 +190,11 @@ class Table:
                 )
 
 
+def table_name(path: Path) -> str:
+    """The file's name without its endings: `my` of `my.csv` and of `my.csv.gz`."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
 def is_missing(field: str) -> bool:
     """Whether a field says that there is no number: empty, NA, n/a, nan, null, none, - or ?."""
     return field.lower() in _MISSING

@@ -30,6 +30,7 @@ from hessspec_mtl.datasets.csv_table import (
     UnusableError,
     filled_field,
     is_missing,
+    table_name,
     target_numbers,
 )
 from hessspec_mtl.datasets.grouping import equal_crystals, indistinguishable_graphs
@@ -112,7 +113,7 @@ def load_own_molecules(
     ids, texts, molecules, numbers = zip(*rows, strict=True)
     _warn_of_giants(table.path, ids, [molecule.graph for molecule in molecules])
     return MultitaskDataset(
-        name=table.path.stem,
+        name=table_name(table.path),
         domain="molecules",
         ids=ids,
         structures=texts,

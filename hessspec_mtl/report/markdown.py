@@ -14,6 +14,7 @@ from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
     ERROR_BARS,
     PAPER_CITATION,
+    copies,
     facts,
     figure_number,
     flat_settings,
@@ -40,6 +41,8 @@ def report_markdown(
     lines += ["## Test errors", "", _test_errors_markdown(results.studies), "", "## Data", ""]
     for table in tables:
         lines += [table.to_markdown(), ""]
+    for text in copies(results.studies):
+        lines += [text, ""]
     lines += ["## Figures", "", ERROR_BARS, ""]
     for files in figures:
         image, pdf, data = (

@@ -18,6 +18,7 @@ from hessspec_mtl.report.words import (
     ERROR_BARS,
     PAPER_CITATION,
     appendix_paragraph,
+    copies,
     facts,
     figure_number,
     flat_settings,
@@ -79,6 +80,7 @@ def report_html(
 def _data_html(results: Results, tables: Sequence[Table]) -> str:
     reasons = left_out(results.full)
     parts = [table.to_html() for table in tables]
+    parts += [_paragraph(text) for text in copies(results.studies)]
     if reasons:
         parts += [_paragraph("Records of the sources that were left out, and why:")]
         parts += [_pairs_html(reasons)]

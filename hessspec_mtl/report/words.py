@@ -224,6 +224,34 @@ def hessian_graphs(studies: Sequence[Study]) -> list[tuple[str, str]]:
     return rows
 
 
+def copies(studies: Sequence[Study]) -> list[str]:
+    """What stands in each set under several names, and whether a split separates it."""
+    return [_copies_sentence(study) for study in studies if study.copies is not None]
+
+
+def _copies_sentence(study: Study) -> str:
+    found, things = study.copies, study.dataset.domain
+    if found is None or found.groups == 0:
+        return f"{study.name}: no two of the {things} are one structure to the network."
+    alike = (
+        "stereoisomers, isotopes, graphs that message passing cannot tell apart"
+        if things == "molecules"
+        else "cells, origins or settings of one crystal"
+    )
+    text = (
+        f"{study.name}: {found.examples:,} of the {len(study.dataset):,} {things} are only "
+        f"{plural(found.groups, 'structure')} to the network ({alike})"
+    )
+    if found.crossing == 0:
+        return f"{text}; none of these is on both sides of the split."
+    number = len(study.runs[0].split.test)
+    return (
+        f"{text}; {found.crossing:,} of these are on both sides of the split, so that "
+        f"{found.test_examples:,} of {number:,} test examples have a twin in training. The option "
+        "--keep-groups-whole keeps such examples together."
+    )
+
+
 def sources(studies: Sequence[Study]) -> list[tuple[str, str]]:
     rows = []
     for study in studies:

@@ -1,6 +1,7 @@
 """A study from its configuration to its records, one stage after the other, each resumable.
 
     <folder>/examples.csv                  which example is in which split, and in the Hessian
+    <folder>/left_out.csv                  which records of the source are not examples, and why
     <folder>/seed-0/training/              checkpoints, history and, of the last epoch, test
                                            predictions of the multi-task network
     <folder>/seed-0/single/<task>/         the same for each task alone, if asked for, and
@@ -37,6 +38,7 @@ from hessspec_mtl.curvature.follow import (
     task_hessians,
 )
 from hessspec_mtl.datasets.base import EncodedDataset, Examples, MultitaskDataset, Split
+from hessspec_mtl.datasets.grouping import count_copies, one_to_the_network, with_whole_groups
 from hessspec_mtl.files.timing import unit_seconds
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.network.model import NetworkConfig, init_params
@@ -80,12 +82,16 @@ def run_study(
         ValueError: if the folder holds results of another configuration or other data.
     """
     root = Path(folder)
+    if config.keep_groups_whole:
+        dataset = with_whole_groups(dataset)
     split = dataset.split(DATA_SEED, config.test_fraction)
     encoded = dataset.encode(split)
     _claim(root, config, encoded)
     indices = hessian_indices(len(encoded.train), config.curvature.num_graphs, DATA_SEED)
     examples = _take(encoded.train, indices)
     _write_examples(root / "examples.csv", encoded, examples)
+    _write_left_out(root / "left_out.csv", dataset)
+    copies = count_copies(one_to_the_network(dataset), split)
     tasks = tuple(task.name for task in encoded.tasks)
     sizes = asdict(config.network)
     network = NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)
@@ -95,7 +101,7 @@ def run_study(
     ]
     shared = jax.eval_shape(lambda: init_params(jax.random.key(0), network))["shared"]
     num_params = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shared))
-    return Study(dataset, runs, num_params, asdict(config))
+    return Study(dataset, runs, num_params, asdict(config), copies)
 
 
 def _run_seed(
@@ -319,4 +325,12 @@ def _write_examples(path: Path, encoded: EncodedDataset, examples: Examples) -> 
     for split in ("train", "test"):
         for name in getattr(encoded, split).ids:
             table.writerow([name, split, int(split == "train" and name in chosen)])
+    write_whole(path, stream.getvalue())
+
+
+def _write_left_out(path: Path, dataset: MultitaskDataset) -> None:
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["id", "reason", "detail"])
+    table.writerows((record.id, record.reason, record.detail) for record in dataset.left_out)
     write_whole(path, stream.getvalue())

@@ -31,6 +31,8 @@ class StudyConfig:
             probes; the split and the subset are the same for all, so that seeds compare.
         test_fraction: share of the examples that is held out.
         single_task: whether each task is trained alone too, for comparison.
+        keep_groups_whole: whether structures that are one to the network stay on one side of the
+            split, as they do in data of one's own. The paper's presets keep to equal names.
         network, train, curvature: see there. `train.seed` is set from `seeds`.
     """
 
@@ -38,6 +40,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     test_fraction: float = 0.3
     single_task: bool = False
+    keep_groups_whole: bool = False
     network: NetworkSizes = field(default_factory=NetworkSizes)
     train: TrainConfig = field(default_factory=TrainConfig)
     curvature: CurvatureConfig = field(default_factory=CurvatureConfig)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hessspec import TraceEstimate
     from hessspec_mtl.curvature.follow import EpochCurvature
     from hessspec_mtl.datasets.base import MultitaskDataset, Split, Task
+    from hessspec_mtl.datasets.grouping import Copies
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,15 @@ class Study:
         runs: at least one; several runs differ in the seed only.
         num_params: P, the number of shared parameters, the dimension of each Hessian.
         settings: the effective configuration, nested, as written beside the results.
+        copies: structures that stand in the data under several names, and across the split; None
+            where they were not looked for.
     """
 
     dataset: MultitaskDataset
     runs: Sequence[SeedRun]
     num_params: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    copies: Copies | None = None
 
     def __post_init__(self) -> None:
         if not self.runs:

@@ -1,0 +1,85 @@
+"""A study's split and what is written of it, without its training."""
+
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hessspec_mtl.curvature.follow import CurvatureConfig
+from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Task
+from hessspec_mtl.datasets.grouping import Copies
+from hessspec_mtl.featurize.molecules import graph_of
+from hessspec_mtl.report.words import copies
+from hessspec_mtl.study import pipeline
+from hessspec_mtl.study.presets import StudyConfig
+from hessspec_mtl.study.records import SeedRun, Study
+
+NAMES = ("CC=CC", "C/C=C/C", "CC=CO", "C/C=C/O", "CC=CN", r"C/C=C\N", "CO", "C[18OH]", "CN", "CF")
+
+
+def molecules() -> MultitaskDataset:
+    """Four molecules under two names each, and two others, every name a group of its own."""
+    return MultitaskDataset(
+        name="isomers",
+        domain="molecules",
+        ids=NAMES,
+        structures=NAMES,
+        graphs=tuple(graph_of(text, add_hydrogens=True) for text in NAMES),
+        targets=np.arange(10.0)[:, None] ** 2,
+        tasks=(Task("t", "t", "1"),),
+        groups=np.arange(10),
+        elements=(1, 6, 7, 8, 9),
+        left_out=(LeftOut("line-7", "no molecular graph", 'a "reason", with a comma'),),
+    )
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A function that makes the study of a configuration in which nothing is trained."""
+
+    def untrained(config, seed, network, encoded, split, *others):
+        return SeedRun(seed=seed, split=split, history=pd.DataFrame())
+
+    monkeypatch.setattr(pipeline, "_run_seed", untrained)
+
+    def made(**settings) -> Study:
+        return pipeline.run_study(
+            StudyConfig(curvature=CurvatureConfig(num_graphs=3), **settings),
+            molecules(),
+            tmp_path,
+            say=lambda _: None,
+        )
+
+    return made
+
+
+def test_structures_under_several_names_are_counted_and_told(study):
+    """Seed 0 of the split separates some of them, which the report says with its numbers."""
+    found = study(test_fraction=0.3)
+    assert found.copies is not None
+    assert (found.copies.groups, found.copies.examples) == (4, 8)
+    assert found.copies.crossing == found.copies.test_examples > 0
+    (text,) = copies([found])
+    assert text.startswith("isomers: 8 of the 10 molecules are only 4 structures to the network")
+    assert f"{found.copies.test_examples} of 3 test examples have a twin in training" in text
+    assert "--keep-groups-whole" in text
+
+
+def test_groups_kept_whole_are_on_one_side(study):
+    found = study(keep_groups_whole=True)
+    assert found.copies == Copies(groups=4, examples=8, crossing=0, test_examples=0)
+    assert found.settings["keep_groups_whole"] is True
+    split = found.runs[0].split
+    assert sorted([*split.train, *split.test]) == list(range(10))
+    assert copies([found])[0].endswith("none of these is on both sides of the split.")
+
+
+def test_what_was_left_out_is_listed_with_the_reasons(study, tmp_path):
+    study()
+    with (tmp_path / "left_out.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows == [
+        ["id", "reason", "detail"],
+        ["line-7", "no molecular graph", 'a "reason", with a comma'],
+    ]
