@@ -25,6 +25,8 @@ import tyro
 
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.computed import load_crystals, load_molecules
+from hessspec_mtl.datasets.csv_table import table_name
+from hessspec_mtl.datasets.grouping import with_whole_groups
 from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
@@ -49,6 +51,8 @@ class Options:
             run stopped.
         seeds: one training run each; default: the preset's.
         single_task: also train each task alone, to compare.
+        keep_groups_whole: structures that are one to the network (stereoisomers, cells of one
+            crystal) stay on one side of the split; data of your own are always split so.
         optimizer: which optimizer trains; default: the preset's.
         learning_rate: of the first half of training; default: the preset's.
         num_epochs: passes over the training examples; default: the preset's.
@@ -63,6 +67,7 @@ class Options:
     name: str | None = None
     seeds: tuple[int, ...] | None = None
     single_task: bool = False
+    keep_groups_whole: bool = False
     optimizer: Optimizer | None = None
     learning_rate: float | None = None
     num_epochs: int | None = None
@@ -197,6 +202,8 @@ def _reproduce(options: Options, folder: Path) -> Path:
         config = _configured(options, name)
         _say(f"Reading {name}")
         whole, dataset = load(config.num_examples)
+        if config.keep_groups_whole:
+            dataset = with_whole_groups(dataset)
         config = _fitted(config, options, dataset)
         with _full_precision():
             study = run_study(config, dataset, folder / name, progress=options.progress, say=_say)
@@ -223,6 +230,10 @@ def _reproduce(options: Options, folder: Path) -> Path:
         other_files={
             f"{name}/examples.csv": f"which examples of {name} were trained on, held out, and "
             "used for the Hessian"
+            for name, _ in _sources(options)
+        }
+        | {
+            f"{name}/left_out.csv": f"which records of {name} are not examples, and why"
             for name, _ in _sources(options)
         },
     )
@@ -256,8 +267,9 @@ def _run_name(options: Options) -> str:
 
 
 def _own_name(options: OwnMolecules | OwnCrystals) -> str:
-    path = options.file if isinstance(options, OwnMolecules) else options.folder
-    return path.resolve().stem
+    if isinstance(options, OwnMolecules):
+        return table_name(options.file.resolve())
+    return options.folder.resolve().stem
 
 
 def _fitted(config: StudyConfig, options: Options, dataset: MultitaskDataset) -> StudyConfig:
@@ -380,6 +392,7 @@ def _configured(options: Options, name: str) -> StudyConfig:
         num_examples=config.num_examples if options.num_examples is None else options.num_examples,
         seeds=options.seeds or config.seeds,
         single_task=options.single_task or config.single_task,
+        keep_groups_whole=options.keep_groups_whole or config.keep_groups_whole,
     )
 
 

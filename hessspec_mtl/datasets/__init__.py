@@ -13,6 +13,7 @@ What they are made of:
 - `sources`: which files, from where, under which terms; downloads
 - `elastic_records`, `materials_project_api`: files and answers of the Materials Project
 - `voronoi`: graphs of crystals, made in parallel and kept on disk
+- `csv_table`, `cif_files`: tables as people write them, and the files that they name
 - `grouping`: which examples belong together in a split
 - `generate`: how the sets that come with the package were computed
 

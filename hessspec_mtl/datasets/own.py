@@ -7,12 +7,8 @@ as a column that does not exist, is always an error.
 
 import logging
 import os
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +21,16 @@ from hessspec_mtl.datasets.base import (
     count_reasons,
     subset_indices,
 )
+from hessspec_mtl.datasets.cif_files import (
+    CifFiles,
+    column_of_names,
+    with_header,
+    without_ending,
+)
 from hessspec_mtl.datasets.csv_table import (
     Table,
     UnusableError,
     filled_field,
-    is_missing,
     table_name,
     target_numbers,
 )
@@ -45,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 # A training and a test side with two examples each, the least that can be standardised and judged.
 _FEWEST_EXAMPLES = 4
-
-_CIF = ".cif"
 
 # Beyond this many times the median size, one graph decides the cost of all.
 _GIANT = 50
@@ -171,12 +170,12 @@ def load_own_crystals(
         raise DataError(
             f"`directory` (FOLDER) must be a folder with CIF files, got {str(folder)!r}."
         )
-    files = _CifFiles.of(folder)
+    files = CifFiles.of(folder)
     table = Table.read_lines(Path(targets_file))
     if targets is None and id_column is None:
-        table = _with_header(table, files)
+        table = with_header(table, files)
     table.check_columns([*(targets or ()), *([id_column] if id_column else ())])
-    name_column = _id_column(table.check_rows(), files) if id_column is None else id_column
+    name_column = column_of_names(table.check_rows(), files) if id_column is None else id_column
     others = [column for column in table.header if column not in (name_column, "")]
     tasks = others if targets is None else list(targets)
     if not tasks:
@@ -216,131 +215,11 @@ def load_own_crystals(
     return dataset
 
 
-@dataclass(frozen=True)
-class _CifFiles:
-    """The CIF files of a folder by name without ending, in order of their names."""
-
-    folder: Path
-    paths: Mapping[str, Path]
-
-    @classmethod
-    def of(cls, folder: Path) -> "_CifFiles":
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == _CIF)
-        if not paths:
-            raise DataError(
-                f"{folder} holds no files whose name ends in .cif or .CIF; check `directory` "
-                "(FOLDER)."
-            )
-        named: dict[str, Path] = {}
-        for path in paths:
-            name = _composed(path.stem)
-            if name in named:
-                raise DataError(
-                    f"{folder} holds both {named[name].name} and {path.name}, which a line of "
-                    "targets cannot tell apart; rename or remove one."
-                )
-            named[name] = path
-        return cls(folder, named)
-
-    def exactly(self, field: str) -> str | None:
-        """The name of the file that a field of the table spells, with or without its ending."""
-        name = _composed(_without_ending(field))
-        return name if name in self.paths else None
-
-    def by_number(self, field: str) -> str | None:
-        """The name of the only file with the number of the field: 12 means 0012.cif."""
-        number = _whole_number(_without_ending(field))
-        names = self._by_number.get(number, []) if number is not None else []
-        return names[0] if len(names) == 1 else None
-
-    @cached_property
-    def _by_number(self) -> dict[int, list[str]]:
-        names: dict[int, list[str]] = {}
-        for name in self.paths:
-            number = _whole_number(name)
-            if number is not None:
-                names.setdefault(number, []).append(name)
-        return names
-
-    def nearest(self, field: str) -> str:
-        """What a line may have meant."""
-        last = Path(field).name
-        if last in self.paths:
-            return f"; name the file without its folder: {last}"
-        same = [other for other in self.paths if other.lower() == last.lower()]
-        if same:
-            return f", but {self.paths[same[0]].name}; spell the name as the file has it"
-        if re.fullmatch(r"\d([.,]\d+)?E\+\d+", field, flags=re.IGNORECASE):
-            return "; a spreadsheet has shortened the name, mark its column as text there"
-        return ""
-
-
-def _composed(name: str) -> str:
-    """Letters with accents as one character each: some file systems take them apart."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _whole_number(text: str) -> int | None:
-    match = re.fullmatch(r"(\d+)(\.0*)?", text, flags=re.ASCII)
-    return int(match[1]) if match else None
-
-
-def _with_header(table: Table, files: _CifFiles) -> Table:
-    """The table with a line of names, also where the file has none."""
-    first, *others = table.header
-    numbers = [field for field in others if table.number(field) is not None]
-    if not numbers or len(numbers) + sum(map(is_missing, others)) < len(others):
-        return table
-    if files.exactly(first) is None and files.by_number(first) is None:
-        raise DataError(
-            f"the first line of {table.path} ({', '.join(table.header)}) may be a crystal, but "
-            f"there is no file {first}.cif, or a line of names; in that case name the columns to "
-            "predict in `targets` (--columns)."
-        )
-    if len(others) == 1:
-        names = ["target"]
-    else:
-        names = [f"target_{number}" for number in range(1, len(others) + 1)]
-    logger.warning(
-        "%s has no line of column names: its first line is taken for a crystal, and its targets "
-        "are called %s",
-        table.path, ", ".join(names),
-    )  # fmt: skip
-    return table.without_header(["id", *names])
-
-
-def _id_column(table: Table, files: _CifFiles) -> str:
-    """The column that names files: the first one if it does, or the only one that does."""
-    for names_file in (files.exactly, files.by_number):
-        counts: Counter[str] = Counter()
-        for _, fields in table.rows:
-            if len(fields) == len(table.header):
-                named = [c for c, f in zip(table.header, fields, strict=True) if names_file(f)]
-                counts.update(dict.fromkeys(named, 1))
-        if counts[table.header[0]]:
-            return table.header[0]
-        if len(counts) == 1:
-            (column,) = counts
-            logger.warning("the files are named in column %r of %s", column, table.path)
-            return column
-        if counts:
-            raise DataError(
-                f"the columns {list(counts)} of {table.path} name files of {files.folder}, but not "
-                "the first one does; say which in `id_column` (--id-column)."
-            )
-    line, fields = table.rows[0]
-    raise DataError(
-        f"no line of {table.path} names a file of {files.folder}: line {line} has {fields[0]!r} in "
-        f"its first column, the first file is {next(iter(files.paths.values())).name}; correct the "
-        "names, or say which column holds them in `id_column` (--id-column)."
-    )
-
-
 def _crystals_with_targets(
     table: Table,
     name_column: str,
     tasks: Sequence[str],
-    files: _CifFiles,
+    files: CifFiles,
     progress: bool | None,
 ) -> tuple[dict[str, tuple[Crystal, list[float]]], list[LeftOut]]:
     """Crystal and targets of each usable row by name, and the rows and files of no use."""
@@ -356,8 +235,8 @@ def _crystals_with_targets(
                 field = filled_field(table, line, row, name_column)
                 name = files.exactly(field) or files.by_number(field)
                 if name is None:
-                    problem = f"there is no file {_without_ending(field)}.cif in the folder"
-                    problem += files.nearest(_without_ending(field))
+                    problem = f"there is no file {without_ending(field)}.cif in the folder"
+                    problem += files.nearest(without_ending(field))
                     raise table.unusable(line, name_column, "no CIF file", problem)
                 if name in named:
                     problem = f"{field!r} stands in an earlier line, {named[name]}"
@@ -378,10 +257,6 @@ def _crystals_with_targets(
     ]
     _tell(notes, f"of {table.path} and its crystals were read so:")
     return rows, left_out
-
-
-def _without_ending(field: str) -> str:
-    return field[: -len(_CIF)] if field.lower().endswith(_CIF) else field
 
 
 def _tell(notes: Sequence[str], what: str) -> None:

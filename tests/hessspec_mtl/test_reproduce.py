@@ -54,6 +54,9 @@ def test_a_run_leaves_report_tables_figures_and_data(finished):
     assert lines[0] == "id,split,in_hessian"
     assert len(lines) == 25
     assert sum(line.endswith(",1") for line in lines) == 6
+    left_out = (folder / "molecules" / "left_out.csv").read_text().splitlines()
+    assert left_out[0] == "id,reason,detail"
+    assert "no two of the molecules are one structure to the network" in page
 
 
 def test_the_same_command_does_nothing_twice(finished, monkeypatch):
