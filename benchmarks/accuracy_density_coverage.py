@@ -65,7 +65,7 @@ def runs(operator: DenseOperator, num_probes: int, seeds: int, num_steps: int = 
         keys = [jax.random.key(seed) for seed in range(begin, min(begin + BLOCK, seeds))]
         starts = [gaussian(k, jnp.arange(num_probes), operator.dim, operator.dtype) for k in keys]
         together = krylov(operator, jnp.concatenate(starts), num_steps)
-        chunks = [np.asarray(chunk) for chunk in together.chunks]
+        assert together.bases is not None
         for i, start in enumerate(starts):
             part = slice(i * num_probes, (i + 1) * num_probes)
             yield (
@@ -73,7 +73,7 @@ def runs(operator: DenseOperator, num_probes: int, seeds: int, num_steps: int = 
                     together.alpha[part],
                     together.beta[part],
                     together.num_valid_steps[part],
-                    tuple(jnp.asarray(chunk[part]) for chunk in chunks),
+                    together.bases.of(part),
                     together.asymmetry,
                     num_probes * num_steps,
                 ),

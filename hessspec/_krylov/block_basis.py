@@ -1,13 +1,12 @@
 """A block Krylov basis to deflate with: its span holds the outliers of a spectrum first."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
-    GrowingBasis,
     combine,
     gram,
     orthonormal_rows,
@@ -16,6 +15,7 @@ from hessspec._krylov.blocks import (
     unit_scale,
 )
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
+from hessspec._krylov.tiles import Layout
 from hessspec._operators.algebra import AbstractOperator
 
 PILOT = 8  # probes that measure the variance, and the block in which forms are taken
@@ -40,7 +40,7 @@ class KrylovBasis:
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
         self.operator, self.key = operator, key
-        self.basis = GrowingBasis(operator.dim, operator.dtype)
+        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype))
         self.next, _ = orthonormal_rows(spherical(key, 0, WIDTH, operator.dim, operator.dtype))
         self.previous = self.next  # the last block of the basis, once there is one
         self.starts = WIDTH
@@ -78,16 +78,6 @@ class KrylovBasis:
         self._prepare(products, rest)
         self.previous = block
         return block.shape[0]
-
-    def times(self, components: Float[np.ndarray, "rank k"]) -> Float[Array, "k dim"]:
-        """Rows Σ cᵢ qᵢ."""
-        padded = np.zeros((16 * len(self.basis.chunks), components.shape[1]))
-        padded[: self.rank] = components
-        parts = [
-            combine(jnp.asarray(padded[16 * i : 16 * i + 16].T, chunk.dtype), chunk)
-            for i, chunk in enumerate(self.basis.chunks)
-        ]
-        return jax.tree.reduce(jnp.add, parts)
 
     def _local_parts(
         self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]

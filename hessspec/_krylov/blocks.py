@@ -4,16 +4,14 @@ The long sums run on the device in the operator's dtype and full matrix-multipli
 what is small (k by k) comes to the host in float64.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.probes import gaussian
-from hessspec._krylov.lanczos import inner_products, power_of_two
-from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._krylov.lanczos import power_of_two
+from hessspec._krylov.tiles import Layout, inner_products, split
 
 
 def spherical(
@@ -60,7 +58,9 @@ def combine(
 @jax.jit
 def without(basis: Float[Array, "r dim"], rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
     """`rows` less their parts along the orthonormal `basis`; twice, since once leaves rounding."""
-    return _split(basis, _split(basis, rows)[0])[0]
+    layout = Layout.of_blocks(basis.shape[1], basis.dtype)
+    within = layout.tiled(basis)
+    return split(layout, within, split(layout, within, rows)[0])[0]
 
 
 def unit_scale(rows: Float[Array, "k dim"]) -> float:
@@ -99,78 +99,3 @@ def rescaled(rows: Float[Array, "k dim"], length: float) -> Float[Array, "k dim"
 def _rescaled(rows: Float[Array, "k dim"], length: Float[Array, ""]) -> Float[Array, "k dim"]:
     lengths = jnp.linalg.norm(rows, axis=1, keepdims=True)
     return rows * jnp.where(lengths > 0, length / jnp.where(lengths > 0, lengths, 1), 0)
-
-
-class GrowingBasis:
-    """Orthonormal rows, more of which can be appended. Not a record: it grows in place.
-
-    Stored in chunks of 16 rows, the last filled up with zeros, which change no projection: the
-    compiled programs are the same at every size and no chunk is ever copied.
-    """
-
-    def __init__(self, dim: int, dtype: np.dtype) -> None:
-        self.dim, self.dtype = dim, jnp.dtype(dtype)
-        self.chunks: list[Float[Array, "16 dim"]] = []
-        self.rank = 0
-
-    def append(self, rows: Float[Array, "k dim"]) -> None:
-        """Add rows, orthonormal among themselves and to all there are; k at most 16."""
-        free = BLOCK_ROWS * len(self.chunks) - self.rank
-        count = rows.shape[0]
-        if count > free > 0:
-            self.append(rows[:free])
-            self.append(rows[free:])
-            return
-        if free == 0:
-            self.chunks.append(jnp.zeros((BLOCK_ROWS, self.dim), self.dtype))
-        place = self.rank % BLOCK_ROWS
-        self.chunks[-1] = _placed(self.chunks[-1], rows, place)
-        self.rank += count
-
-    def split(
-        self, rows: Float[Array, "k dim"]
-    ) -> tuple[Float[Array, "k dim"], Float[np.ndarray, "rank k"]]:
-        """What of `rows` is outside the span, up to a few eps of their lengths, and Q rowsᵀ."""
-        parts = [np.zeros((0, rows.shape[0]))]
-        for chunk in self.chunks:
-            rows, part = _split(chunk, rows)
-            parts.append(part)
-        whole = [np.asarray(part, np.float64) for part in parts]
-        return rows, np.concatenate(whole)[: self.rank]
-
-    def without(self, rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
-        """`rows` less their parts in the span, removed twice: once leaves rounding, which is not
-        small beside rows that lie almost within."""
-        for _ in range(2):
-            for chunk in self.chunks:
-                rows, _ = _split(chunk, rows)
-        return rows
-
-    def components(self, rows: Float[Array, "k dim"]) -> Float[np.ndarray, "rank k"]:
-        """Inner products with the basis, on the host."""
-        parts = [_gram(chunk, rows) for chunk in self.chunks]
-        whole = [np.asarray(part, np.float64) for part in parts]
-        return np.concatenate([np.zeros((0, rows.shape[0])), *whole])[: self.rank]
-
-    def rows(self, first: int, count: int) -> Float[Array, "count dim"]:
-        """Rows `first` to `first + count`; those past the last one are zero."""
-        chunks = self.chunks[first // BLOCK_ROWS : (first + count - 1) // BLOCK_ROWS + 1]
-        whole = chunks[0] if len(chunks) == 1 else jnp.concatenate(chunks)
-        place = first % BLOCK_ROWS
-        rows = whole[place : place + count]
-        return jnp.pad(rows, ((0, count - rows.shape[0]), (0, 0)))
-
-
-@partial(jax.jit, donate_argnums=0)
-def _placed(
-    chunk: Float[Array, "16 dim"], rows: Float[Array, "k dim"], place: int
-) -> Float[Array, "16 dim"]:
-    return jax.lax.dynamic_update_slice(chunk, rows, (place, 0))
-
-
-@jax.jit
-def _split(
-    chunk: Float[Array, "r dim"], rows: Float[Array, "k dim"]
-) -> tuple[Float[Array, "k dim"], Float[Array, "r k"]]:
-    parts = inner_products("rp,kp->rk", chunk, rows)
-    return rows - jnp.einsum("rk,rp->kp", parts, chunk, precision="highest"), parts

@@ -7,7 +7,6 @@ to all that was found, then looks for them until it can be told that there are n
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import jax
@@ -18,9 +17,8 @@ from scipy import linalg, stats
 
 from hessspec._base.checks import check_finite, check_symmetric
 from hessspec._base.progress import ProgressBar
+from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
-    BLOCK_ROWS,
-    GrowingBasis,
     combine,
     gram,
     orthonormal_rows,
@@ -30,6 +28,7 @@ from hessspec._krylov.blocks import (
 )
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
 from hessspec._krylov.lockstep import RowOperator
+from hessspec._krylov.tiles import Layout
 
 Which = Literal["LM", "LA", "SA", "BE"]
 
@@ -38,7 +37,6 @@ Which = Literal["LM", "LA", "SA", "BE"]
 WIDTH = 2
 # Chance of overlooking an eigenvalue in the search for further copies.
 MISS_PROBABILITY = 1e-6
-_COLUMNS_PER_TILE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ class RestartedBasis:
 
     def __init__(self, operator: RowOperator, key: PRNGKeyArray) -> None:
         self.operator, self.key = operator, key
-        self.basis = GrowingBasis(operator.dim, operator.dtype)
+        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype))
         self.compressed = np.zeros((0, 0))  # T
         self.coupling = np.zeros((WIDTH, 0))  # B
         self.untracked = np.zeros(0)  # size of what the relation leaves out, for each row
@@ -242,14 +240,7 @@ class RestartedBasis:
     def recombine(self, pairs: Ritz, kept: Int[np.ndarray, " p"]) -> None:
         """Replace the rows by these Ritz vectors, in place."""
         vectors = pairs.vectors[:, kept]
-        size = BLOCK_ROWS * len(self.basis.chunks)
-        coefficients = np.zeros((size, size))
-        coefficients[: kept.size, : self.rank] = vectors.T
-        chunks = _recombined(
-            tuple(self.basis.chunks), jnp.asarray(coefficients, self.operator.dtype)
-        )
-        self.basis.chunks = list(chunks[: math.ceil(kept.size / BLOCK_ROWS)])
-        self.basis.rank = kept.size
+        self.basis.recombine(vectors.T)
         self.compressed = np.diag(pairs.values[kept])
         self.coupling = self.coupling @ vectors
         self.untracked = np.sqrt(vectors.T**2 @ self.untracked**2)
@@ -302,9 +293,7 @@ class RestartedBasis:
 
     def surrender(self, chosen: Int[np.ndarray, " k"]) -> Float[Array, "k dim"]:
         """These rows of Q; the basis is given up, so that they are not in memory twice."""
-        rows = jnp.concatenate(self.basis.chunks)
-        self.basis.chunks = []
-        return rows[jnp.asarray(chosen)]
+        return self.basis.surrender()[jnp.asarray(chosen)]
 
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
         products = self.operator.rows(block)
@@ -382,27 +371,3 @@ def _rayleigh(
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     quotients = row_forms(rows, products) / row_forms(rows, rows)
     return quotients, jnp.linalg.norm(products - quotients[:, None] * rows, axis=1)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _recombined(
-    chunks: tuple[Float[Array, "16 dim"], ...], coefficients: Float[Array, "n n"]
-) -> tuple[Float[Array, "16 dim"], ...]:
-    """The rows Σ_j c_ij · row_j, written over the old ones tile by tile of columns."""
-    dim = chunks[0].shape[1]
-    width = min(_COLUMNS_PER_TILE, dim)
-
-    def one(index: Array, chunks: tuple[Array, ...]) -> tuple[Array, ...]:
-        begin = jnp.minimum(index * width, dim - width)
-        tiles = [jax.lax.dynamic_slice(chunk, (0, begin), (BLOCK_ROWS, width)) for chunk in chunks]
-        old = jnp.concatenate(tiles)
-        new = jnp.matmul(coefficients, old, precision="highest")
-        # The last tile is moved back to end at `dim`; columns already done stay.
-        fresh = (begin + jnp.arange(width) >= index * width)[None]
-        parts = jnp.split(jnp.where(fresh, new, old), len(chunks))
-        return tuple(
-            jax.lax.dynamic_update_slice(chunk, part, (0, begin))
-            for chunk, part in zip(chunks, parts, strict=True)
-        )
-
-    return jax.lax.fori_loop(0, math.ceil(dim / width), one, chunks)

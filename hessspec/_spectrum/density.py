@@ -122,7 +122,7 @@ def spectrum(
     ]
     resolution = product_error(pairs, eps, run.asymmetry)
     every = None
-    if not run.chunks:
+    if run.bases is None:
         rows = [_plain_row(p, m) for p in pairs]
     else:
         found = Candidates(pairs, run.basis_gram(), eps, resolution, max_angle)
@@ -144,8 +144,8 @@ def spectrum(
         exact=np.asarray(every is not None),
         dim=dim,
         num_matvecs=run.num_matvecs,
-        multiplicities_proved=k > 1 and bool(run.chunks),
-        reorthogonalized=bool(run.chunks),
+        multiplicities_proved=k > 1 and run.bases is not None,
+        reorthogonalized=run.bases is not None,
     )
 
 

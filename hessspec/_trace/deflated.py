@@ -18,8 +18,9 @@ from hessspec._krylov.block_basis import (
     growth_pays,
     off_diagonal,
 )
-from hessspec._krylov.blocks import BLOCK_ROWS, gram, rescaled, spherical, without
+from hessspec._krylov.blocks import gram, rescaled, spherical, without
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.hutchinson import Hutchinson, finite_forms, guarded_products, row_lengths
 from hessspec._trace.hutchpp import SKETCH_STREAM

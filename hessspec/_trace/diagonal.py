@@ -25,8 +25,9 @@ from hessspec._krylov.block_basis import (
     growth_pays,
     off_diagonal,
 )
-from hessspec._krylov.blocks import BLOCK_ROWS, combine, row_forms
+from hessspec._krylov.blocks import combine, row_forms
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.hutchinson import block_sizes, finite_forms, guarded_products
@@ -204,7 +205,7 @@ class _DiagonalBasis(KrylovBasis):
         total = 2 * self.crossed
         for first in range(0, self.rank, BLOCK_ROWS):
             rows = self.basis.rows(first, BLOCK_ROWS)
-            images = self.times(self._columns(first))
+            images = self.basis.combine(self._columns(first))
             total = _add_products(total, -rows, images)
         return total * jnp.asarray(self.scale, total.dtype)
 

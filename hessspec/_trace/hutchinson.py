@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from hessspec._base.checks import check_finite, check_symmetric
 from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar
-from hessspec._krylov.blocks import BLOCK_ROWS, gram, row_forms, unit_scale
+from hessspec._krylov.blocks import gram, row_forms, unit_scale
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._trace.estimate import TraceEstimate
 
 

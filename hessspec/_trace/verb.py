@@ -9,8 +9,8 @@ from jaxtyping import PRNGKeyArray
 from hessspec._base.arguments import real_number, whole_number
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.progress import ProgressBar, progress_bar
-from hessspec._krylov.blocks import BLOCK_ROWS
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb
 from hessspec._trace.deflated import Deflated, SharedDeflation
 from hessspec._trace.estimate import TraceEstimate

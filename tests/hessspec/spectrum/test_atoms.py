@@ -41,14 +41,13 @@ def runs_in_lockstep(operator, starts, num_steps):
     """One run for each block of starts; all advance together, which changes no number."""
     probes = starts[0].shape[0]
     together = krylov(operator, jnp.concatenate(starts), num_steps)
-    chunks = [np.asarray(chunk) for chunk in together.chunks]
     for first in range(0, probes * len(starts), probes):
         part = slice(first, first + probes)
         yield KrylovRun(
             together.alpha[part],
             together.beta[part],
             together.num_valid_steps[part],
-            tuple(jnp.asarray(chunk[part]) for chunk in chunks),
+            together.bases.of(part),
             together.asymmetry,
             probes * num_steps,
         )

@@ -1,0 +1,321 @@
+"""Bases of long vectors that grow: stored, projected on, combined and replaced in one place.
+
+Rows lie in chunks of 16 in the layout of `hessspec._krylov.tiles`, the last chunk filled up with
+zeros, which change no projection: compiled programs are the same at every size, and no chunk is
+copied when another is added. A pass over a basis reads each chunk for the inner products and once
+more to subtract, whether it projects one row or sixteen.
+
+`Basis` is one orthonormal basis with what deflation and restarts do with it; `LockstepBases` are
+those of several probes, which grow by one row each at a time.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hessspec._krylov.tiles import Layout, combination, components, project, split
+
+# Rows read together: enough that the vector's own traffic is small beside theirs, few enough
+# that the half-empty last chunk is (measured: 8 to 32 are alike, within a tenth).
+ROWS_PER_CHUNK = 16
+_COLUMNS_AT_ONCE = 1 << 16  # of a basis that is replaced
+
+
+def in_chunks(rows: int) -> int:
+    """`rows`, rounded up to whole chunks."""
+    return ROWS_PER_CHUNK * math.ceil(rows / ROWS_PER_CHUNK)
+
+
+class _Chunks:
+    """Rows that grow by chunks, as many in each lane. Not a record: it grows in place.
+
+    Attributes:
+        layout: how the vectors lie.
+        chunks: `ROWS_PER_CHUNK` rows of every lane in each; slots past the last row are zero.
+        rank: rows of each lane.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.chunks: list[Float[Array, "lanes tiles 16 width"]] = []
+        self.rank = 0
+
+    def _enter(self, block: Float[Array, "n dim"]) -> None:
+        """Add rows to the last chunk, where they must fit, or to a new one."""
+        place = self.rank % ROWS_PER_CHUNK
+        if place == 0:
+            self.chunks.append(self.layout.zeros(ROWS_PER_CHUNK))
+        self.chunks[-1] = _store(self.chunks[-1], block, place, layout=self.layout)
+        self.rank += block.shape[0] // self.layout.lanes
+
+
+class LockstepBases(_Chunks):
+    """The orthonormal bases of k probes, one lane for each, that grow by a row each at a time.
+
+    Rows of a probe that is exhausted are zero. Nothing here waits for the device but what returns
+    arrays of the host.
+    """
+
+    def append(self, rows: Float[Array, "k dim"]) -> None:
+        """One more row for each probe."""
+        self._enter(rows)
+
+    def project(
+        self, block: Float[Array, "k tiles width"], known: Float[Array, "k n"]
+    ) -> tuple[Float[Array, "k tiles width"], Float[Array, "k n"]]:
+        """Remove from a row for each probe its parts along the probe's basis; add them to `known`.
+
+        One pass. Both arguments are used up. `known` has room for all rows: n >= rank, in chunks.
+        """
+        for number, chunk in enumerate(self.chunks):
+            block, known = _project(chunk, block, known, number * ROWS_PER_CHUNK)
+        return block, known
+
+    def gram(self) -> Float[np.ndarray, "k rank k rank"]:
+        """Inner products of the rows of each probe with those of later ones; the rest is zero.
+
+        The bases are read once, in tiles of columns.
+        """
+        k, rows = self.layout.lanes, len(self.chunks) * ROWS_PER_CHUNK
+        gram = np.zeros((k, rows, k, rows))
+        if k > 1:
+            gram = np.asarray(_gram_of_later(tuple(self.chunks)), np.float64).reshape(gram.shape)
+        return gram[:, : self.rank, :, : self.rank]
+
+    def combined_lengths(
+        self, coefficients: Float[np.ndarray, "d k rank"]
+    ) -> Float[np.ndarray, " d"]:
+        """Lengths of combinations Σ c_pj q_pj of the rows of all probes.
+
+        Unlike a length taken from inner products, it is right to eps |c|, not eps^(1/2) |c|.
+        """
+        d = coefficients.shape[0]
+        spare = len(self.chunks) * ROWS_PER_CHUNK - self.rank
+        largest = np.abs(coefficients).max(axis=(1, 2), keepdims=True)  # its square may overflow
+        padded = np.pad(coefficients / largest, ((0, 0), (0, 0), (0, spare)))
+        parts = jnp.asarray(padded.reshape(d, -1), self.layout.dtype)
+        squares = np.asarray(_combined_squares(tuple(self.chunks), parts), np.float64)
+        return np.sqrt(squares) * largest[:, 0, 0]
+
+    def of(self, probes: slice) -> "LockstepBases":
+        """The bases of some of the probes, copied."""
+        count = len(range(self.layout.lanes)[probes])
+        part = LockstepBases(replace(self.layout, lanes=count))
+        part.chunks, part.rank = [chunk[probes] for chunk in self.chunks], self.rank
+        return part
+
+    def rows(self) -> Float[Array, "k rank dim"]:
+        """All rows, flat, copied."""
+        size, lanes = ROWS_PER_CHUNK, self.layout.lanes
+        flat = [_slots(chunk, 0, size=size, layout=self.layout) for chunk in self.chunks]
+        every = [rows.reshape(lanes, size, -1) for rows in flat]
+        return jnp.concatenate(every, axis=1)[:, : self.rank]
+
+
+class Basis(_Chunks):
+    """One orthonormal basis Q, its rows in chunks.
+
+    What goes in and comes out are flat rows; several are projected together, in one reading.
+    """
+
+    def append(self, rows: Float[Array, "b dim"]) -> None:
+        """Add rows, orthonormal among themselves and to all there are."""
+        free = ROWS_PER_CHUNK - self.rank % ROWS_PER_CHUNK
+        while rows.shape[0] > free:
+            self._enter(rows[:free])
+            rows, free = rows[free:], ROWS_PER_CHUNK
+        self._enter(rows)
+
+    def split(
+        self, rows: Float[Array, "b dim"]
+    ) -> tuple[Float[Array, "b dim"], Float[np.ndarray, "rank b"]]:
+        """What of `rows` is outside the span, up to a few eps of their lengths, and Q rowsᵀ."""
+        parts, count = [], rows.shape[0]
+        for chunk in self.chunks:
+            rows, part = _split(self.layout, chunk, rows)
+            parts.append(part)
+        return rows, self._on_host(parts, count)
+
+    def without(self, rows: Float[Array, "b dim"]) -> Float[Array, "b dim"]:
+        """`rows` less their parts in the span, removed twice: once leaves rounding, which is not
+        small beside rows that lie almost within."""
+        for _ in range(2):
+            for chunk in self.chunks:
+                rows, _ = _split(self.layout, chunk, rows)
+        return rows
+
+    def components(self, rows: Float[Array, "b dim"]) -> Float[np.ndarray, "rank b"]:
+        """Q rowsᵀ, the inner products with the basis, on the host."""
+        parts = [_components(chunk, rows, layout=self.layout) for chunk in self.chunks]
+        return self._on_host(parts, rows.shape[0])
+
+    def combine(self, coefficients: Float[np.ndarray, "rank b"]) -> Float[Array, "b dim"]:
+        """The rows Σ_j c_jb q_j."""
+        count = coefficients.shape[1]
+        padded = np.pad(coefficients, ((0, in_chunks(self.rank) - self.rank), (0, 0)))
+        parts = padded.reshape(-1, 1, ROWS_PER_CHUNK, count).astype(self.layout.dtype)
+        total = None
+        for part, chunk in zip(parts, self.chunks, strict=True):
+            total = _add_combination(total, part, chunk, layout=self.layout)
+        if total is None:
+            return jnp.zeros((count, self.layout.dim), self.layout.dtype)
+        return total
+
+    def rows(self, first: int, count: int) -> Float[Array, "count dim"]:
+        """Rows `first` to `first + count`; those past the last one are zero."""
+        parts = []
+        while count or not parts:
+            number, place = divmod(first, ROWS_PER_CHUNK)
+            size = min(count, ROWS_PER_CHUNK - place)
+            if number < len(self.chunks):
+                parts.append(_slots(self.chunks[number], place, size=size, layout=self.layout))
+            else:
+                parts.append(jnp.zeros((size, self.layout.dim), self.layout.dtype))
+            first, count = first + size, count - size
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def recombine(self, coefficients: Float[np.ndarray, "new rank"]) -> None:
+        """Replace the rows by Σ_j c_ij q_j, at most as many as there are, written over the old.
+
+        They are orthonormal if the rows of c are. Memory: a few columns.
+        """
+        new, old = coefficients.shape
+        size = len(self.chunks) * ROWS_PER_CHUNK
+        padded = np.pad(coefficients, ((0, size - new), (0, size - old)))
+        chunks = _recombined(tuple(self.chunks), jnp.asarray(padded, self.layout.dtype))
+        self.chunks = list(chunks[: in_chunks(new) // ROWS_PER_CHUNK])
+        self.rank = new
+
+    def surrender(self) -> Float[Array, "rank dim"]:
+        """All rows; the basis is given up, so that they are not in memory twice for long."""
+        rows = self.rows(0, self.rank)
+        self.chunks, self.rank = [], 0
+        return rows
+
+    def _on_host(self, parts: list[Float[Array, "1 16 b"]], b: int) -> Float[np.ndarray, "rank b"]:
+        whole = [np.asarray(part[0], np.float64) for part in parts]
+        return np.concatenate([np.zeros((0, b)), *whole])[: self.rank]
+
+
+_project = jax.jit(project, donate_argnums=(1, 2))
+_split = jax.jit(split, static_argnums=0)
+
+
+@partial(jax.jit, donate_argnums=0, static_argnames="layout")
+def _store(
+    chunk: Float[Array, "lanes tiles 16 width"],
+    block: Float[Array, "n dim"],
+    place: int,
+    *,
+    layout: Layout,
+) -> Float[Array, "lanes tiles 16 width"]:
+    return jax.lax.dynamic_update_slice(chunk, layout.tiled(block), (0, 0, place, 0))
+
+
+@partial(jax.jit, static_argnames="layout")
+def _components(
+    chunk: Float[Array, "1 tiles 16 width"], rows: Float[Array, "b dim"], *, layout: Layout
+) -> Float[Array, "1 16 b"]:
+    return components(chunk, layout.tiled(rows))
+
+
+@partial(jax.jit, donate_argnums=0, static_argnames="layout")
+def _add_combination(
+    total: Float[Array, "b dim"] | None,
+    coefficients: Float[Array, "1 16 b"],
+    chunk: Float[Array, "1 tiles 16 width"],
+    *,
+    layout: Layout,
+) -> Float[Array, "b dim"]:
+    part = layout.flat(combination(coefficients, chunk))
+    return part if total is None else total + part
+
+
+@partial(jax.jit, static_argnames=("size", "layout"))
+def _slots(
+    chunk: Float[Array, "lanes tiles 16 width"], place: int, *, size: int, layout: Layout
+) -> Float[Array, "n dim"]:
+    return layout.flat(jax.lax.dynamic_slice_in_dim(chunk, place, size, axis=2))
+
+
+@partial(jax.jit, donate_argnums=0)
+def _recombined(
+    chunks: tuple[Float[Array, "1 tiles 16 width"], ...], coefficients: Float[Array, "n n"]
+) -> tuple[Float[Array, "1 tiles 16 width"], ...]:
+    """The rows Σ_j c_ij · row_j, written over the old ones, some columns at a time."""
+    _, tiles, size, width = chunks[0].shape
+    piece = min(_COLUMNS_AT_ONCE, width)
+    pieces = math.ceil(width / piece)
+
+    def one(index: Array, chunks: tuple[Array, ...]) -> tuple[Array, ...]:
+        tile, number = index // pieces, index % pieces
+        begin = jnp.minimum(number * piece, width - piece)
+        place = (0, tile, 0, begin)
+        parts = [jax.lax.dynamic_slice(chunk, place, (1, 1, size, piece)) for chunk in chunks]
+        old = jnp.concatenate([part.reshape(size, piece) for part in parts])
+        new = jnp.matmul(coefficients, old, precision="highest")
+        # The last piece is moved back to end where the tile does; columns already done stay.
+        fresh = (begin + jnp.arange(piece) >= number * piece)[None]
+        parts = jnp.split(jnp.where(fresh, new, old), len(chunks))
+        return tuple(
+            jax.lax.dynamic_update_slice(chunk, part[None, None], place)
+            for chunk, part in zip(chunks, parts, strict=True)
+        )
+
+    return jax.lax.fori_loop(0, tiles * pieces, one, chunks)
+
+
+@jax.jit
+def _gram_of_later(
+    chunks: tuple[Float[Array, "k tiles 16 width"], ...],
+) -> Float[Array, "n n"]:
+    """Inner products of the rows of each probe with those of later ones, over tiles of columns."""
+    k, rows = chunks[0].shape[0], len(chunks) * ROWS_PER_CHUNK
+
+    def add(gram: Array, tile: Array) -> Array:
+        for probe in range(k - 1):
+            first, rest = probe * rows, (probe + 1) * rows
+            part = jnp.matmul(tile[first:rest], tile[rest:].T, precision="highest")
+            gram = gram.at[first:rest, rest:].add(part)
+        return gram
+
+    return _over_tiles(chunks, add, jnp.zeros((k * rows,) * 2, chunks[0].dtype))
+
+
+@jax.jit
+def _combined_squares(
+    chunks: tuple[Float[Array, "k tiles 16 width"], ...], parts: Float[Array, "d n"]
+) -> Float[Array, " d"]:
+    """|parts @ basis|² of each row, over tiles of columns."""
+
+    def add(squares: Array, tile: Array) -> Array:
+        return squares + jnp.sum(jnp.matmul(parts, tile, precision="highest") ** 2, axis=1)
+
+    return _over_tiles(chunks, add, jnp.zeros(parts.shape[0], parts.dtype))
+
+
+def _over_tiles(
+    chunks: tuple[Float[Array, "k tiles 16 width"], ...],
+    add: Callable[[Array, Float[Array, "n width"]], Array],
+    total: Array,
+) -> Array:
+    """Add up what all tiles give."""
+
+    def body(index: Array, total: Array) -> Array:
+        return add(total, _tile(chunks, index))
+
+    return jax.lax.fori_loop(0, chunks[0].shape[1], body, total)
+
+
+def _tile(
+    chunks: tuple[Float[Array, "k tiles 16 width"], ...], index: Array
+) -> Float[Array, "n width"]:
+    """One tile of all rows, those of one lane after another's."""
+    tile = jnp.concatenate([chunk[:, index] for chunk in chunks], axis=1)
+    return tile.reshape(-1, tile.shape[-1])
