@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from hessspec._spectrum.trace import SpectralTrace, TraceParts, trace_parts
 _KIND = "SpectralDensity"
 
 
+Points = Float[Array | np.ndarray, "..."] | Sequence[float] | float
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -164,7 +165,7 @@ class SpectralDensity(TaskAxis):
         )
 
     @_for_each_task
-    def cdf(self, x: Float[Array | np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def cdf(self, x: Points) -> Float[np.ndarray, "..."]:
         """Share of the eigenvalues at or below each x, averaged over probes."""
         points = np.asarray(x, np.float64)
         nodes, order = self._pooled()
@@ -173,7 +174,7 @@ class SpectralDensity(TaskAxis):
         return np.minimum(cumulative[index] / self.num_probes, 1.0)
 
     @_for_each_task
-    def quantile(self, q: Float[Array | np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def quantile(self, q: Points) -> Float[np.ndarray, "..."]:
         """The smallest node x with cdf(x) >= q, for each q in [0, 1].
 
         Raises:
@@ -192,7 +193,7 @@ class SpectralDensity(TaskAxis):
 
     @_for_each_task
     def cdf_band(
-        self, x: Float[Array | np.ndarray, "..."], level: float = 0.95, uniform: bool = False
+        self, x: Points, level: float = 0.95, uniform: bool = False
     ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
         """Lower and upper ends of a band that covers the true cdf with probability `level`.
 
@@ -261,7 +262,7 @@ class SpectralDensity(TaskAxis):
     @_for_each_task
     def pdf(
         self,
-        x: Float[Array | np.ndarray, "..."],
+        x: Points,
         bandwidth: float | None = None,
         *,
         scale: Scale = "linear",

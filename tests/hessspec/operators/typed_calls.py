@@ -9,6 +9,7 @@ checker no longer finds fails as well.
 from typing import Any, assert_type
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 import hessspec
@@ -28,6 +29,10 @@ def right_calls(
     assert_type(hessspec.diagonal(operator, key=key), hessspec.DiagonalEstimate)
     assert_type(hessspec.eigenpairs(operator, key=key, k=3), hessspec.EigenPairs)
     assert_type(hessspec.verify(operator, key=key), hessspec.Verification)
+    assert_type(
+        hessspec.density(operator, key=key).cdf(0.0), np.ndarray[tuple[Any, ...], np.dtype[Any]]
+    )
+    hessspec.density(operator, key=key).cdf_band([0.0, 1.0], level=0.9)
     hessspec.trace(loss_fn, params, key, data=batch, method="xtrace", rtol=0.1)
     hessspec.trace(loss_fn, params=params, key=key, where=lambda path, leaf: leaf.ndim > 1)
     hessspec.trace(operator, key=key, num_matvecs=64, progress=False)
