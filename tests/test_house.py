@@ -35,6 +35,18 @@ def test_wings_use_only_the_floors_below_their_own():
     assert not found
 
 
+def test_the_plugin_takes_of_the_core_what_is_public_and_its_ground_floor():
+    """Progress bars and files of records serve both; all else comes from the contents page."""
+    of_core = {
+        name
+        for module, used in IMPORTS.items()
+        for name in used
+        if house.package(module) == "hessspec_mtl" and house.package(name) == "hessspec"
+    }
+    assert "hessspec" in of_core
+    assert {house.wing(name) for name in of_core} <= {"", "_base"}
+
+
 def test_no_module_needs_itself():
     try:
         graphlib.TopologicalSorter(IMPORTS).prepare()

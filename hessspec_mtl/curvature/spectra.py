@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hessspec import SpectralDensity, kolmogorov_smirnov, wasserstein1
-from hessspec._spectrum.record import IntervalEstimate
+from hessspec import IntervalEstimate, SpectralDensity, kolmogorov_smirnov, wasserstein1
 
 LEVEL = 0.95
 
