@@ -1,5 +1,6 @@
 """A user's own files: every problem is named by file, line and column, and nothing vanishes."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,25 @@ def test_moleculenets_own_file_is_read_as_it_stands(real_data, tmp_path):
     )
     assert len(dataset) == 300
     assert dataset.targets[0].tolist() == [0.43295186, 0.43295958, 0.24972825, 0.24973648]
+
+
+def test_of_a_large_table_the_bad_rows_are_listed_and_all_others_read(tmp_path):
+    """A packed file with accents in a folder with blanks; 3 % of 1,000 SMILES bad; an outlier."""
+    folder = tmp_path / "meine Moleküle"
+    folder.mkdir()
+    bad = ["C1CC", "CC junk", "C*", "CC>>CO", "C(C)(C)(C)(C)C"]
+    smiles = [bad[i % 5] if i % 33 == 0 else "C" * (1 + i % 7) + "O" for i in range(1000)]
+    rows = [f"Nämé {i},{text},{1e9 if i == 500 else i}" for i, text in enumerate(smiles)]
+    text = "\n".join(["Nämé,smiles,größe", *rows])
+    (folder / "süß.csv.gz").write_bytes(gzip.compress(text.encode()))
+    dataset = load_own_molecules(folder / "süß.csv.gz", targets=["größe"])
+    assert dataset.name == "süß"
+    assert [record.id for record in dataset.left_out] == [
+        f"line-{i + 2}" for i in range(0, 1000, 33)
+    ]
+    assert len(dataset) == 1000 - len(dataset.left_out)
+    assert dataset.targets.max() == 1e9
+    assert len(set(dataset.groups)) == 7
 
 
 def test_what_stands_behind_a_smiles_is_left_out_with_the_reason(tmp_path):
