@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tyro
 
 from hessspec_mtl import reproduce
 from hessspec_mtl.curvature.follow import CurvatureConfig
@@ -165,3 +166,26 @@ def test_every_preset_is_consistent():
         for config in preset.studies.values():
             assert config.curvature.num_graphs >= enough
             assert config.curvature.num_probes >= 2
+
+
+def test_the_column_that_names_crystals_can_be_said(tmp_path, monkeypatch):
+    """Both columns name files; of each file the table has the target on the line of its name."""
+    monkeypatch.setenv("HESSSPEC_CACHE", str(tmp_path / "cache"))
+    cell = "\n".join(f"_cell_length_{x} 3.{{0}}" for x in "abc")
+    sites = "loop_\n_atom_site_label\n" + "\n".join(f"_atom_site_fract_{x}" for x in "xyz")
+    for i in range(4):
+        text = f"data_po\n{cell.format(i)}\n{sites}\nPo 0 0 0\n"
+        (tmp_path / f"{i}.cif").write_text(text)
+    table = tmp_path / "t.csv"
+    table.write_text("number,name,t\n" + "".join(f"{i},{3 - i},{i}\n" for i in range(4)))
+    arguments = [str(tmp_path), "--targets", str(table), "--id-column", "name", "--columns", "t"]
+    options = tyro.cli(reproduce.OwnCrystals, args=arguments)
+    whole, part = reproduce._own_crystals(options, None)
+    assert part is whole
+    assert dict(zip(whole.ids, whole.targets[:, 0], strict=True)) == {
+        "3": 0,
+        "2": 1,
+        "1": 2,
+        "0": 3,
+    }
+    assert "--id-column name" in reproduce._command(options)
