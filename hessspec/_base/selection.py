@@ -89,9 +89,10 @@ def _wanted(
         return _inside(params, tuple(jax.tree.leaves(where)))
     if _all_are(bool | np.bool_, where):
         return _spread(where, params)
-    ask = _filter if _takes_leaf_alone(where) else _explained_filter
+    function: Any = where
+    ask = _filter if _takes_leaf_alone(function) else _explained_filter
     return [
-        could and _whole(ask(where, path, leaf), path)
+        could and _whole(ask(function, path, leaf), path)
         for could, path, leaf in zip(could_be, paths, leaves, strict=True)
     ]
 

@@ -25,6 +25,7 @@ def by_hand(raw, x, y):
     return half @ half / 2 + jnp.log(jnp.diag(root)).sum() + len(x) * jnp.log(2 * jnp.pi) / 2
 
 
+@pytest.mark.filterwarnings("ignore:. is not of type float64")
 def test_the_negative_marginal_likelihood_by_its_trainable_parameters(dense, close):
     prior = gpx.gps.Prior(mean_function=gpx.mean_functions.Zero(), kernel=gpx.kernels.RBF())
     model = prior * gpx.likelihoods.Gaussian()
