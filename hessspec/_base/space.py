@@ -1,6 +1,7 @@
 """The vectors an operator acts on: trees outside, flat rows of one dtype inside."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,21 @@ class VectorSpace:
                     f"{shape}, got {tuple(np.shape(leaf))}"
                 )
         return [jnp.asarray(leaf) for leaf in leaves]
+
+
+def apart(tree: PyTree, is_wanted: Callable[[Any], bool]) -> tuple[PyTree, PyTree]:
+    """`tree` as (the leaves that are wanted, the others), with None in place of what is missing.
+
+    `equinox.partition` puts True and False into the nodes on its way, which those of some
+    libraries refuse (GPJax's data sets compare the shapes of their leaves).
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    wanted = [is_wanted(leaf) for leaf in leaves]
+    pairs = list(zip(leaves, wanted, strict=True))
+    return (
+        jax.tree.unflatten(treedef, [leaf if want else None for leaf, want in pairs]),
+        jax.tree.unflatten(treedef, [None if want else leaf for leaf, want in pairs]),
+    )
 
 
 def leaf_path(path: tuple[Any, ...]) -> str:

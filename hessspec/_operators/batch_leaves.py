@@ -7,11 +7,10 @@ differ become arrays too, and in place of text that differs stands an object tha
 at: one that never does is the same program for all.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,24 +127,63 @@ def is_numeric(leaf: Any) -> bool:
     )
 
 
-def split(batch: PyTree) -> tuple[PyTree, PyTree]:
-    """An admitted batch as (arrays, constants)."""
-    return eqx.partition(batch, is_numeric)
+@dataclass(frozen=True)
+class Parts:
+    """An admitted batch taken apart: its nodes, which may check what they hold, are not asked."""
+
+    treedef: Any
+    paths: tuple[str, ...]
+    leaves: tuple[Any, ...]
+    numeric: tuple[bool, ...]  # which leaves are arrays for a program; the others are constants
+
+    @classmethod
+    def of(cls, batch: PyTree) -> "Parts":
+        """The parts of a batch."""
+        pairs, treedef = jax.tree.flatten_with_path(batch)
+        leaves = tuple(leaf for _, leaf in pairs)
+        paths = tuple(leaf_path(path) if path else "" for path, _ in pairs)
+        return cls(treedef, paths, leaves, tuple(map(is_numeric, leaves)))
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """The arrays, in the order of the tree."""
+        return tuple(x for x, numeric in zip(self.leaves, self.numeric, strict=True) if numeric)
+
+    @property
+    def array_paths(self) -> tuple[str, ...]:
+        """Where the arrays are; "" for a batch that is one."""
+        return tuple(p for p, numeric in zip(self.paths, self.numeric, strict=True) if numeric)
+
+    @property
+    def constants(self) -> tuple[tuple[str, Any], ...]:
+        """Paths and leaves of what is no array."""
+        triples = zip(self.paths, self.leaves, self.numeric, strict=True)
+        return tuple((path, leaf) for path, leaf, numeric in triples if not numeric)
+
+    def without_arrays(self) -> "Parts":
+        """The same, holding no numbers: what `whole` needs."""
+        kept = [None if n else x for x, n in zip(self.leaves, self.numeric, strict=True)]
+        return replace(self, leaves=tuple(kept))
+
+    def whole(self, arrays: Iterable[Any]) -> PyTree:
+        """The batch with these arrays in it."""
+        rest = iter(arrays)
+        filled = [next(rest) if n else x for x, n in zip(self.leaves, self.numeric, strict=True)]
+        return jax.tree.unflatten(self.treedef, filled)
 
 
 @dataclass
 class Family:
     """Batches of one program: they differ in the entries of arrays, in numbers and in text."""
 
-    constants: list[Any]  # of the first batch
-    items: list[tuple[PyTree, float, int]] = field(default_factory=list)
-    differs: list[bool] = field(default_factory=list)
+    constants: tuple[tuple[str, Any], ...]  # of the first batch
+    items: list[tuple[Parts, float, int]] = field(default_factory=list)
+    differs: dict[str, bool] = field(default_factory=dict)
 
-    def compare(self, constants: list[Any]) -> None:
+    def compare(self, constants: tuple[tuple[str, Any], ...]) -> None:
         """Note which constants of another batch differ from those of the first."""
-        self.differs = self.differs or [False] * len(constants)
-        for place, (first, other) in enumerate(zip(self.constants, constants, strict=True)):
-            self.differs[place] |= _value(first) != _value(other)
+        for (path, first), (_, other) in zip(self.constants, constants, strict=True):
+            self.differs[path] = self.differs.get(path, False) or _value(first) != _value(other)
 
 
 class Families:
@@ -158,62 +196,54 @@ class Families:
         self.by_value = by_value
         self.found: dict[Any, Family] = {}
 
-    def add(self, index: int, batch: PyTree) -> Family:
-        """The family of an admitted batch, which now knows its constants.
+    def add(self, index: int, batch: Parts) -> Family:
+        """The family of a batch, which now knows its constants.
 
         Raises:
             TypeError: if its constants cannot be compared, or make too many families.
         """
-        constants = jax.tree.leaves(split(batch)[1])
         kind = self._kind(index, batch)
         if kind not in self.found:
-            alike = sum(other[0] == kind[0] for other in self.found)
-            if alike >= MOST_PROGRAMS:
+            if sum(other[0] == kind[0] for other in self.found) >= MOST_PROGRAMS:
+                named = ", ".join(f"`{path}`" for path, _ in batch.constants[:4])
                 raise TypeError(
                     f"batch {index} of `data` is of the same shapes as others, but differs in "
-                    f"{self._named(batch)}, and the loss is compiled for each value of those: "
-                    f"{MOST_PROGRAMS} programs are made already. Pass arrays of numbers (for "
-                    "text, an index into a table), or leave out what the loss does not need."
+                    f"{named}, and the loss is compiled for each value of those: {MOST_PROGRAMS} "
+                    "programs are made already. Pass arrays of numbers (for text, an index into a "
+                    "table), or leave out what the loss does not need."
                 )
-            self.found[kind] = Family(constants)
-        self.found[kind].compare(constants)
+            self.found[kind] = Family(batch.constants)
+        self.found[kind].compare(batch.constants)
         return self.found[kind]
 
-    def settled(self, batch: PyTree, family: Family | None = None) -> PyTree:
+    def settled(self, batch: Parts, family: Family | None = None) -> Parts:
         """`batch` with constants that differ within its family made arrays, or withheld."""
+        if self.by_value:
+            return batch
         if family is None:
             family = self.found.get(self._kind(0, batch))
-        arrays, constants = split(batch)
-        paths, treedef = jax.tree.flatten_with_path(constants)
-        differs = [True] * len(paths) if family is None else family.differs
-        leaves = [
-            _as_argument(leaf_path(path), leaf) if differ and not self.by_value else leaf
-            for (path, leaf), differ in zip(paths, differs, strict=True)
-        ]
-        return eqx.combine(arrays, jax.tree.unflatten(treedef, leaves))
+        differs = dict.fromkeys(batch.paths, True) if family is None else family.differs
+        leaves = tuple(
+            _as_argument(path, leaf) if not numeric and differs[path] else leaf
+            for path, leaf, numeric in zip(batch.paths, batch.leaves, batch.numeric, strict=True)
+        )
+        return replace(batch, leaves=leaves, numeric=tuple(map(is_numeric, leaves)))
 
-    def _kind(self, index: int, batch: PyTree) -> tuple[Any, Any]:
-        arrays, constants = split(batch)
-        leaves, treedef = jax.tree.flatten(arrays)
-        paths, fixed_treedef = jax.tree.flatten_with_path(constants)
-        shapes = (treedef, fixed_treedef, *((leaf.shape, leaf.dtype) for leaf in leaves))
+    def _kind(self, index: int, batch: Parts) -> tuple[Any, Any]:
+        shapes = (batch.treedef, *((leaf.shape, leaf.dtype) for leaf in batch.arrays))
         values = []
-        for path, leaf in paths:
+        for path, leaf in batch.constants:
             of_type = isinstance(leaf, Withheld) or (not self.by_value and _is_plain(leaf))
-            values.append(type(leaf) if of_type else _value(leaf))
+            values.append((path, type(leaf) if of_type else _value(leaf)))
             try:
                 hash(values[-1])
             except TypeError as error:
                 raise TypeError(
-                    f"batch {index} of `data` holds a {type(leaf).__name__} at "
-                    f"`{leaf_path(path)}`, which cannot be told from that of another batch; make "
-                    "an array of it, or leave it out."
+                    f"batch {index} of `data` holds a {type(leaf).__name__} at `{path}`, which "
+                    "cannot be told from that of another batch; make an array of it, or leave it "
+                    "out."
                 ) from error
         return shapes, tuple(values)
-
-    def _named(self, batch: PyTree) -> str:
-        paths = [path for path, _ in jax.tree.leaves_with_path(split(batch)[1])]
-        return ", ".join(f"`{leaf_path(path)}`" for path in paths[:4])
 
 
 def _is_plain(leaf: Any) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.memory import resolve_budget
-from hessspec._operators.batch_leaves import Families, admit, split
+from hessspec._operators.batch_leaves import Families, Parts, admit
 
 
 class Batches:
@@ -147,12 +147,14 @@ class BatchGroup(eqx.Module):
     """Batches of equal shape, stacked so that one compiled loop can scan them."""
 
     arrays: PyTree  # leaves have a leading axis, one entry per batch
-    constants: Any  # what is not an array; the same for all batches of the group
+    constants: Any  # what is not an array, the same for all; of data, all but its arrays
     weights: Float[Array, " batches"]
     places: tuple[int, ...] = eqx.field(static=True, default=())  # of its batches in the data
 
     def batch(self, arrays: PyTree) -> PyTree:
         """One batch again, from one entry of `arrays`."""
+        if isinstance(self.constants, Parts):
+            return self.constants.whole(arrays)
         return arrays if self.constants is None else eqx.combine(arrays, self.constants)
 
     def example(self) -> PyTree:
@@ -165,7 +167,7 @@ class BatchGroup(eqx.Module):
         return self.batch(jax.tree.map(alike, self.arrays))
 
     def traced(self) -> "BatchGroup":
-        """The group as programs take it: what is not an array is part of the trace already."""
+        """The group as programs take it: all but its arrays is part of the trace already."""
         return BatchGroup(self.arrays, None, self.weights)
 
     def weighted_sum(self, function: Callable[[PyTree], Array]) -> Array:
@@ -210,7 +212,7 @@ class StreamedData(eqx.Module):
     def groups(self) -> Iterator[tuple[BatchGroup, ...]]:
         """One group of a single batch at a time."""
         for index, (batch, weight) in enumerate(self.batches.weighted()):
-            settled = self.families.settled(batch)
+            settled = self.families.settled(Parts.of(batch))
             yield (_stack([settled], [weight / self.total_weight], (index,)),)
 
 
@@ -229,28 +231,29 @@ def collect(
     """
     if not isinstance(data, Batches):
         _check_one_batch(data)
-        return (_stack([admit(data, "`data`")], [1.0], (0,)),)
+        return (_stack([Parts.of(admit(data, "`data`"))], [1.0], (0,)),)
     budget = resolve_budget(memory_budget) // 4
     families = Families(by_value)
     total_weight, nbytes, streamed = 0.0, 0, False
     for index, (batch, weight) in enumerate(data.weighted()):
+        parts = Parts.of(batch)
         total_weight += weight
-        nbytes += sum(leaf.nbytes for leaf in jax.tree.leaves(split(batch)[0]))
-        family = families.add(index, batch)
+        nbytes += sum(leaf.nbytes for leaf in parts.arrays)
+        family = families.add(index, parts)
         if nbytes > budget and not streamed:
             # Only the weights and constants are still needed; the batches are not kept.
             streamed = True
             for other in families.found.values():
                 other.items.clear()
         if not streamed:
-            family.items.append((batch, weight, index))
+            family.items.append((parts, weight, index))
     if data.reduction == "sum":
         total_weight = 1.0
     if streamed:
         return StreamedData(data, total_weight, families)
     return tuple(
         _stack(
-            [families.settled(batch, family) for batch, _, _ in family.items],
+            [families.settled(parts, family) for parts, _, _ in family.items],
             [weight / total_weight for _, weight, _ in family.items],
             tuple(index for _, _, index in family.items),
         )
@@ -313,10 +316,10 @@ def _looks_like_batches(data: PyTree) -> bool:
     return not is_array and not isinstance(data, Mapping | Batches) and hasattr(data, "__iter__")
 
 
-def _stack(batches: list[PyTree], weights: list[float], places: tuple[int, ...]) -> BatchGroup:
-    parts = [split(batch) for batch in batches]
-    arrays = jax.tree.map(lambda *leaves: _stacked(leaves), *(arrays for arrays, _ in parts))
-    return BatchGroup(arrays, parts[0][1], jnp.asarray(weights, dtype=float), places)
+def _stack(batches: list[Parts], weights: list[float], places: tuple[int, ...]) -> BatchGroup:
+    arrays = tuple(map(_stacked, zip(*(batch.arrays for batch in batches), strict=True)))
+    rest = batches[0].without_arrays()
+    return BatchGroup(arrays, rest, jnp.asarray(weights, dtype=float), places)
 
 
 def _stacked(leaves: tuple[Array | np.ndarray, ...]) -> Array:

@@ -18,6 +18,7 @@ from jax.extend.core import Jaxpr
 from jaxtyping import Array, PyTree
 
 from hessspec._base.signatures import explained
+from hessspec._base.space import apart
 from hessspec._operators.traces import evaluated, holds_nested_constants, open_jits, opened
 
 _BIND = "bind further arguments with `functools.partial`"
@@ -108,7 +109,7 @@ def lift(
 
 
 def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyTree]:
-    dynamic, static = eqx.partition(arguments, eqx.is_array)
+    dynamic, static = apart(arguments, eqx.is_array)
     inner = inspect_wrapped(function)
 
     def on_arrays(arrays: PyTree) -> PyTree:
@@ -129,8 +130,8 @@ def _second_derivative(
     something is not shown: other rules, callbacks, or arrays that only a rule closes over, which
     would not be among the arguments of the program.
     """
-    dynamic, static = eqx.partition(arguments, eqx.is_array)
-    floats, rest = eqx.partition(dynamic, eqx.is_inexact_array)
+    dynamic, static = apart(arguments, eqx.is_array)
+    floats, rest = apart(dynamic, eqx.is_inexact_array)
     inner = inspect_wrapped(function)
 
     def first(x: PyTree, v: PyTree, rest: PyTree) -> PyTree:

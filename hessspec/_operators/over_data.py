@@ -31,6 +31,9 @@ _CALLS = (
     ("loss_fn(params, batch)", "leave out `data`, or let it take the batch as second argument"),
 )
 
+# For each group of batches their places in the data, and the paths of their arrays.
+Sources = tuple[tuple[tuple[int, ...], tuple[str, ...]], ...]
+
 
 class Chunk(eqx.Module):
     """Batches of equal shape and the functions traced at that shape."""
@@ -50,7 +53,7 @@ class _Source:
 
     def __init__(self, functions: tuple[Callable[..., PyTree], ...]) -> None:
         self.functions = functions
-        self.places: tuple[tuple[int, ...], ...] = ()  # of each chunk's batches in the data
+        self.groups: Sources = ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Source)
@@ -134,23 +137,23 @@ class DataOperator(PlannedOperator):
                 return f"of {place}{_flaw(arrays)}"
         return "only of all batches together: their sum overflows"
 
-    def _batch_by_batch(self) -> Iterator[tuple[str, Array, PyTree]]:
-        """The name, the losses and the arrays of each batch."""
-        several = self.streamed is not None or sum(map(len, self.source.places)) > 1
+    def _batch_by_batch(self) -> Iterator[tuple[str, Array, list[tuple[str, Array]]]]:
+        """The name of each batch, its losses, and the paths of its arrays with them."""
+        several = self.streamed is not None or sum(len(p) for p, _ in self.source.groups) > 1
 
-        def of(view: DataOperator, places: tuple[tuple[int, ...], ...]) -> Iterator[Any]:
-            for chunk, losses, indices in zip(
-                view.chunks, _losses_by_batch(view), places, strict=True
-            ):
-                for row, index in enumerate(indices):
-                    arrays = jax.tree.map(lambda leaf, row=row: leaf[row], chunk.group.arrays)
-                    yield f"batch {index} of `data`" if several else "`data`", losses[row], arrays
+        def of(view: DataOperator, sources: Sources) -> Iterator[Any]:
+            parts = zip(view.chunks, _losses_by_batch(view), sources, strict=True)
+            for chunk, losses, (places, paths) in parts:
+                for row, place in enumerate(places):
+                    arrays = [leaf[row] for leaf in chunk.group.arrays]
+                    name = f"batch {place} of `data`" if several else "`data`"
+                    yield name, losses[row], list(zip(paths, arrays, strict=True))
 
         if self.streamed is None:
-            yield from of(self, self.source.places)
+            yield from of(self, self.source.groups)
             return
         for groups in self.streamed.groups():
-            yield from of(self._view(groups), tuple(group.places for group in groups))
+            yield from of(self._view(groups), _sources(groups))
 
     def losses(self) -> Float[Array, "*T"]:
         """The loss at the operator's parameters: a scalar, or shape (T,)."""
@@ -196,7 +199,7 @@ class DataOperator(PlannedOperator):
             groups = collect(() if data is None else data, budget, by_value=by_value)
             if isinstance(groups, StreamedData):
                 return groups, *self._lift_all(next(groups.groups()))
-            self.source.places = tuple(group.places for group in groups)
+            self.source.groups = _sources(groups)
             return None, *self._lift_all(groups)
 
         try:
@@ -289,19 +292,22 @@ class DataOperator(PlannedOperator):
         return jnp.ones((1,), self.dtype) if self.weights is None else self.weights
 
 
-def _flaw(arrays: PyTree) -> str:
+def _flaw(arrays: list[tuple[str, Array]]) -> str:
     """What is wrong with a batch: numbers that are none, or no items; nothing if neither is."""
-    is_bare = jax.tree_util.all_leaves([arrays])
-    for path, leaf in zip(leaf_paths(arrays), jax.tree.leaves(arrays), strict=True):
+    for path, leaf in arrays:
         flaw = "not finite" if _not_finite(leaf) else "empty" if leaf.size == 0 else None
         if flaw is not None:
-            return f", {flaw}" + ("" if is_bare else f" at `{path}`")
+            return f", {flaw}" + (f" at `{path}`" if path else "")
     return ""
 
 
 def _not_finite(leaf: Any) -> bool:
     is_float = eqx.is_inexact_array(leaf)
     return is_float and not bool(jnp.all(jnp.isfinite(leaf)))
+
+
+def _sources(groups: tuple[BatchGroup, ...]) -> Sources:
+    return tuple((group.places, group.constants.array_paths) for group in groups)
 
 
 @eqx.filter_jit

@@ -286,6 +286,36 @@ def test_sets_that_cannot_be_told_apart_are_refused_by_place():
         HessianOperator(squares, params(), data=Batches([batch], sizes=[4]))
 
 
+@jax.tree_util.register_pytree_node_class
+class Checked:
+    """A data set that looks at the shapes of its arrays whenever it is made, as GPJax's does."""
+
+    def __init__(self, x, y):
+        if x is not None and (x.ndim != 2 or x.shape[0] != y.shape[0]):
+            raise ValueError("rows of inputs and their targets are wanted")
+        self.x, self.y = x, y
+
+    def tree_flatten(self):
+        return (self.x, self.y), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+def test_trees_that_check_their_leaves_may_be_batches():
+    def loss(params, batch):
+        return squares(params, (batch.x, batch.y))
+
+    sets = [Checked(x, y) for x, y in pairs(7, 7, 4)]
+    close(HessianOperator(loss, params(), data=sets[0]).dense(), curvature(X[:7]))
+    whole = HessianOperator(loss, params(), data=Batches(sets))
+    close(whole.dense(), (14 * curvature(X[:7]) + 4 * curvature(X[:4])) / 18)
+    broken = Checked(X[:7] * np.nan, Y[:7])
+    with pytest.raises(ValueError, match=r"of batch 1 of `data`, not finite"):
+        HessianOperator(loss, params(), data=Batches([sets[0], broken])).validate()
+
+
 class Loader:
     """Holds batches, as loaders of other libraries do."""
 
