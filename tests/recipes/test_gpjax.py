@@ -9,7 +9,7 @@ import pytest
 import hessspec
 
 gpx = pytest.importorskip("gpjax", reason="needs gpjax")
-PositiveReal = pytest.importorskip("gpjax.parameters").PositiveReal
+parameters = pytest.importorskip("gpjax.parameters")
 
 X = jnp.linspace(0, 1, 15)[:, None]
 Y = jnp.sin(6 * X) + 0.1 * jax.random.normal(jax.random.key(0), X.shape)
@@ -34,7 +34,8 @@ def test_the_negative_marginal_likelihood_by_its_trainable_parameters(dense, clo
     def loss(model, data):
         return -gpx.objectives.conjugate_mll(model, data)
 
-    operator = hessspec.HessianOperator(loss, model, data=data, where=PositiveReal)
+    trainable = (parameters.PositiveReal, parameters.NonNegativeReal)
+    operator = hessspec.HessianOperator(loss, model, data=data, where=trainable)
     assert operator.space.paths == (
         "prior/kernel/lengthscale",
         "prior/kernel/variance",
