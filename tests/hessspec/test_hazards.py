@@ -5,17 +5,17 @@ same hazards, where there are any, are named beside them.
 
 a  the zero operator              below; test_density `..._has_trace_zero_and_an_atom_at_zero`
 b  breakdown, m far above rank    below; test_lanczos `..._exhausted_space_is_noticed_at_once`
-c  scales from 1e-12 to 1e12      below; test_trace, test_density, test_eigenpairs `..._of_c_h_...`
+c  scales from 1e-12 to 1e12      below; test_verb, test_density, test_eigenpairs `..._of_c_h_...`
 d  ghosts: three outliers stay 3  below; test_density `test_three_outliers_over_a_tiny_bulk_...`
-e  indefinite, trace 0            below; test_trace `..._is_zero_within_its_error`
-f  a ragged last batch            below; test_operators `test_ragged_batches_give_the_mean_...`
-g  unused parameters              below; test_operators `test_unused_parameters_have_zero_rows`
-h  dtypes, integer leaves         below; test_operators `test_mixed_dtypes_compute_in_...`
-i  odd and excessive requests     below; test_trace `test_any_number_of_products_...`
+e  indefinite, trace 0            below; test_verb `..._is_zero_within_its_error`
+f  a ragged last batch            below; test_over_data `test_ragged_batches_give_the_mean_...`
+g  unused parameters              below; test_hessian `test_unused_parameters_have_zero_rows`
+h  dtypes, integer leaves         below; test_hessian `test_mixed_dtypes_compute_in_...`
+i  odd and excessive requests     below; test_verb `test_any_number_of_products_...`
 j  coverage of intervals          below, 200 seeds; studies/test_trace_studies, 2,000 seeds
-k  H at another point             below; test_operators `test_the_hessian_is_taken_at_...`
-l  uncounted products             below; test_trace, test_eigenpairs `..._is_counted...`
-m  probes shared between keys     below; test_trace, test_density `test_probes_can_be_added_...`
+k  H at another point             below; test_hessian `test_the_hessian_is_taken_at_...`
+l  uncounted products             below; test_verb, test_eigenpairs `..._is_counted...`
+m  probes shared between keys     below; test_verb, test_density `...`
 n  compile time and data loops    below
 o  settings changed by errors     below
 """

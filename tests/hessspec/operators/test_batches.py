@@ -355,3 +355,25 @@ def test_a_function_that_returns_a_used_iterator_is_found_out():
     once = iter(pairs(8, 8))
     with pytest.raises(ValueError, match=r"`batches` was empty when it was read again"):
         HessianOperator(squares, params(), data=Batches(lambda: once), memory_budget=200)
+
+
+def test_sums_over_batches_are_sums():
+    def total(params, batch):
+        return ((batch @ params) ** 2).sum()
+
+    rows = rows_of(1, 11)[0]
+    parts = Batches([rows[:6], rows[6:]], reduction="sum")
+    close(HessianOperator(total, params(), data=parts).dense(), 2 * rows.T @ rows)
+
+
+def test_one_shot_iterators_and_unknown_sizes_are_refused():
+    (x,) = rows_of(1, 11)
+    with pytest.raises(TypeError, match="iterable more than once"):
+        Batches(iter([x]))
+    ragged_leaves = Batches([{"x": x, "scale": jnp.float32(2.0)}])
+    with pytest.raises(ValueError, match="`sizes` is required"):
+        HessianOperator(lambda p, b: (b["x"] @ p).sum(), jnp.ones(3), data=ragged_leaves)
+    with pytest.raises(ValueError, match="one size for each batch"):
+        HessianOperator(lambda p, b: (b @ p).sum(), jnp.ones(3), data=Batches([x], sizes=[1, 2]))
+    with pytest.raises(ValueError, match="at least one batch"):
+        HessianOperator(lambda p, b: (b @ p).sum(), jnp.ones(3), data=Batches([]))

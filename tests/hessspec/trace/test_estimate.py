@@ -1,0 +1,36 @@
+"""The record of a trace: what is read off its samples."""
+
+import jax
+import numpy as np
+
+from hessspec import TraceEstimate
+from tests.spectra import (
+    trace_of,
+)
+
+
+def test_the_products_still_needed_follow_from_the_measured_variance():
+    samples = np.random.default_rng(0).normal(5.0, 1.0, 64)
+    found = TraceEstimate.from_samples(samples, num_matvecs=64, dim=100)
+    assert found.matvecs_needed(atol=10.0) == 0.0
+    width = found.half_width()
+    assert found.matvecs_needed(atol=width / 2) == 3 * 64
+    assert found.matvecs_needed() == float("inf")
+
+
+def test_a_look_among_many_has_a_wider_interval():
+    samples = np.random.default_rng(0).normal(size=32)
+    once = TraceEstimate.from_samples(samples)
+    among = TraceEstimate.from_samples(samples, error_share=0.1)
+    assert among.confidence_interval(0.9) == once.confidence_interval(0.99)
+
+
+def test_records_survive_a_file_and_are_trees(three_tasks, tmp_path):
+    operator, _ = three_tasks
+    for method in ("xtrace", "auto"):
+        found = trace_of(operator, method, 48)
+        found.save(tmp_path / "trace.npz")
+        loaded = TraceEstimate.load(tmp_path / "trace.npz")
+        assert jax.tree.structure(loaded) == jax.tree.structure(found)
+        for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(found), strict=True):
+            np.testing.assert_array_equal(a, b)
