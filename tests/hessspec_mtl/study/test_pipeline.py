@@ -1,4 +1,4 @@
-"""A study's split and what is written of it, without its training."""
+"""A study's split, what is written of it and what it knows of finished work, without training."""
 
 import csv
 
@@ -10,6 +10,7 @@ from hessspec_mtl.curvature.follow import CurvatureConfig
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Task
 from hessspec_mtl.datasets.grouping import Copies
 from hessspec_mtl.featurize.molecules import graph_of
+from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.report.words import copies
 from hessspec_mtl.study import pipeline
 from hessspec_mtl.study.presets import StudyConfig
@@ -83,3 +84,16 @@ def test_what_was_left_out_is_listed_with_the_reasons(study, tmp_path):
         ["id", "reason", "detail"],
         ["line-7", "no molecular graph", 'a "reason", with a comma'],
     ]
+
+
+def test_the_time_of_work_is_known_only_where_every_unit_has_kept_it(tmp_path):
+    write_whole(tmp_path / "training" / "history.csv", "epoch\n")
+    write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n")
+    assert pipeline.all_timed(tmp_path)
+    unit = tmp_path / "curvature" / "epoch_000000" / "trace.npz"
+    write_whole(unit, b"")
+    assert not pipeline.all_timed(tmp_path)
+    write_whole(unit.parent / "seconds.json", '{"trace": 2.0}')
+    assert pipeline.all_timed(tmp_path)
+    write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n1,\n")
+    assert not pipeline.all_timed(tmp_path)

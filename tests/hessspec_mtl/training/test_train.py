@@ -9,18 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from hessspec_mtl.graphs import MultiGraph, batch_graphs, padding_for
+from hessspec_mtl.graphs import MultiGraph, batch_graphs
 from hessspec_mtl.network.model import NetworkConfig, predict
-from hessspec_mtl.training.batches import epoch_batches, padding_ladder
 from hessspec_mtl.training.checkpoints import CheckpointError, Checkpoints
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.state import load_history, training_seconds
-from hessspec_mtl.training.train import _Optimization, load_params, saved_epochs, train
+from hessspec_mtl.training.train import load_params, saved_epochs, train
 
 NETWORK = NetworkConfig(
     node_features=2, edge_features=1, tasks=("size", "bonds"), num_steps=1, width=4, head_width=4
@@ -245,21 +243,6 @@ def test_a_diverging_run_stops_before_it_saves(tmp_path):
     assert saved_epochs(tmp_path) == [0]
 
 
-def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
-    key = jax.random.key(0)
-    first, second = (epoch_batches(key, epoch, 30, 8) for epoch in (1, 2))
-    assert [len(batch) for batch in first] == [8, 8, 8, 6]
-    assert sorted(np.concatenate(first)) == list(range(30))
-    assert not np.array_equal(first[0], second[0])
-    np.testing.assert_array_equal(first[2], epoch_batches(key, 1, 30, 8)[2])
-
-
-def test_the_learning_rate_is_that_of_the_paper():
-    config = TrainConfig()
-    rates = [config.learning_rate_at(epoch) for epoch in (1, 256, 257, 512)]
-    np.testing.assert_allclose(rates, [1e-3, 1e-3, 0.997e-3, 0.997**256 * 1e-3])
-
-
 def test_the_steps_use_the_learning_rate_of_their_epoch(tmp_path):
     """SGD's step is rate times gradient: at a rate of nearly 0 in epoch 2, nothing moves."""
     config = TrainConfig(
@@ -271,40 +254,3 @@ def test_the_steps_use_the_learning_rate_of_their_epoch(tmp_path):
     before, first, second = (p[kernel[0]][kernel[1]][kernel[2]] for p in (before, first, second))
     np.testing.assert_array_equal(first, second)
     assert np.abs(before - first).max() > 0
-
-
-def test_the_learning_rate_warms_up_in_proportion():
-    schedule = _Optimization.of(TrainConfig(warmup_steps=10, num_epochs=8), 5).schedule
-    rates = [float(schedule(jnp.int32(count))) for count in (0, 4, 9, 10, 19, 20)]
-    np.testing.assert_allclose(rates, [1e-4, 5e-4, 1e-3, 1e-3, 1e-3, 0.997e-3], rtol=1e-5)
-
-
-def test_every_batch_fits_the_ladder_and_most_fit_its_lower_rungs():
-    rng = np.random.default_rng(3)
-    graphs = [graph(rng) for _ in range(200)]
-    ladder = padding_ladder(graphs, 16)
-    assert 1 < len(ladder) <= 3
-    assert list(ladder) == sorted(ladder)
-    assert ladder[-1] == padding_for(graphs, 16)
-    fits = 0
-    for members in epoch_batches(jax.random.key(0), 1, 200, 16)[:-1]:
-        chosen = [graphs[i] for i in members]
-        real = sum(g.num_nodes for g in chosen), sum(g.num_edges for g in chosen), 16
-        assert ladder[-1].holds(*real)
-        fits += ladder[-2].holds(*real)
-    assert fits >= 10
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_epochs": 0}, "`num_epochs` must be at least 1"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
-        ({"warmup_steps": -1}, "`warmup_steps` must be at least 0"),
-        ({"optimizer": "lamb"}, r"`optimizer` must be one of \['adam', 'adamw', 'sgd'\]"),
-        ({"keep_epochs": (600,)}, r"`keep_epochs` must lie in \[0, 512\]"),
-    ],
-)
-def test_an_impossible_training_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig(**change)

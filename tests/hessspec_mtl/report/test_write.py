@@ -11,10 +11,8 @@ from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.report import FullDataset, ReportFiles, Results, write_results
 from hessspec_mtl.report.results import test_errors as final_errors
-from hessspec_mtl.report.words import duration, facts, flat_settings, listed, summary
+from hessspec_mtl.report.words import facts, summary
 from hessspec_mtl.report.write import sweep
-from hessspec_mtl.study.pipeline import all_timed
-from hessspec_mtl.study.tables import slug
 
 final_errors.__test__ = False  # its name is about the network's test error
 
@@ -198,16 +196,6 @@ def test_a_run_without_curvature_still_reports(results, tmp_path):
     assert "not measured in this run" in files.html.read_text()
 
 
-def test_words():
-    assert duration(75) == "75 seconds"
-    assert duration(600) == "10 minutes"
-    assert duration(7200) == "2.0 hours"
-    assert listed(["a"]) == "a"
-    assert listed(["a", "b", "c"]) == "a, b and c"
-    assert slug("My data, v2") == "my-data-v2"
-    assert flat_settings({"a": {"b": 1}, "c": (2, 3)}) == [("a.b", "1"), ("c", "(2, 3)")]
-
-
 def test_figures_of_other_data_sets_are_swept_and_nothing_else(tmp_path):
     for name in ("figure5.png", "figure5_qm8.csv", "figure5_mp.pdf", "mine.png", "figure5.txt"):
         write_whole(tmp_path / name, "")
@@ -220,19 +208,8 @@ def test_figures_of_other_data_sets_are_swept_and_nothing_else(tmp_path):
     }
 
 
-def test_work_of_unknown_time_makes_the_sum_a_lower_bound(results, tmp_path):
+def test_work_of_unknown_time_makes_the_sum_a_lower_bound(results):
     study = results.studies[0]
     unknown = replace(study, runs=(replace(study.runs[0], timed=False),))
     assert dict(facts(replace(results, studies=(unknown,))))["Took"].startswith("at least ")
     assert "at least" not in dict(facts(results))["Took"]
-
-    write_whole(tmp_path / "training" / "history.csv", "epoch\n")
-    write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n")
-    assert all_timed(tmp_path)
-    unit = tmp_path / "curvature" / "epoch_000000" / "trace.npz"
-    write_whole(unit, b"")
-    assert not all_timed(tmp_path)
-    write_whole(unit.parent / "seconds.json", '{"trace": 2.0}')
-    assert all_timed(tmp_path)
-    write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n1,\n")
-    assert not all_timed(tmp_path)

@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from hessspec_mtl.files.timing import timed, unit_seconds
 from hessspec_mtl.files.whole import FolderInUseError, remove_parts, sole_use, write_whole
 
 
@@ -69,17 +68,3 @@ def test_a_read_only_folder_is_named(tmp_path):
         raise AssertionError("cannot be")
     with pytest.raises(OSError, match=r"x cannot be written .* make the folder writable"):
         write_whole(tmp_path / "x", "")
-
-
-def test_the_time_of_a_unit_is_that_of_the_attempt_that_finished(tmp_path):
-    with timed(tmp_path, "trace"):
-        pass
-    first = unit_seconds(tmp_path)["trace"]
-    with timed(tmp_path, "density"):
-        pass
-    with pytest.raises(KeyboardInterrupt), timed(tmp_path, "trace"):
-        raise KeyboardInterrupt
-    assert unit_seconds(tmp_path)["trace"] == first
-    assert unit_seconds(tmp_path).keys() == {"trace", "density"}
-    (tmp_path / "seconds.json").write_text('{"trace": 1')
-    assert unit_seconds(tmp_path) == {}

@@ -1,0 +1,30 @@
+"""Axes that go through zero and span powers of ten."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hessspec_mtl.figures.axes import linear_threshold, power_of_ten, symlog
+from hessspec_mtl.figures.style import new_figure
+
+
+@given(st.lists(st.floats(-1e8, 1e8), min_size=1, max_size=20), st.integers(3, 9))
+def test_symlog_axes_label_zero_and_few_powers_of_ten(values, max_ticks):
+    array = np.array(values)
+    axes = new_figure(2.0).subplots()
+    axes.set_ylim(min(array.min(), 0) - 1, max(array.max(), 0) + 1)
+    symlog(axes, "y", linear_threshold(array), max_ticks=max_ticks)
+    ticks = axes.get_yticks()
+    assert 0.0 in ticks
+    assert len(ticks) <= max_ticks + 1
+    others = np.log10(np.abs(ticks[ticks != 0]))
+    np.testing.assert_allclose(others, others.round(), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (10, "10"), (-0.1, "−0.1"), (1e5, "$10^{5}$"), (-1e-4, "$-10^{-4}$")],
+)
+def test_powers_of_ten_are_written_as_readers_expect(value, text):
+    assert power_of_ten(value) == text

@@ -1,0 +1,28 @@
+"""Figures on disk: the same bytes twice, and no state left behind."""
+
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from hessspec_mtl.figures import (
+    trace_figure,
+    write_plot,
+)
+
+
+def test_files_are_the_same_twice_and_no_state_is_left(records, tmp_path):
+    before = dict(mpl.rcParams)
+    plot = trace_figure([records.study("MP")])
+    first = write_plot(plot, tmp_path / "a")
+    second = write_plot(trace_figure([records.study("MP")]), tmp_path / "b")
+    assert first.pdf.read_bytes() == second.pdf.read_bytes()
+    assert first.pdf.read_bytes().startswith(b"%PDF")
+    assert first.png.read_bytes().startswith(b"\x89PNG")
+    table = pd.read_csv(first.csv)
+    np.testing.assert_allclose(table["trace"], plot.data["trace"], rtol=1e-8)
+    assert not list(tmp_path.rglob("*.part"))
+    assert dict(mpl.rcParams) == before
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()

@@ -1,0 +1,35 @@
+"""Settings of a training: the rate of each epoch, and what cannot be."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessspec_mtl.training.config import TrainConfig
+from hessspec_mtl.training.train import _Optimization
+
+
+def test_the_learning_rate_is_that_of_the_paper():
+    config = TrainConfig()
+    rates = [config.learning_rate_at(epoch) for epoch in (1, 256, 257, 512)]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 0.997e-3, 0.997**256 * 1e-3])
+
+
+def test_the_learning_rate_warms_up_in_proportion():
+    schedule = _Optimization.of(TrainConfig(warmup_steps=10, num_epochs=8), 5).schedule
+    rates = [float(schedule(jnp.int32(count))) for count in (0, 4, 9, 10, 19, 20)]
+    np.testing.assert_allclose(rates, [1e-4, 5e-4, 1e-3, 1e-3, 1e-3, 0.997e-3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_epochs": 0}, "`num_epochs` must be at least 1"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be at least 0"),
+        ({"optimizer": "lamb"}, r"`optimizer` must be one of \['adam', 'adamw', 'sgd'\]"),
+        ({"keep_epochs": (600,)}, r"`keep_epochs` must lie in \[0, 512\]"),
+    ],
+)
+def test_an_impossible_training_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)
