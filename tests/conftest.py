@@ -1,8 +1,19 @@
 """Settings of every test."""
 
 import os
+from importlib.metadata import version
 
 import hypothesis
+
+# Compiling is three quarters of the work of these tests. A compiler that optimises little takes a
+# fifth of the time, and what it makes computes the same up to rounding. `TESTS_COMPILE=full`, as in
+# `make check-all`, takes the compiler as users have it. These lines come before JAX is imported.
+if os.environ.get("TESTS_COMPILE") != "full":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    quick = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later ones do not know it
+        quick.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([*quick, os.environ.get("XLA_FLAGS", "")]).strip()
 
 # Compilation makes the first example slow; the time of one example says nothing about ours.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
