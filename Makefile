@@ -1,23 +1,30 @@
 # Needs only Python 3.11 or newer and make.
 PYTHON ?= python3
-VENV   := .venv
+# .venv belongs to the Python that made it; another one gets an environment of its own: .venv-3.13.
+MINOR  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null)
+HELD   := $(shell sed -n 's/^version[_info]* *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2> /dev/null)
+VENV   := .venv$(addprefix -,$(if $(HELD),$(filter-out $(HELD),$(MINOR))))
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Every target installs the pinned versions that the tests were last green with.
+# Every target installs the pinned versions that the tests were last green with: on Python 3.11 the
+# last that know it, elsewhere the newest.
+PINS   := $(if $(filter 3.11,$(MINOR)),constraints.txt,constraints-newest.txt)
 EXTRAS_RUN  := mtl
 EXTRAS_TEST := mtl,plot,generate,materials-project,dev
 EXTRAS_DOCS := mtl,docs
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=
 
-.PHONY: help reproduce test lint types check slow benchmarks docs clean
+.PHONY: help reproduce test lint types check slow compat benchmarks docs house clean
 
 help:
 	@echo "make reproduce   install and run the main job (ARGS=... is passed on)"
 	@echo "make test        install, then lint, types and all quick tests"
 	@echo "make slow        the full accuracy and coverage studies (hours)"
+	@echo "make compat      the core's tests against the oldest and the newest JAX (20 minutes)"
 	@echo "make benchmarks  install, measure every claim on speed (half an hour), draw docs/benchmarks.md"
 	@echo "make docs        install and build the pages of docs/ into site/"
+	@echo "make house       draw the modules and what they use, for docs/built.md"
 	@echo "make clean       remove the virtual environment and caches"
 
 # A virtual environment without a working pip is one that was being made when something stopped it.
@@ -33,19 +40,19 @@ define install
 		$(PYTHON) -m venv --clear $(VENV) && touch $(VENV)/.made; \
 	fi
 	@touch $(VENV)/.installing
-	$(PIP) install --constraint constraints.txt --editable '.[$(1)]'
+	$(PIP) install --constraint $(PINS) --editable '.[$(1)]'
 	@rm $(VENV)/.installing
 endef
 
-$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.run: $(VENV)/.made pyproject.toml $(PINS)
 	$(call install,$(EXTRAS_RUN))
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.test: $(VENV)/.made pyproject.toml $(PINS)
 	$(call install,$(EXTRAS_TEST))
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.docs: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.docs: $(VENV)/.made pyproject.toml $(PINS)
 	$(call install,$(EXTRAS_DOCS))
 	@touch $@ $(VENV)/.run
 
@@ -69,12 +76,19 @@ test: lint types check
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow
 
+# Needs no environment: it makes one for each pair of Python and JAX whose Python is at hand.
+compat:
+	$(PYTHON) tests/compat.py $(ARGS)
+
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+house: $(VENV)/.test
+	$(BIN)/python -m docs.house_picture
 
 # The other libraries have environments of their own: python -m benchmarks.peers.install
 benchmarks: $(VENV)/.run
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* site .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import house
+from docs import house, house_picture
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 450
@@ -111,3 +111,13 @@ def test_a_step_to_the_side_is_an_arrow_too():
     assert not climbs("hessspec._verify", "hessspec.plotting")  # loose: above all wings
     assert climbs("hessspec._trace.verb", "hessspec")
     assert not climbs("hessspec_mtl.files.whole", "hessspec._trace.verb")
+
+
+def test_the_pictures_show_the_house_as_it_is():
+    drawn = (house_picture.IMAGES / "house.txt").read_text(encoding="utf-8")
+    assert drawn == house_picture.text(IMPORTS), "draw the house anew: make house"
+
+
+def test_an_arrow_is_left_out_only_where_a_longer_way_says_the_same():
+    used = {"roof": {"hall", "cellar"}, "hall": {"cellar"}, "shed": {"cellar"}, "cellar": set()}
+    assert house_picture.shortened(used) == {**used, "roof": {"hall"}}
