@@ -79,7 +79,7 @@ def save_record(
         ) from error
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **stored)  # type: ignore[arg-type]
+            np.savez_compressed(stream, **stored)  # type: ignore[arg-type]
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
