@@ -96,8 +96,8 @@ def _element_of(
     if type_symbol is not None and type_symbol not in NO_VALUE:
         letters = re.match(r"[A-Za-z]*", type_symbol)
         element = element_named(letters[0]) if letters else None
-        # Two elements on one place, "0.8Nb + 0.2Zr", begin with a number.
-        if element is None:
+        # Two elements on one place, "0.8Nb + 0.2Zr" or "Nb0.8Zr0.2": no charge has letters.
+        if letters is None or element is None or re.search("[A-Z]", type_symbol[letters.end() :]):
             raise FeaturisationError(f"{label}: the type symbol {type_symbol!r} is no element")
         return element
     return _element_of_label(label, formula, doubts)
@@ -106,6 +106,12 @@ def _element_of(
 def _element_of_label(label: str, formula: Formula | None, doubts: Doubts) -> str:
     """The element that the letters of a label name, the formula having the last word."""
     letters = (re.match(r"[A-Za-z]*", label) or [""])[0]
+    shared = re.match(r"\W*([A-Z][a-z]?)\d*\s*[,/+&]\s*([A-Z][a-z]?)", label)
+    if shared and ELEMENTS.issuperset(shared.groups()):
+        raise FeaturisationError(
+            f"{label} has no type symbol, and its label names {shared[1]} and {shared[2]} for one "
+            "site; make an ordered approximant of the structure first"
+        )
     exact = letters in ELEMENTS or letters in ISOTOPES
     first = [element_named(letters)] if exact else []
     readings = dict.fromkeys([*first, element_named(letters[:2]), element_named(letters[:1])])
