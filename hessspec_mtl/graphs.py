@@ -5,6 +5,9 @@ that batches of different molecules or crystals run through one compiled program
 jraph's convention: at least one graph of padding stands at the end, owns all padding nodes, and
 every padding edge is a self-edge of the first padding node. Nothing that belongs to a real graph
 ever touches it.
+
+A table of targets may lack some: NaN stands there, up to this module. A batch holds a 0 in its
+place and a weight of 0 beside it, since not even a product with 0 takes NaN out of a gradient.
 """
 
 from __future__ import annotations
@@ -90,11 +93,17 @@ class GraphBatch(eqx.Module):
 
     `mask` is 1 for a real graph and 0 for padding; the targets of padding are 0. Real graphs come
     first, in the order in which they were given.
+
+    `weights` says how much each target counts: N / n_t where it is there, n_t of the N graphs of
+    the whole set having it, and 0 where it is not. So (1/N) Σ over the set is the mean over the
+    graphs that have the target, whatever batch they are in. None stands for weights of 1, those of
+    a set that lacks nothing.
     """
 
     graph: jraph.GraphsTuple
     targets: Float[Any, "graphs tasks"]
     mask: Float[Any, " graphs"]
+    weights: Float[Any, "graphs tasks"] | None = None
 
     @property
     def num_graphs(self) -> int:
@@ -113,16 +122,20 @@ def batch_graphs(
     targets: Shaped[np.ndarray, "graphs tasks"],
     *,
     pad_to: Padding | None = None,
+    weights: Float[np.ndarray, " tasks"] | None = None,
 ) -> GraphBatch:
     """One padded batch (NumPy arrays, float32 and int32) of `graphs`, in the given order.
 
     Args:
         graphs: at least one graph, all with the same numbers of features.
-        targets: one row for each graph.
+        targets: one row for each graph, NaN where a graph has no such target.
         pad_to: the shape of the batch; by default the smallest that holds these graphs.
+        weights: `target_weights` of the set that these graphs are of; needed where targets are
+            missing, since one batch does not tell how many the set has.
 
     Raises:
-        ValueError: if the graphs do not fit `pad_to`, or disagree with each other or `targets`.
+        ValueError: if the graphs do not fit `pad_to`, or disagree with each other or `targets`, or
+            targets are missing and there are no `weights`.
     """
     if not graphs:
         raise ValueError("`graphs` must hold at least one graph, got none.")
@@ -136,6 +149,12 @@ def batch_graphs(
         raise ValueError(
             "`graphs` must all have the same numbers of node and edge features, "
             f"got (node, edge) = {sorted(features)}."
+        )
+    present = ~np.isnan(targets)
+    if weights is None and not present.all():
+        raise ValueError(
+            f"`targets` lack {np.count_nonzero(~present)} numbers (NaN), so `weights` must say how "
+            "much the others count; pass `target_weights(targets)` of all graphs of the set."
         )
     n_node = np.array([g.num_nodes for g in graphs])
     n_edge = np.array([g.num_edges for g in graphs])
@@ -170,9 +189,37 @@ def batch_graphs(
     }
     return GraphBatch(
         graph=jraph.GraphsTuple(**arrays, globals=None),
-        targets=rows([targets], padding.n_graph),
+        targets=rows([np.where(present, targets, 0.0)], padding.n_graph),
         mask=np.pad(np.ones(real[2], np.float32), (0, padding.n_graph - real[2])),
+        weights=None
+        if weights is None
+        else np.pad(present * weights[None, :], [(0, padding.n_graph - real[2]), (0, 0)]),
     )
+
+
+def target_weights(
+    targets: Shaped[np.ndarray, "graphs tasks"],
+) -> Float[np.ndarray, " tasks"] | None:
+    """N / n_t for each target: N rows, of which n_t have it (no NaN). None if none lacks any.
+
+    Raises:
+        ValueError: if a target is in no row.
+    """
+    present = ~np.isnan(targets)
+    if present.all():
+        return None
+    counts = present.sum(axis=0)
+    if not counts.all():
+        raise ValueError(
+            "`targets` must hold at least one number in each column, got none in columns "
+            f"{np.flatnonzero(counts == 0).tolist()}; leave these targets out."
+        )
+    return len(targets) / counts
+
+
+def with_any_target(targets: Shaped[np.ndarray, "graphs tasks"]) -> Int[np.ndarray, " n"]:
+    """The rows that have at least one target: the others say nothing of these tasks."""
+    return np.flatnonzero(~np.isnan(targets).all(axis=1))
 
 
 def padding_for(graphs: Sequence[MultiGraph], batch_size: int) -> Padding:
@@ -214,7 +261,8 @@ def balanced_batches(
     """All of `graphs` in batches of one shape, with little padding: for evaluation and curvature.
 
     Which graphs share a batch follows `balanced_groups`, so it depends on sizes alone. Hand
-    `sizes=[batch.num_graphs for batch in batches]` to whatever averages over the batches.
+    `sizes=[batch.num_graphs for batch in batches]` to whatever averages over the batches. Where
+    targets are missing (NaN) each batch has the weights of the whole set.
     """
     groups = balanced_groups(graphs, batch_size)
     members = [[graphs[i] for i in group] for group in groups]
@@ -223,8 +271,9 @@ def balanced_batches(
         max(sum(g.num_edges for g in group) for group in members),
         max(map(len, members)),
     )
+    weights = target_weights(targets)
     return [
-        batch_graphs(group, targets[indices], pad_to=padding)
+        batch_graphs(group, targets[indices], pad_to=padding, weights=weights)
         for group, indices in zip(members, groups, strict=True)
     ]
 

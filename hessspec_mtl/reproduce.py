@@ -11,13 +11,13 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -31,15 +31,14 @@ from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
 from hessspec_mtl.files.whole import remove_parts, sole_use, write_whole
+from hessspec_mtl.study.options import SWITCHES, StudyOptions, configured, flag
 from hessspec_mtl.study.pipeline import DATA_SEED, run_study
 from hessspec_mtl.study.presets import PRESETS, DatasetName, StudyConfig
 
-Optimizer = Literal["adamw", "adam", "sgd"]
-
 
 @dataclass(frozen=True)
-class Options:
-    """What every form of the command understands.
+class RunOptions:
+    """How much to do, and where.
 
     Attributes:
         preset: how much to do: "quick" (minutes on 2 cores), "small" (under an hour a data set
@@ -49,31 +48,23 @@ class Options:
         name: folder of this run below `out`; by default the preset's name, with the sets if
             `sets` is given, or the name of your own data. The same name again goes on where that
             run stopped.
-        seeds: one training run each; default: the preset's.
-        single_task: also train each task alone, to compare.
-        keep_groups_whole: structures that are one to the network (stereoisomers, cells of one
-            crystal) stay on one side of the split; data of your own are always split so.
-        optimizer: which optimizer trains; default: the preset's.
-        learning_rate: of the first half of training; default: the preset's.
-        num_epochs: passes over the training examples; default: the preset's.
-        num_examples: a random subset of each data set; default: the preset's.
-        num_graphs: training graphs that the Hessians are averaged over; default: the preset's,
-            or all training graphs where those are fewer.
-        progress: progress bars; by default shown in a terminal only.
+        progress: progress bars.
     """
 
     preset: Literal["quick", "small", "compare", "paper"] = "quick"
     out: Path = Path("runs")
-    name: str | None = None
-    seeds: tuple[int, ...] | None = None
-    single_task: bool = False
-    keep_groups_whole: bool = False
-    optimizer: Optimizer | None = None
-    learning_rate: float | None = None
-    num_epochs: int | None = None
-    num_examples: int | None = None
-    num_graphs: int | None = None
-    progress: bool | None = None
+    name: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: see there)")
+    ] = None
+    progress: Annotated[
+        bool | None,
+        tyro.conf.arg(metavar="[{True,False}]", help_behavior_hint="(default: in a terminal)"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Options(StudyOptions, RunOptions):
+    """What every form of the command understands."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = own or Reproduce
     options: Options = tyro.cli(
         kind,
-        args=arguments[1:] if own else arguments,
+        args=_with_values(arguments[1:] if own else arguments),
         prog="python -m hessspec_mtl.reproduce" + (f" {arguments[0]}" if own else ""),
         description=(kind.__doc__ or "").split("Attributes:")[0],
     )
@@ -161,6 +152,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"What is finished is kept. {_kept_traceback(options)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """`--single-task` becomes `--single-task True`, and `--no-single-task` the same with False."""
+    words: list[str] = []
+    for place, word in enumerate(arguments):
+        name = word.replace("_", "-").removeprefix("--")
+        if flag(name.removeprefix("no-")) not in map(flag, (*SWITCHES, "progress")):
+            words.append(word)
+        elif name.startswith("no-"):
+            words += ["--" + name.removeprefix("no-"), "False"]
+        else:
+            has_value = arguments[place + 1 : place + 2] in (["True"], ["False"], ["None"])
+            words += [word] if has_value else [word, "True"]
+    return words
 
 
 def _told(error: Exception, options: Options) -> str:
@@ -185,13 +191,15 @@ def reproduce(options: Options) -> Path:
         FolderInUseError: if another process works in the same folder.
     """
     _check(options)
+    # Asked for all sets before the first is read: what cannot be is said at once.
+    configs = {name: _configured(options, name) for name, _ in _sources(options)}
     folder = options.out / _run_name(options)
     with sole_use(folder):
         remove_parts(folder)
-        return _reproduce(options, folder)
+        return _reproduce(options, configs, folder)
 
 
-def _reproduce(options: Options, folder: Path) -> Path:
+def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Path) -> Path:
     # Imported late: plotting needs seconds to load, and `--help` does not need it.
     from hessspec_mtl.curvature.appendix_e import appendix_e
     from hessspec_mtl.report import FullDataset, Results, write_results
@@ -199,7 +207,7 @@ def _reproduce(options: Options, folder: Path) -> Path:
     start = time.perf_counter()
     studies, full = [], []
     for name, load in _sources(options):
-        config = _configured(options, name)
+        config = configs[name]
         _say(f"Reading {name}")
         whole, dataset = load(config.num_examples)
         if config.keep_groups_whole:
@@ -237,7 +245,12 @@ def _reproduce(options: Options, folder: Path) -> Path:
             for name, _ in _sources(options)
         },
     )
-    effective = {"preset": options.preset, "studies": settings, "versions": _versions()}
+    effective = {
+        "command": _command(options),
+        "preset": options.preset,
+        "studies": settings,
+        "versions": _versions(),
+    }
     write_whole(folder / "config.json", json.dumps(effective, indent=2, default=str) + "\n")
     report = write_results(results, folder).html
     _say(f"Report: {report}")
@@ -245,13 +258,6 @@ def _reproduce(options: Options, folder: Path) -> Path:
 
 
 def _check(options: Options) -> None:
-    for flag, value, least in (
-        ("--num-examples", options.num_examples, 4),
-        ("--num-graphs", options.num_graphs, 1),
-        ("--num-epochs", options.num_epochs, 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"`{flag}` must be at least {least}, got {value}.")
     sets = getattr(options, "sets", None) or ()
     if len(set(sets)) < len(sets):
         raise ValueError(f"`--sets` must name each data set once, got {' '.join(sets)}.")
@@ -275,8 +281,9 @@ def _own_name(options: OwnMolecules | OwnCrystals) -> str:
 def _fitted(config: StudyConfig, options: Options, dataset: MultitaskDataset) -> StudyConfig:
     """With no more Hessian graphs than there are training graphs, unless asked for by name."""
     available = len(dataset.split(DATA_SEED, config.test_fraction).train)
-    wanted = options.num_graphs or config.curvature.num_graphs
-    if options.num_graphs is None and wanted > available:
+    wanted = config.curvature.num_graphs
+    by_name = options.num_graphs is not None or options.curvature.num_graphs is not None
+    if wanted > available and not by_name:
         _say(f"The Hessians are averaged over all {available} training graphs ({wanted} wanted)")
         wanted = available
     return replace(config, curvature=replace(config.curvature, num_graphs=wanted))
@@ -379,40 +386,34 @@ def _configured(options: Options, name: str) -> StudyConfig:
         config = studies[name]  # type: ignore[index]
     if own or name not in studies:
         config = replace(config, num_examples=None)
-    train = config.train
-    if options.optimizer is not None:
-        train = replace(train, optimizer=options.optimizer)
-    if options.learning_rate is not None:
-        train = replace(train, learning_rate=options.learning_rate)
-    if options.num_epochs is not None:
-        train = replace(train, num_epochs=options.num_epochs)
-    return replace(
-        config,
-        train=train,
-        num_examples=config.num_examples if options.num_examples is None else options.num_examples,
-        seeds=options.seeds or config.seeds,
-        single_task=options.single_task or config.single_task,
-        keep_groups_whole=options.keep_groups_whole or config.keep_groups_whole,
-    )
+    return configured(config, options)
 
 
 def _command(options: Options) -> str:
     """What a reader types to run this again."""
     form = {OwnMolecules: " molecules", OwnCrystals: " crystals"}.get(type(options), "")
-    words = []
+    words = _typed(options)
+    return "python -m hessspec_mtl.reproduce" + form + " " * bool(words) + shlex.join(words)
+
+
+def _typed(options: Any, group: str = "") -> list[str]:
+    """The words that set what differs from its default."""
+    words: list[str] = []
     for item in fields(options):
         value = getattr(options, item.name)
-        if value == item.default or item.name == "progress":
+        if is_dataclass(value):
+            words += _typed(value, item.name)
+        elif value == item.default or item.name == "progress":
             continue
-        if item.name == "api_key":
-            value = "YOUR_KEY"
-        if item.name in ("file", "folder"):
+        elif item.name in ("file", "folder"):
             words.insert(0, str(value))
-            continue
-        flag = ("--no-" if value is False else "--") + item.name.replace("_", "-")
-        values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
-        words += [flag, *map(str, values)]
-    return "python -m hessspec_mtl.reproduce" + form + " " * bool(words) + shlex.join(words)
+        elif isinstance(value, bool):
+            words.append(flag(item.name if value else f"no_{item.name}", group))
+        else:
+            value = "YOUR_KEY" if item.name == "api_key" else value
+            values = value if isinstance(value, tuple) else (value,)
+            words += [flag(item.name, group), *map(str, values)]
+    return words
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ which is on the safe side as long as examples that are hard for one task are har
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -58,9 +58,9 @@ def at_the_end(errors: np.ndarray, functional: Callable[[np.ndarray], float]) ->
 
 
 def sampling_errors(
-    history: pd.DataFrame, split: str, tasks: Sequence[str], size: int
+    history: pd.DataFrame, split: str, tasks: Sequence[str], sizes: Mapping[str, int]
 ) -> Float[np.ndarray, " tasks"]:
-    """Standard error that the choice of `size` examples leaves on each task's final MAE.
+    """Standard error that the choice of its `sizes[task]` examples leaves on a task's final MAE.
 
     The variance of |error| over examples is MSE - MAE²; its root over √size, mean over the last
     epochs.
@@ -69,7 +69,7 @@ def sampling_errors(
     for task in tasks:
         mae, mse = (error_curve(history, split, task, measure)[1] for measure in ("mae", "mse"))
         variance = (mse - mae**2)[-final_window(mae.size) :]
-        result.append(np.sqrt(np.maximum(variance, 0.0)).mean() / max(size, 1) ** 0.5)
+        result.append(np.sqrt(np.maximum(variance, 0.0)).mean() / max(sizes[task], 1) ** 0.5)
     return np.array(result)
 
 
@@ -93,13 +93,13 @@ def shared(measured: Measured) -> Bounded:
 class _FinalErrors:
     """Errors of several tasks at the end of one run, compared two by two."""
 
-    def __init__(self, run: SeedRun, split: str, tasks: list[str]) -> None:
+    def __init__(self, study: Study, run: SeedRun, split: str, tasks: list[str]) -> None:
         self._errors = error_matrix(run.history, split, tasks)
         window = final_window(self._errors.shape[0])
         self._means = self._errors[-window:].mean(axis=0)
         # What is said of the training set is said of that very set.
         self._sampling = (
-            sampling_errors(run.history, split, tasks, np.size(run.split.test))
+            sampling_errors(run.history, split, tasks, _test_sizes(study, run))
             if split == "test"
             else np.zeros(len(tasks))
         )
@@ -120,6 +120,12 @@ def _names(study: Study) -> list[str]:
     return [task.name for task in study.tasks]
 
 
+def _test_sizes(study: Study, run: SeedRun) -> dict[str, int]:
+    """How many test examples have each target."""
+    counts = study.dataset.counts(run.split.test)
+    return {name: int(count) for name, count in zip(_names(study), counts, strict=True)}
+
+
 def _other_data(study: Study) -> str:
     """What a reader must know where a claim about one of the paper's sets meets another set."""
     if is_papers_dataset(study.dataset):
@@ -133,7 +139,7 @@ def rough_equality(study: Study) -> Judgement:
     pairs = list(itertools.permutations(range(len(study.tasks)), 2))
 
     def statistic(split: str, side: str) -> Statistic:
-        errors = [_FinalErrors(run, split, _names(study)) for run in study.runs]
+        errors = [_FinalErrors(study, run, split, _names(study)) for run in study.runs]
         ratios = [tuple(e.ratio(i, j) for e in errors) for i, j in pairs]
         shown = Statistic(
             f"largest / smallest final {side} error over tasks",
@@ -186,7 +192,7 @@ def poisson_ratio(study: Study) -> Judgement | None:
     order = [poisson[0], *moduli]
 
     def gap(run: SeedRun) -> Measured:
-        errors = _FinalErrors(run, "test", order)
+        errors = _FinalErrors(study, run, "test", order)
         return smallest([errors.difference(0, 1), errors.difference(0, 2)])
 
     return Judgement(
@@ -215,7 +221,7 @@ def oscillator_strengths(study: Study) -> Judgement | None:
         return None
     first, second = names.index("f1"), names.index("f2")
 
-    errors = [_FinalErrors(run, "test", names) for run in study.runs]
+    errors = [_FinalErrors(study, run, "test", names) for run in study.runs]
     others_of = [[i for i in range(len(names)) if i != mine] for mine in (first, second)]
     lowest = tuple(smallest([e.difference(i, first) for i in others_of[0]]) for e in errors)
     highest = tuple(smallest([e.difference(second, i) for i in others_of[1]]) for e in errors)
@@ -263,7 +269,7 @@ def multi_against_single(study: Study) -> Judgement:
         measured = at_the_end(
             together[-length:] / alone[-length:], lambda row: float(np.exp(np.log(row).mean()))
         )
-        sampling = _sampling_of_ratio(run, names)
+        sampling = _sampling_of_ratio(study, run, names)
         # Seeds share the test set: its sampling does not average out over them.
         return shared(with_sampling(measured, measured.value * sampling))
 
@@ -293,15 +299,15 @@ def multi_against_single(study: Study) -> Judgement:
     )
 
 
-def _sampling_of_ratio(run: SeedRun, names: list[str]) -> float:
+def _sampling_of_ratio(study: Study, run: SeedRun, names: list[str]) -> float:
     """Relative error that the choice of test examples leaves on the ratio of `run`."""
     if run.predictions is not None and set(names) <= set(run.single_predictions):
         return paired_log_ratio(run.predictions, run.single_predictions, names)[1]
-    size = np.size(run.split.test)
+    sizes = _test_sizes(study, run)
     relative = [
         np.hypot(
             *(
-                sampling_errors(history, "test", [name], size)[0]
+                sampling_errors(history, "test", [name], sizes)[0]
                 / error_curve(history, "test", name)[1][-1]
                 for history in (run.history, run.single_task[name])
             )

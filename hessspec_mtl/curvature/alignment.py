@@ -23,7 +23,7 @@ import hessspec
 from hessspec import EigenPairs, HessianOperator
 from hessspec._base.records import load_record, save_record
 from hessspec_mtl.datasets.base import Examples
-from hessspec_mtl.graphs import GraphBatch, batch_graphs, padding_for
+from hessspec_mtl.graphs import GraphBatch, batch_graphs, padding_for, target_weights
 from hessspec_mtl.network.model import NetworkConfig, Params
 from hessspec_mtl.network.tasks import partial_losses
 
@@ -64,16 +64,18 @@ class GradientConflict:
     def cosine_errors(self) -> Float[np.ndarray, "tasks tasks"]:
         """Jackknife standard error that the choice of graphs leaves on `cosines`; NaN for 1 group.
 
-        The groups are of nearly equal size; degrees of freedom: the number of groups less one.
+        The groups are of nearly equal size; degrees of freedom: the number of groups less one. NaN
+        too where one group alone has the examples of a task (the others have no such target).
         """
         count = self.sizes.size
         if count < 2:
             return np.full_like(self.cosines, np.nan)
-        left_out = [
-            _cosines(self._products(np.where(keep, self.sizes, 0)))
-            for keep in ~np.eye(count, dtype=bool)
+        products = [
+            self._products(np.where(keep, self.sizes, 0)) for keep in ~np.eye(count, dtype=bool)
         ]
-        return np.sqrt((count - 1) * np.var(left_out, axis=0))
+        errors = np.sqrt((count - 1) * np.var([_cosines(kept) for kept in products], axis=0))
+        gone = (np.diagonal(products, axis1=1, axis2=2) == 0).any(axis=0) & (self.norms > 0)
+        return np.where(gone[:, None] | gone[None, :], np.nan, errors)
 
     def _products(self, sizes: Int[np.ndarray, " groups"]) -> Float[np.ndarray, "tasks tasks"]:
         """Inner products of the mean gradients over the groups, weighted by `sizes`."""
@@ -257,19 +259,27 @@ def _dominant(pairs: EigenPairs, k: int) -> EigenPairs:
 def _group_gradients(
     params: Params, network: NetworkConfig, examples: Examples, num_groups: int
 ) -> tuple[Float[Array, "groups tasks dim"], Int[np.ndarray, " groups"]]:
-    """Each task's mean gradient over each of `num_groups` random groups, and the groups' sizes."""
+    """Each task's mean gradient over each of `num_groups` random groups, and the groups' sizes.
+
+    Where targets are missing, the mean over a group has the weights of all `examples`, so that the
+    mean over groups by their sizes is that over the examples that have the target.
+    """
     count = len(examples.graphs)
     num_groups = min(num_groups, count)
     order = np.random.default_rng(_GROUPS_STREAM).permutation(count)
     groups = np.array_split(order, num_groups)
     padding = padding_for(examples.graphs, len(groups[0]))
+    weights = target_weights(examples.targets)
     gradients = _task_gradients(network)
     on_device = jax.tree.map(jnp.asarray, params)
     rows = [
         gradients(
             on_device,
             batch_graphs(
-                [examples.graphs[i] for i in members], examples.targets[members], pad_to=padding
+                [examples.graphs[i] for i in members],
+                examples.targets[members],
+                pad_to=padding,
+                weights=weights,
             ),
         )
         for members in groups

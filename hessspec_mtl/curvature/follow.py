@@ -1,8 +1,9 @@
 """Curvature over training: from checkpoints to every task's trace and density, with error bars.
 
 The Hessians are those of the tasks' mean losses over one fixed set of training graphs, with
-respect to the shared parameters; the heads are held constant. The error bars are probe errors:
-how far the estimate is from the Hessian of these graphs, not of all graphs.
+respect to the shared parameters; the heads are held constant. Where targets are missing, the loss
+of a task is the mean over those of the graphs that have its target. The error bars are probe
+errors: how far the estimate is from the Hessian of these graphs, not of all graphs.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class CurvatureConfig:
     Attributes:
         num_epochs: how many epochs are analysed; epoch 0 and the last are among them, the others
             are spaced geometrically, because curvature changes fastest at first.
-        num_graphs: training graphs over which the Hessians are averaged, the same at all epochs.
+        num_graphs: training graphs over which the Hessians are averaged, the same at all epochs;
+            that of a task over those of them that have its target.
         batch_size: graphs in one batch of a product; it changes the speed and nothing else.
         trace_matvecs: products for each task's trace.
         num_probes: random starts of each density. Two or more let the multiplicity of outliers
@@ -124,7 +126,10 @@ def hessian_indices(
 def task_hessians(
     params: Params, network: NetworkConfig, examples: Examples, batch_size: int
 ) -> HessianOperator:
-    """The Hessians of all tasks' mean losses over `examples`, with respect to theta_sh."""
+    """The Hessians of all tasks' mean losses over `examples`, with respect to theta_sh.
+
+    The mean of task t is over the examples that have its target (`partial_losses`).
+    """
     if len(network.tasks) == 1:
         # Under one name, networks for different tasks share their compiled programs.
         params = {"shared": params["shared"], "heads": {"task": params["heads"][network.tasks[0]]}}

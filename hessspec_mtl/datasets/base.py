@@ -2,11 +2,16 @@
 
 The path is one-way: a `MultitaskDataset` holds everything in raw units; `split` chooses indices;
 `encode` fits deciles and standardisation on the training part and applies them to both parts.
+
+A target that is not known of an example is NaN in every table of targets. Means and deviations are
+over the examples that have it (`over_examples`); graphs that go into the network carry weights in
+place of NaN (`hessspec_mtl.graphs`).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +23,11 @@ from hessspec_mtl.featurize.raw_graph import RawGraph
 from hessspec_mtl.graphs import MultiGraph
 
 NUM_BOND_TYPES = 4
+
+_LEAVE_OUT = "leave them out (of --targets, or of --columns for crystals)"
+
+# Squares of larger standardised targets, and their sums, come near the end of float32, 3e38.
+_LARGEST = 1e16
 
 # Subsets and splits draw from different streams, so that equal seeds do not tie one to the other.
 _SUBSET_STREAM, _SPLIT_STREAM = 1, 2
@@ -71,34 +81,57 @@ class Standardisation:
         return standardised * self.std[None, :] + self.mean[None, :]
 
 
+def over_examples(
+    statistic: Callable[..., Any], targets: Float[np.ndarray, "n T"]
+) -> Float[np.ndarray, " T"]:
+    """`statistic(numbers, axis=0)` of each column, over the examples that have it (no NaN)."""
+    missing = np.isnan(targets)
+    if not missing.any():
+        # All columns at once: a sum over one column alone ends in other digits.
+        return np.asarray(statistic(targets, axis=0))
+    columns = zip(targets.T, missing.T, strict=True)
+    return np.array([statistic(column[~lacks], axis=0) for column, lacks in columns])
+
+
 def fit_standardisation(
     targets: Float[np.ndarray, "n T"], tasks: Sequence[Task]
 ) -> Standardisation:
-    """Mean and sample standard deviation (ddof = 1) of each column.
+    """Mean and sample standard deviation (ddof = 1) of each column, over the examples that have it.
 
     Raises:
-        ValueError: for fewer than two examples, or a task that is constant on them.
+        ValueError: for a task with fewer than two examples, one that is constant on them, or one
+            whose numbers are too large for a standard deviation.
     """
-    if targets.shape[0] < 2:
+    counts = np.count_nonzero(~np.isnan(targets), axis=0)
+    if (counts < 2).any():
+        few = {task.name: int(n) for task, n in zip(tasks, counts, strict=True) if n < 2}
         raise ValueError(
-            f"`targets` must hold at least 2 training examples to be standardised, "
-            f"got {targets.shape[0]}; use more examples (--num-examples)."
+            f"`targets` must hold at least 2 training examples of each task to be standardised, "
+            f"got {few}; {_LEAVE_OUT} or use more examples (--num-examples)."
         )
-    constant = [
-        task.name for task, column in zip(tasks, targets.T, strict=True) if np.ptp(column) == 0
-    ]
+    ranges = over_examples(np.ptp, targets)
+    constant = [task.name for task, width in zip(tasks, ranges, strict=True) if width == 0]
     if constant:
         raise ValueError(
             f"`targets` of {constant} are constant on the training split and cannot be "
-            "standardised; leave them out (of --targets, or of --columns for crystals) or use more "
-            "examples (--num-examples)."
+            f"standardised; {_LEAVE_OUT} or use more examples (--num-examples)."
         )
-    return Standardisation(targets.mean(axis=0), targets.std(axis=0, ddof=1))
+    with np.errstate(over="ignore"):
+        mean, std = (over_examples(f, targets) for f in (np.mean, partial(np.std, ddof=1)))
+    huge = [task.name for task, width in zip(tasks, std, strict=True) if not np.isfinite(width)]
+    if huge:
+        raise ValueError(
+            f"`targets` of {huge} are too large to be standardised (up to "
+            f"{np.nanmax(np.abs(targets)):.3g}, whose square is no number); give them another "
+            "unit, or remove the rows that are not meant."
+        )
+    return Standardisation(mean, std)
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """One side of a split as the network sees it; targets are standardised, in float32."""
+    """One side of a split as the network sees it; targets are standardised, in float32, NaN where
+    an example lacks one."""
 
     ids: tuple[str, ...]
     graphs: tuple[MultiGraph, ...]
@@ -138,7 +171,8 @@ class MultitaskDataset:
         ids: one unique name an example.
         structures: SMILES strings, or `featurize.crystals.Crystal` records.
         graphs: one an example, or none at all where a loader was told `graphs=False`.
-        targets: raw units, as `tasks` states them; no missing values.
+        targets: raw units, as `tasks` states them; NaN where it is not known, but every example has
+            at least one. The paper's sets lack none.
         tasks: what the columns of `targets` are.
         groups: examples of the same group are never separated by a split.
         elements: atomic numbers that get a node feature.
@@ -179,8 +213,12 @@ class MultitaskDataset:
         if len(set(self.ids)) != len(self.ids):
             repeated = [name for name, count in Counter(self.ids).most_common(5) if count > 1]
             raise ValueError(f"`ids` must be unique, got {repeated} more than once.")
-        if not np.isfinite(self.targets).all():
-            row, column = np.argwhere(~np.isfinite(self.targets))[0]
+        missing = np.isnan(self.targets)
+        bad = np.isinf(self.targets) | (
+            missing if self.published else missing.all(axis=1, keepdims=True)
+        )
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
             raise ValueError(
                 f"`targets` must be finite, got {self.targets[row, column]} for "
                 f"{self.ids[row]!r}, task {self.tasks[column].name!r}; leave the example out."
@@ -192,6 +230,15 @@ class MultitaskDataset:
     @property
     def num_tasks(self) -> int:
         return len(self.tasks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example has every target."""
+        return not np.isnan(self.targets).any()
+
+    def counts(self, indices: Int[np.ndarray, " n"] | slice = slice(None)) -> Int[np.ndarray, " T"]:
+        """Of the examples at `indices` (all by default), how many have each target."""
+        return np.count_nonzero(~np.isnan(self.targets[indices]), axis=0)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> "MultitaskDataset":
         """The examples at `indices`, in that order."""
@@ -217,8 +264,8 @@ class MultitaskDataset:
         """Features and standardised targets of both sides, fitted on `split.train` alone.
 
         Raises:
-            ValueError: if a task is constant on the training split, an element has no feature, or
-                the data set was loaded without graphs.
+            ValueError: if a task is constant on the training split or in no example of the test
+                split, an element has no feature, or the data set was loaded without graphs.
         """
         if not self.graphs:
             raise ValueError(
@@ -226,6 +273,8 @@ class MultitaskDataset:
                 "load it with graphs."
             )
         standardisation = fit_standardisation(self.targets[split.train], self.tasks)
+        self._check_tested(split)
+        self._check_outliers(standardisation)
         if self.domain == "molecules":
             encoder = fit_bond_encoder(self.elements, NUM_BOND_TYPES)
         else:
@@ -246,6 +295,29 @@ class MultitaskDataset:
             standardisation=standardisation,
             encoder=encoder,
         )
+
+    def _check_outliers(self, standardisation: Standardisation) -> None:
+        """Raise if a target is so far out that its squared error is no float32 number."""
+        sizes = np.nan_to_num(np.abs(standardisation.apply(self.targets)))
+        row, column = np.unravel_index(sizes.argmax(), sizes.shape)
+        if sizes[row, column] > _LARGEST:
+            raise ValueError(
+                f"target {self.tasks[column].name!r} of {self.ids[row]!r} is "
+                f"{self.targets[row, column]:g}, which lies {sizes[row, column]:.3g} standard "
+                "deviations from the mean of the training examples, too far for float32; correct "
+                "it or leave the example out."
+            )
+
+    def _check_tested(self, split: Split) -> None:
+        """Raise if some task has no test example, so that nothing could be said of its errors."""
+        counts = zip(self.tasks, self.counts(split.train), self.counts(split.test), strict=True)
+        untested = {task.name: int(train) for task, train, test in counts if test == 0}
+        if untested:
+            raise ValueError(
+                f"`targets` of {list(untested)} are known of {list(untested.values())} training "
+                f"examples and of no test example; {_LEAVE_OUT}, add examples that have them, or "
+                "hold out others (--test-fraction)."
+            )
 
 
 def count_reasons(left_out: Sequence[LeftOut]) -> dict[str, int]:

@@ -27,7 +27,7 @@ _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 # What people and programs write where there is no number.
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?"})
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "#n/a", "<na>"})
 
 _MINUS = "\N{MINUS SIGN}"
 """What word processors make of a hyphen before a number."""
@@ -210,17 +210,18 @@ def filled_field(table: Table, line: int, row: dict[str, str], column: str) -> s
 def target_numbers(
     table: Table, line: int, row: dict[str, str], columns: Sequence[str]
 ) -> list[float]:
-    """The numbers in `columns`; a row that lacks one is of no use."""
+    """The numbers in `columns`, NaN where the row lacks one; a row without any is of no use."""
     numbers = []
     for column in columns:
-        if is_missing(row[column]):
-            held = f"holds {row[column]!r}" if row[column] else "is empty"
-            raise table.unusable(line, column, "missing target", f"the field {held}")
-        number = table.number(row[column])
+        number = math.nan if is_missing(row[column]) else table.number(row[column])
         if number is None:
             problem = f"{row[column]!r} is not a finite number"
             raise table.unusable(line, column, "non-numeric target", problem)
         numbers.append(number)
+    if all(map(math.isnan, numbers)):
+        held = f"holds {row[columns[0]]!r}" if row[columns[0]] else "is empty"
+        others = f", and there is no number in {list(columns[1:])}" if len(columns) > 1 else ""
+        raise table.unusable(line, columns[0], "missing target", f"the field {held}{others}")
     return numbers
 
 

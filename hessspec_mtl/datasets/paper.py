@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
-from hessspec_mtl.datasets.base import MultitaskDataset
+from hessspec_mtl.datasets.base import MultitaskDataset, over_examples
 
 STATISTICS = ("mean", "std", "min", "max")
 
@@ -68,16 +69,14 @@ PAPER: Mapping[str, PaperNumbers] = MappingProxyType(
 
 
 def target_statistics(dataset: MultitaskDataset) -> pd.DataFrame:
-    """Mean, sample standard deviation (ddof = 1), minimum and maximum of each target, raw units."""
+    """Mean, sample standard deviation (ddof = 1), minimum and maximum of each target, raw units.
+
+    Over the examples that have the target.
+    """
     targets = np.asarray(dataset.targets, dtype=np.float64)
-    values = {
-        "mean": targets.mean(axis=0),
-        "std": targets.std(axis=0, ddof=1),
-        "min": targets.min(axis=0),
-        "max": targets.max(axis=0),
-    }
-    columns = pd.Index([task.name for task in dataset.tasks])
-    return pd.DataFrame(np.stack([values[s] for s in STATISTICS]), STATISTICS, columns)
+    kinds = {"mean": np.mean, "std": partial(np.std, ddof=1), "min": np.min, "max": np.max}
+    rows = np.stack([over_examples(kinds[name], targets) for name in STATISTICS])
+    return pd.DataFrame(rows, STATISTICS, pd.Index([task.name for task in dataset.tasks]))
 
 
 def is_papers_dataset(dataset: MultitaskDataset) -> bool:

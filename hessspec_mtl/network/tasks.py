@@ -32,6 +32,19 @@ def standardised_errors(
     return mask * (predictions - targets)
 
 
+def weighted_sums(
+    values: Float[Array, "graphs tasks"], batch: GraphBatch
+) -> Float[Array, " tasks"]:
+    """Sums of `values` over the graphs, each counted with its weight for the task.
+
+    Over the number of graphs of the whole set, the sums of all its batches add up to the mean over
+    the graphs that have the target. A batch in which none has it adds 0.
+    """
+    if batch.weights is not None:
+        values = jnp.asarray(batch.weights, values.dtype) * values
+    return values.sum(axis=0)
+
+
 @cache
 def partial_losses(config: NetworkConfig) -> PartialLosses:
     """L_1 .. L_T: each task's mean squared standardised error over the real graphs of a batch.
@@ -39,11 +52,19 @@ def partial_losses(config: NetworkConfig) -> PartialLosses:
     The paper writes the sum over examples and calls it a mean; this is the mean, so that traces
     and eigenvalues do not grow with the number of graphs. The same config gives the same function
     object, so a new checkpoint or a new batch of the same shape meets a compiled program.
+
+    Where targets are missing, each error counts with the weight of its task (`GraphBatch.weights`)
+    and the mean is still over all graphs of the batch. So the mean over batches by their numbers of
+    graphs, that of `sizes` above, is for each task the exact mean over the n_t examples of the set
+    that have its target. A mean of each batch's own means would be another number, and none at all
+    for a batch in which no example has the target.
     """
 
     def losses(params: Params, batch: GraphBatch) -> Float[Array, " tasks"]:
         errors = standardised_errors(predict(params, batch, config), batch)
-        return jnp.square(errors).sum(axis=0) / jnp.asarray(batch.mask, errors.dtype).sum()
+        return (
+            weighted_sums(jnp.square(errors), batch) / jnp.asarray(batch.mask, errors.dtype).sum()
+        )
 
     return losses
 

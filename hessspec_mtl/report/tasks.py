@@ -81,7 +81,19 @@ def single_task_results(studies: Sequence[Study]) -> Table | None:
             f"corrected” is that of the paired t test after Holm's correction for the {len(data)} "
             "properties of this table, and “better” says which side it favours where it is below "
             "0.05. Where a network is worse on the training set too, that is no overfitting.",
+            *_seen_by_one_only(studies),
         ),
+    )
+
+
+def _seen_by_one_only(studies: Sequence[Study]) -> tuple[str, ...]:
+    """A note on sets whose examples lack targets: there the two networks see different ones."""
+    names = [study.name for study in studies if not study.dataset.complete]
+    if not names:
+        return ()
+    return (
+        f"Of {', '.join(names)} a network for one property sees only the training examples that "
+        "have it, in another order than the network for all; both are tested on the same ones.",
     )
 
 
@@ -190,6 +202,8 @@ def _cells(
     text = written(row[value])
     if np.isfinite(low):
         text += f" [{written(low)}, {written(high)}]"
+    if pd.isna(row[error]):
+        return text.replace("-", "−"), "not known"
     return text.replace("-", "−"), f"± {(error_written or written)(row[error])}"
 
 

@@ -115,6 +115,13 @@ def _study_paragraph(results: Results, position: int) -> str:
             f"averaged over {graphs:,} {things} of the training set, the same ones each time"
         )
         text += f", in {least}{duration(curvature)}" if curvature else ""
+    if not dataset.complete:
+        counts = zip(study.tasks, dataset.counts(), strict=True)
+        known = listed([f"{task.label} of {count:,}" for task, count in counts])
+        text += (
+            f". Not every property is known of each of the {things}: {known}. All means, losses "
+            "and Hessians of a property are over those of which it is known"
+        )
     return text + "."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hessspec_mtl.claims import Judgement, judge, write_ledger
@@ -31,7 +31,14 @@ from hessspec_mtl.report.page import report_html
 from hessspec_mtl.report.results import Results, has_comparisons, test_errors
 from hessspec_mtl.report.tasks import pair_table, single_task_results
 from hessspec_mtl.study.records import Study
-from hessspec_mtl.study.tables import Table, dataset_table, slug, target_table, write_table
+from hessspec_mtl.study.tables import (
+    Table,
+    dataset_table,
+    examples_table,
+    slug,
+    target_table,
+    write_table,
+)
 
 
 @dataclass(frozen=True)
@@ -83,19 +90,20 @@ def sweep(folder: Path, written: Sequence[PlotFiles]) -> None:
 
 
 def tables_of(results: Results) -> list[Table]:
-    """Tables 1 to 3, as far as the data sets of this run have them."""
+    """Tables 1 to 3, as far as the data sets of this run have them, and the tasks' examples."""
     if not results.full:
         return []
     counts = [(entry.node_features, entry.edge_features) for entry in results.full]
     datasets = [entry.dataset for entry in results.full]
     targets = sorted((target_table(dataset) for dataset in datasets), key=lambda t: t.name)
-    return [dataset_table(datasets, counts), *targets]
+    return [dataset_table(datasets, counts), *targets, examples_table(results.studies)]
 
 
 def plots_of(results: Results) -> list[Plot]:
     """Every figure that the records of this run allow, in the order of their numbers."""
-    studies = [study for study in results.studies if any(run.curvature for run in study.runs)]
-    several = len(results.studies) > 1
+    drawn = [_without_formulas(study) for study in results.studies]
+    studies = [study for study in drawn if any(run.curvature for run in study.runs)]
+    several = len(drawn) > 1
 
     def name(figure: str, study: Study) -> str:
         return f"{figure}_{slug(study.name)}" if several else figure
@@ -103,15 +111,30 @@ def plots_of(results: Results) -> list[Plot]:
     plots: list[Plot | None] = [
         crystal_figure(),
         molecule_figure(),
-        training_error_figure(results.studies),
+        training_error_figure(drawn),
         trace_figure(studies) if studies else None,
         *(cropped_density_figure(study, name=name("figure5", study)) for study in studies),
         *(full_density_figure(study, name=name("figure6", study)) for study in studies),
         appendix_e_figure(results.appendix) if results.appendix is not None else None,
-        single_task_figure(results.studies),
-        trace_convergence_figure(results.studies),
+        single_task_figure(drawn),
+        trace_convergence_figure(drawn),
         gradient_conflict_figure(studies),
         eigenspace_figure(studies),
         distance_figure(studies) if has_comparisons(studies) else None,
     ]
-    return [plot for plot in plots if plot is not None]
+    return [
+        replace(plot, title=_plain(plot.title), caption=_plain(plot.caption))
+        for plot in plots
+        if plot is not None
+    ]
+
+
+def _without_formulas(study: Study) -> Study:
+    """The study, its names such that matplotlib takes no part between dollars for a formula."""
+    tasks = tuple(replace(task, label=task.label.replace("$", r"\$")) for task in study.tasks)
+    name = study.name.replace("$", r"\$")
+    return replace(study, dataset=replace(study.dataset, name=name, tasks=tasks))
+
+
+def _plain(text: str) -> str:
+    return text.replace(r"\$", "$")

@@ -1,7 +1,8 @@
 """Each task alone against all tasks together: final test errors, paired seed by seed.
 
 The two networks of a pair start from the same shared weights and see the same examples in the
-same order, so that their difference varies less from seed to seed than either error does.
+same order, so that their difference varies less from seed to seed than either error does. Where
+targets are missing, the network of one task sees only the examples that have its target.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ from hessspec_mtl.datasets.base import EncodedDataset, Examples, MultitaskDatase
 from hessspec_mtl.datasets.grouping import count_copies, one_to_the_network, with_whole_groups
 from hessspec_mtl.files.timing import unit_seconds
 from hessspec_mtl.files.whole import write_whole
+from hessspec_mtl.graphs import with_any_target
 from hessspec_mtl.network.model import NetworkConfig, init_params
+from hessspec_mtl.study.options import shortest_flag
 from hessspec_mtl.study.presets import StudyConfig
 from hessspec_mtl.study.records import SeedRun, Study
 from hessspec_mtl.training.config import TrainConfig
@@ -51,14 +53,6 @@ from hessspec_mtl.training.train import load_params, train
 
 # The subset and the split are the same for all seeds of training, so that those compare.
 DATA_SEED = 0
-
-# Which option of the command sets a field.
-_OPTIONS = {
-    "num_examples": "--num-examples",
-    "train.num_epochs": "--num-epochs",
-    "train.optimizer": "--optimizer",
-    "curvature.num_graphs": "--num-graphs",
-}
 
 
 def run_study(
@@ -89,6 +83,7 @@ def run_study(
     _claim(root, config, encoded)
     indices = hessian_indices(len(encoded.train), config.curvature.num_graphs, DATA_SEED)
     examples = _take(encoded.train, indices)
+    _check_hessian_graphs(encoded, examples)
     _write_examples(root / "examples.csv", encoded, examples)
     _write_left_out(root / "left_out.csv", dataset)
     copies = count_copies(one_to_the_network(dataset), split)
@@ -117,11 +112,12 @@ def _run_seed(
 ) -> SeedRun:
     folder = root / f"seed-{seed}"
     epochs = analysed_epochs(config.train.num_epochs, config.curvature.num_epochs)
-    settings = replace(config.train, seed=seed, keep_epochs=epochs)
+    kept = tuple(sorted({*epochs, *config.train.keep_epochs}))
+    settings = replace(config.train, seed=seed, keep_epochs=kept)
 
     say(
         f"{encoded.name}, seed {seed}: training on {len(encoded.train)} examples, "
-        f"{len(encoded.test)} held out, {settings.num_epochs} epochs"
+        f"{len(encoded.test)} held out, {settings.num_epochs} epochs{_missing_targets(encoded)}"
     )
     history = train(settings, network, encoded, folder / "training", progress=progress)
 
@@ -177,7 +173,7 @@ def _run_seed(
         predictions=predictions(network, encoded, folder / "training", epochs[-1]),
         single_predictions={
             task: predictions(
-                replace(network, tasks=(task,)), encoded, folder / "single" / task, epochs[-1]
+                replace(network, tasks=(task,)), encoded, _alone(folder, task), epochs[-1]
             )
             for task in single
         },
@@ -195,7 +191,7 @@ def _train_alone(
     progress: bool | None,
 ) -> pd.DataFrame:
     alone = replace(network, tasks=(task,))
-    return train(settings, alone, encoded, folder / "single" / task, progress=progress)
+    return train(settings, alone, encoded, _alone(folder, task), progress=progress)
 
 
 def _curvature_alone(
@@ -210,17 +206,25 @@ def _curvature_alone(
 ) -> EpochCurvature:
     """Trace and density at `epoch` of the network trained on task number `index` alone."""
     task = network.tasks[index]
+    targets = examples.targets[:, [index]]
     (record,) = follow(
         replace(config, num_eigenpairs=0, gradient_groups=0),
         replace(network, tasks=(task,)),
-        replace(examples, targets=examples.targets[:, [index]]),
+        _take(replace(examples, targets=targets), with_any_target(targets)),
         (epoch,),
-        folder / "single" / task,
-        folder / "single" / task / "curvature",
+        _alone(folder, task),
+        _alone(folder, task) / "curvature",
         seed=seed,
         progress=progress,
     )
     return record
+
+
+def _alone(folder: Path, task: str) -> Path:
+    """The folder of the network of one task: named after it, but never a path of its own."""
+    if not task.strip("."):
+        task = task.replace(".", "%2E")
+    return folder / "single" / "".join(f"%{ord(c):02X}" if c in "/\\%\0" else c for c in task)
 
 
 def _seconds(folder: Path, epochs: Sequence[int], alone: Sequence[str]) -> dict[str, float]:
@@ -231,13 +235,13 @@ def _seconds(folder: Path, epochs: Sequence[int], alone: Sequence[str]) -> dict[
             stage = "plain Hutchinson trace" if unit.startswith("hutchinson") else "curvature"
             units[stage] = units.get(stage, 0.0) + seconds
     name = f"epoch_{epochs[-1]:06d}"
-    alone_folders = [folder / "single" / task / "curvature" / name for task in alone]
+    alone_folders = [_alone(folder, task) / "curvature" / name for task in alone]
     if alone_folders:
         units["curvature of each task alone"] = sum(
             sum(unit_seconds(path).values()) for path in alone_folders
         )
     training = {"training": folder / "training"}
-    training |= {f"training on {task} alone": folder / "single" / task for task in alone}
+    training |= {f"training on {task} alone": _alone(folder, task) for task in alone}
     return {stage: training_seconds(path) for stage, path in training.items()} | units
 
 
@@ -261,6 +265,27 @@ def _take(examples: Examples, indices: Int[np.ndarray, " n"]) -> Examples:
     )
 
 
+def _missing_targets(encoded: EncodedDataset) -> str:
+    """How many training examples each task has, where they differ."""
+    counts = np.count_nonzero(~np.isnan(encoded.train.targets), axis=0)
+    if (counts == len(encoded.train)).all():
+        return ""
+    each = (f"{task.name} in {n}" for task, n in zip(encoded.tasks, counts, strict=True))
+    return f"; of the training examples, {', '.join(each)}"
+
+
+def _check_hessian_graphs(encoded: EncodedDataset, examples: Examples) -> None:
+    """Raise if some task has no example among the graphs of the Hessian: it would be 0."""
+    columns = zip(encoded.tasks, examples.targets.T, strict=True)
+    names = [task.name for task, column in columns if np.isnan(column).all()]
+    if names:
+        raise ValueError(
+            f"`curvature.num_graphs` (--num-graphs) takes {len(examples)} of {len(encoded.train)} "
+            f"training graphs for the Hessians, of which none has the target {names}; take more, "
+            "or leave these targets out."
+        )
+
+
 def _claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
     """Refuse a folder that holds results of other settings or other examples."""
     settings = asdict(config)
@@ -282,10 +307,9 @@ def _claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
         for name, value in wanted["settings"].items():
             held = found.get("settings", {}).get(name, young.get(name))
             if held != value:
-                option = f" ({_OPTIONS[name]})" if name in _OPTIONS else ""
                 raise ValueError(
-                    f"`{name}`{option} is {value!r}, but {root} holds results with {held!r}; "
-                    "ask for the same, or choose another `--name`."
+                    f"`{name}` ({shortest_flag(name)}) is {value!r}, but {root} holds results with "
+                    f"{held!r}; ask for the same, or choose another `--name`."
                 )
         if found.get("examples") != ids:
             raise ValueError(

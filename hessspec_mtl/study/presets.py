@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from hessspec_mtl.curvature.follow import CurvatureConfig
+from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.training.config import TrainConfig
 
 DatasetName = Literal["molecules", "crystals", "qm8", "mp"]
@@ -13,12 +14,23 @@ DatasetName = Literal["molecules", "crystals", "qm8", "mp"]
 
 @dataclass(frozen=True)
 class NetworkSizes:
-    """Sizes of the network; the defaults are the paper's (see `model.NetworkConfig`)."""
+    """Sizes of the network; the defaults are the paper's where it states them.
+
+    Attributes:
+        num_steps: message-passing steps, each with weights of its own.
+        width: size of the features of nodes, edges and graph; hidden layers have 3 to 4 times it.
+        head_width: hidden size of a head. The paper does not state it.
+        head_layers: hidden layers of a head; 0 makes it affine. The paper does not state it.
+    """
 
     num_steps: int = 5
     width: int = 64
     head_width: int = 64
     head_layers: int = 1
+
+    def __post_init__(self) -> None:
+        # One place says what is possible; asked here, the answer comes before any data are read.
+        NetworkConfig(node_features=1, edge_features=1, tasks=("any",), **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,8 @@ class StudyConfig:
         single_task: whether each task is trained alone too, for comparison.
         keep_groups_whole: whether structures that are one to the network stay on one side of the
             split, as they do in data of one's own. The paper's presets keep to equal names.
-        network, train, curvature: see there. `train.seed` is set from `seeds`.
+        network, train, curvature: see there. `train.seed` is set from `seeds`; the analysed epochs
+            are kept beside `train.keep_epochs`.
     """
 
     num_examples: int | None = None
@@ -46,10 +59,14 @@ class StudyConfig:
     curvature: CurvatureConfig = field(default_factory=CurvatureConfig)
 
     def __post_init__(self) -> None:
+        if self.num_examples is not None and self.num_examples < 4:
+            raise ValueError(f"`num_examples` must be at least 4, got {self.num_examples}.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"`seeds` must name at least one seed and each once, got {self.seeds}")
+            raise ValueError(
+                f"`seeds` must name at least one seed and each once, got {self.seeds}."
+            )
         if not 0 < self.test_fraction < 1:
-            raise ValueError(f"`test_fraction` must lie in (0, 1), got {self.test_fraction}")
+            raise ValueError(f"`test_fraction` must lie in (0, 1), got {self.test_fraction}.")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from hessspec_mtl.curvature.spectra import TaskSpectrum, task_spectra
+from hessspec_mtl.datasets.base import over_examples
 
 if TYPE_CHECKING:
     from hessspec import TraceEstimate
@@ -98,12 +99,13 @@ def median_error(dataset: MultitaskDataset, split: Split) -> Float[np.ndarray, "
 
     The median minimises the mean absolute error among constants: a network that does not beat it
     has learnt nothing about that task. Units: standard deviations (ddof = 1) of the training
-    targets, as in the history.
+    targets, as in the history. All over the examples that have the target.
     """
     targets = np.asarray(dataset.targets, dtype=np.float64)
     train, test = targets[np.asarray(split.train)], targets[np.asarray(split.test)]
-    deviations = np.abs(test - np.median(train, axis=0)[None, :])
-    return deviations.mean(axis=0) / train.std(axis=0, ddof=1)
+    deviations = np.abs(test - over_examples(np.median, train)[None, :])
+    std = over_examples(functools.partial(np.std, ddof=1), train)
+    return over_examples(np.mean, deviations) / std
 
 
 def error_curve(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from hessspec_mtl.datasets.materials_project import BULK_RANGE, POISSON_RANGE, SHEAR_RANGE
@@ -17,6 +18,7 @@ from hessspec_mtl.files.whole import write_whole
 
 if TYPE_CHECKING:
     from hessspec_mtl.datasets.base import MultitaskDataset
+    from hessspec_mtl.study.records import Study
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def target_table(dataset: MultitaskDataset) -> Table:
     number = paper.number
     if not is_papers_dataset(dataset):
         header = ("Statistic", *(axis_label(task.label, task.unit) for task in dataset.tasks))
-        rows = tuple((s, *(f"{value:.8g}" for value in ours.loc[s])) for s in STATISTICS)
+        if not dataset.complete:
+            ours.loc["examples"] = dataset.counts()
+        rows = tuple((s, *(f"{value:.8g}" for value in ours.loc[s])) for s in ours.index)
         data = ours.rename_axis("statistic").reset_index()
         note = f"{dataset.name} is not a data set of the paper and has no numbers to compare with."
         return Table(
@@ -189,6 +193,42 @@ def target_table(dataset: MultitaskDataset) -> Table:
         rows=tuple(rows),
         data=pd.DataFrame(records),
         notes=notes,
+    )
+
+
+def examples_table(studies: Sequence[Study]) -> Table:
+    """How many examples each task has: to train on, to test on and for its Hessian."""
+    records = []
+    for study in studies:
+        dataset, run = study.dataset, study.runs[0]
+        of_hessian = np.flatnonzero(np.isin(dataset.ids, run.hessian_ids))
+        parts = (run.split.train, run.split.test, of_hessian)
+        counts = [dataset.counts(np.asarray(part)) for part in parts]
+        records += [
+            {
+                "dataset": study.name,
+                "task": task.name,
+                "label": task.label,
+                **dict(zip(("train", "test", "hessian"), map(int, numbers), strict=True)),
+            }
+            for task, *numbers in zip(study.tasks, *counts, strict=True)
+        ]
+    data = pd.DataFrame(records)
+    missing = [study.name for study in studies if not study.dataset.complete]
+    notes = (
+        f"Not every example of {', '.join(missing)} has every property: means, errors, losses and "
+        "Hessians of a property are over those that have it.",
+    )
+    return Table(
+        name="examples_of_tasks",
+        title="Examples of each property",
+        header=("Data set", "Property", "for training", "for testing", "for the Hessian"),
+        rows=tuple(
+            (str(r.dataset), str(r.label), f"{r.train:,}", f"{r.test:,}", f"{r.hessian:,}")
+            for r in data.itertuples()
+        ),
+        data=data,
+        notes=notes if missing else (),
     )
 
 

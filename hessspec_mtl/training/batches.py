@@ -41,8 +41,12 @@ def padding_ladder(graphs: Sequence[MultiGraph], batch_size: int) -> tuple[Paddi
 
 
 def padded_batch(
-    graphs: Sequence[MultiGraph], targets: np.ndarray, ladder: Sequence[Padding]
+    graphs: Sequence[MultiGraph],
+    targets: np.ndarray,
+    ladder: Sequence[Padding],
+    weights: np.ndarray | None = None,
 ) -> GraphBatch:
-    """The batch in the smallest shape of `ladder` that holds it."""
+    """The batch in the smallest shape of `ladder` that holds it; `weights` as in `batch_graphs`."""
     real = sum(g.num_nodes for g in graphs), sum(g.num_edges for g in graphs), len(graphs)
-    return batch_graphs(graphs, targets, pad_to=next(p for p in ladder if p.holds(*real)))
+    shape = next(padding for padding in ladder if padding.holds(*real))
+    return batch_graphs(graphs, targets, pad_to=shape, weights=weights)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from hessspec_mtl.datasets.base import EncodedDataset
 from hessspec_mtl.files.whole import write_whole
-from hessspec_mtl.graphs import GraphBatch, balanced_batches, balanced_groups
+from hessspec_mtl.graphs import GraphBatch, balanced_batches, balanced_groups, with_any_target
 from hessspec_mtl.network.model import NetworkConfig, Params, predict
 from hessspec_mtl.training.train import EVALUATION_BATCH, load_params
 
@@ -33,20 +33,24 @@ def predictions(
 ) -> pd.DataFrame:
     """Targets and predictions of the test split after `epoch` of the run in `training`.
 
-    Columns: id, task, target, predicted, both in standard deviations of the training targets. The
-    table is kept in `training` as CSV and read from there the next time.
+    Columns: id, task, target, predicted, both in standard deviations of the training targets. An
+    example has rows for the targets that are known of it. The table is kept in `training` as CSV
+    and read from there the next time.
 
     Cost: one forward pass a test example.
     """
     path = Path(training) / f"predictions_{epoch:06d}.csv"
     if path.exists():
         # Through strings: pandas' own parser of numbers is off by a bit in some versions.
-        return pd.read_csv(path, dtype=str).astype({"target": float, "predicted": float})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)  # a task may be called "NA"
+        return table.astype({"target": float, "predicted": float})
     names = [task.name for task in encoded.tasks]
     targets = encoded.test.targets[:, [names.index(task) for task in network.tasks]]
+    kept = with_any_target(targets)
+    targets, graphs = targets[kept], [encoded.test.graphs[i] for i in kept]
     params = jax.tree.map(jnp.asarray, load_params(training, epoch))
-    batches = balanced_batches(encoded.test.graphs, targets, EVALUATION_BATCH)
-    groups = balanced_groups(encoded.test.graphs, EVALUATION_BATCH)
+    batches = balanced_batches(graphs, targets, EVALUATION_BATCH)
+    groups = balanced_groups(graphs, EVALUATION_BATCH)
     predicted = np.empty_like(targets)
     for batch, members in zip(batches, groups, strict=True):
         predicted[members] = np.asarray(_predictor(network)(params, batch))[: len(members)]
@@ -54,7 +58,7 @@ def predictions(
         [
             pd.DataFrame(
                 {
-                    "id": encoded.test.ids,
+                    "id": [encoded.test.ids[i] for i in kept],
                     "task": task,
                     "target": targets[:, t].astype(np.float64),
                     "predicted": predicted[:, t].astype(np.float64),
@@ -63,7 +67,7 @@ def predictions(
             for t, task in enumerate(network.tasks)
         ],
         ignore_index=True,
-    )
+    ).dropna(subset="target", ignore_index=True)
     write_whole(path, table.to_csv(index=False))
     return table
 
@@ -82,21 +86,28 @@ def paired_log_ratio(
 
     The standard error by the delta method: with a = |error| and A its mean, the logarithm of a
     ratio of means varies as the mean of a/A - b/B over examples does. Examples are paired between
-    the two networks and between tasks.
+    the two networks and between tasks. Of N examples, n_t have target t: there a/A - b/B counts
+    N/n_t, and nothing elsewhere, so that which examples have the target is part of the choice.
     """
     errors = [
-        np.stack(
-            [_absolute_errors(tables, task) for task, tables in zip(tasks, sides, strict=True)],
+        pd.concat(
+            [_absolute_errors(table, task) for task, table in zip(tasks, sides, strict=True)],
             axis=1,
         )
+        .sort_index()
+        .to_numpy(np.float64)
         for sides in ([together] * len(tasks), [alone[task] for task in tasks])
     ]
-    means = [side.mean(axis=0) for side in errors]
+    means = [np.nanmean(side, axis=0) for side in errors]
     value = float(np.mean(np.log(means[0] / means[1])))
-    influence = (errors[0] / means[0][None] - errors[1] / means[1][None]).mean(axis=1)
+    terms = errors[0] / means[0][None] - errors[1] / means[1][None]
+    present = ~np.isnan(terms)
+    share = present.mean(axis=0)
+    influence = np.where(present, terms / share[None], 0.0).mean(axis=1)
     return value, float(influence.std(ddof=1) / influence.size**0.5)
 
 
-def _absolute_errors(table: pd.DataFrame, task: str) -> Float[np.ndarray, " examples"]:
-    rows = table[table["task"] == task].sort_values("id")
-    return np.abs(rows["predicted"] - rows["target"]).to_numpy(np.float64)
+def _absolute_errors(table: pd.DataFrame, task: str) -> pd.Series:
+    """|error| of the examples that have this target, by id."""
+    rows = table[table["task"] == task].set_index("id")
+    return (rows["predicted"] - rows["target"]).abs()

@@ -113,7 +113,8 @@ def load_history(directory: str | os.PathLike[str]) -> pd.DataFrame:
     Epochs whose test split was not evaluated have no rows of it.
     """
     # Through strings: pandas' own parser of numbers is off by a bit in some versions.
-    table = pd.read_csv(Path(directory) / "history.csv", dtype=str)
+    # A task may be called "NA".
+    table = pd.read_csv(Path(directory) / "history.csv", dtype=str, keep_default_na=False)
     return table.astype({"epoch": int, "mse": float, "mae": float})
 
 

@@ -29,9 +29,11 @@ from hessspec_mtl.graphs import (
     GraphBatch,
     MultiGraph,
     balanced_batches,
+    target_weights,
+    with_any_target,
 )
 from hessspec_mtl.network.model import NetworkConfig, Params, init_params, predict
-from hessspec_mtl.network.tasks import standardised_errors
+from hessspec_mtl.network.tasks import standardised_errors, weighted_sums
 from hessspec_mtl.training.batches import epoch_batches, padded_batch, padding_ladder
 from hessspec_mtl.training.checkpoints import Checkpoints
 from hessspec_mtl.training.config import OPTIMIZERS, TrainConfig
@@ -56,7 +58,10 @@ class Named(Protocol):
 
 
 class Examples(Protocol):
-    """Graphs with standardised targets, one row a graph and one column a task of the data set."""
+    """Graphs with standardised targets, one row a graph and one column a task of the data set.
+
+    NaN stands where a graph has no such target.
+    """
 
     @property
     def graphs(self) -> Sequence[MultiGraph]: ...
@@ -86,7 +91,17 @@ def train(
     """Train, or go on training, in `directory`; returns the history (see `load_history`).
 
     Minimises the sum over tasks of the mean squared standardised error, all weights 1. A network
-    whose `tasks` are some of the data set's is trained on those alone.
+    whose `tasks` are some of the data set's is trained on those alone, with the examples that have
+    at least one of them.
+
+    Where targets are missing, that of a task is the mean over the n_t of N examples that have its
+    target, the L_t whose Hessian is studied. A batch of B examples stands for it by
+
+        (1/B) Σ_t (N/n_t) Σ_i m_it e_it²,    m_it = 1 where example i has target t, else 0,
+
+    whose mean over random batches is Σ_t L_t for any n_t. The mean over those of the batch that
+    have the target would not be: it is 0/0 in a batch without any, and passing over such batches
+    would weigh a task down by their share, so that a rare target would count less than one.
 
     The errors of split "train" are means over the batches of an epoch, each taken just before the
     step that used it: they cost nothing, and lag the parameters by half an epoch on average. Those
@@ -106,8 +121,9 @@ def train(
         FloatingPointError: if an error of the network is not finite; names epoch and task.
     """
     folder = Path(directory)
-    graphs, targets = _columns(encoded, encoded.train, network.tasks)
-    test_graphs, test_targets = _columns(encoded, encoded.test, network.tasks)
+    graphs, targets = _columns(encoded, "train", network.tasks)
+    test_graphs, test_targets = _columns(encoded, "test", network.tasks)
+    weights = target_weights(targets)
     splits = (graphs, targets), (test_graphs, test_targets)
     claim(folder, config, describe(config, network, dict(zip(SPLITS, splits, strict=True))))
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -132,7 +148,7 @@ def train(
     def after(epoch: int, state: TrainingState, bar: ProgressBar) -> TrainingState:
         params, opt_state, sums = state.params, state.opt_state, []
         for members in epoch_batches(order_key, epoch, len(graphs), config.batch_size):
-            batch = padded_batch([graphs[i] for i in members], targets[members], paddings)
+            batch = padded_batch([graphs[i] for i in members], targets[members], paddings, weights)
             params, opt_state, batch_sums = step(params, opt_state, batch)
             sums.append(batch_sums)
             bar.update(1)
@@ -245,13 +261,14 @@ def _programs(
 ) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
     """The optimizer, the compiled training step and the compiled evaluation of a batch.
 
-    Both programs give sums over the batch's graphs of squared and absolute errors by task.
+    Both programs give sums over the batch's graphs of squared and absolute errors by task, weighted
+    where targets are missing.
     """
     optimizer = OPTIMIZERS[optimization.optimizer](optimization.schedule)
 
     def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
         errors = standardised_errors(predict(params, batch, network), batch)
-        return jnp.stack([jnp.square(errors).sum(axis=0), jnp.abs(errors).sum(axis=0)])
+        return jnp.stack([weighted_sums(e, batch) for e in (jnp.square(errors), jnp.abs(errors))])
 
     def objective(params: Params, batch: GraphBatch) -> tuple[Float[Array, ""], Array]:
         sums = error_sums(params, batch)
@@ -268,7 +285,7 @@ def _programs(
 
 
 def _means(sums: Sequence[Array], count: int) -> Float[np.ndarray, "metrics tasks"]:
-    """Sums over batches, added in float64, as means over examples."""
+    """Sums over batches, added in float64, as means over the examples that have the target."""
     return np.sum(np.asarray(jax.device_get(list(sums)), np.float64), axis=0) / count
 
 
@@ -284,11 +301,20 @@ def _require_finite(params: Params, epoch: int) -> None:
 
 
 def _columns(
-    encoded: EncodedExamples, examples: Examples, tasks: Sequence[str]
+    encoded: EncodedExamples, split: str, tasks: Sequence[str]
 ) -> tuple[Sequence[MultiGraph], np.ndarray]:
-    """Graphs, and the targets of `tasks` in their order."""
+    """Graphs that have any of `tasks`, and the targets of these in their order."""
     names = [task.name for task in encoded.tasks]
     missing = [task for task in tasks if task not in names]
     if missing:
         raise ValueError(f"`network.tasks` must be among the data set's {names}, got {missing}.")
-    return examples.graphs, examples.targets[:, [names.index(task) for task in tasks]]
+    examples: Examples = getattr(encoded, split)
+    targets = examples.targets[:, [names.index(task) for task in tasks]]
+    unknown = [t for t, column in zip(tasks, targets.T, strict=True) if np.isnan(column).all()]
+    if unknown:
+        raise ValueError(
+            f"`encoded.{split}` must have an example of every target, got none of {unknown}; "
+            "leave these out of `network.tasks`, or split the data otherwise."
+        )
+    kept = with_any_target(targets)
+    return [examples.graphs[i] for i in kept], targets[kept]

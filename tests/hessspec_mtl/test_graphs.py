@@ -13,6 +13,8 @@ from hessspec_mtl.graphs import (
     balanced_groups,
     batch_graphs,
     padding_for,
+    target_weights,
+    with_any_target,
 )
 
 
@@ -121,3 +123,44 @@ def test_batches_that_cannot_be_are_refused():
         batch_graphs([graphs[0], other], np.ones((2, 1)))
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         padding_for(graphs, 0)
+
+
+NAN = np.nan
+LACKING = np.array([[1.0, NAN], [NAN, 2.0], [3.0, NAN], [NAN, NAN]])
+
+
+def test_what_a_target_counts_is_all_graphs_over_those_that_have_it():
+    np.testing.assert_array_equal(target_weights(LACKING), [2.0, 4.0])
+    assert target_weights(np.ones((3, 2))) is None
+    assert with_any_target(LACKING).tolist() == [0, 1, 2]
+
+
+def test_a_missing_target_is_zero_with_weight_zero_and_never_nan():
+    graphs = random_graphs([(3, 7), (1, 0), (4, 2), (2, 2)])
+    batch = batch_graphs(
+        graphs, LACKING, pad_to=Padding(12, 15, 6), weights=target_weights(LACKING)
+    )
+    assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(batch))
+    np.testing.assert_array_equal(batch.targets[:4], [[1, 0], [0, 2], [3, 0], [0, 0]])
+    np.testing.assert_array_equal(batch.weights[:4], [[2, 0], [0, 4], [2, 0], [0, 0]])
+    assert (batch.weights[4:] == 0).all()
+    assert batch.num_graphs == 4
+
+
+def test_batches_of_a_set_that_lacks_targets_all_have_its_weights():
+    """Also the batch that lacks none, and the one that has none of a task: they share a program."""
+    graphs = random_graphs([(3, 4)] * 6)
+    targets = np.array([[1.0, 1.0], [1.0, NAN], [1.0, NAN], [1.0, NAN], [1.0, 1.0], [1.0, 1.0]])
+    batches = balanced_batches(graphs, targets, 2)
+    np.testing.assert_array_equal(sum(b.weights.sum(axis=0) for b in batches), [6.0, 6.0])
+    assert {b.weights.shape for b in batches} == {(3, 2)}
+    complete = balanced_batches(graphs, np.ones((6, 2)), 2)
+    assert all(batch.weights is None for batch in complete)
+
+
+def test_missing_targets_are_refused_where_nothing_tells_how_many_there_are():
+    graphs = random_graphs([(3, 7)] * 4)
+    with pytest.raises(ValueError, match=r"`targets` lack 5 numbers \(NaN\).*`target_weights"):
+        batch_graphs(graphs, LACKING)
+    with pytest.raises(ValueError, match=r"at least one number .* got none in columns \[1\]"):
+        balanced_batches(graphs, np.array([[1.0, NAN]] * 4), 2)

@@ -14,6 +14,7 @@ from hessspec_mtl.curvature.follow import CurvatureConfig
 from hessspec_mtl.datasets.base import LeftOut
 from hessspec_mtl.files.whole import sole_use
 from hessspec_mtl.study import pipeline, presets
+from hessspec_mtl.study.options import CurvatureOptions
 from hessspec_mtl.study.presets import NetworkSizes, Preset, StudyConfig
 from hessspec_mtl.training.config import TrainConfig
 
@@ -97,7 +98,7 @@ def test_other_settings_under_the_same_name_are_refused(finished, monkeypatch, c
     monkeypatch.setitem(presets.PRESETS, "quick", other)
     assert reproduce.main(arguments) == 1
     message = capsys.readouterr().err
-    assert "`curvature.num_steps` is 6" in message, message
+    assert "`curvature.num_steps` (--curvature.num-steps) is 6" in message, message
     assert "holds results with 5" in message
     assert "choose another `--name`" in message
 
@@ -157,6 +158,27 @@ def test_the_command_line_is_written_as_a_reader_would_type_it(tmp_path):
     assert reproduce._command(options) == (
         "python -m hessspec_mtl.reproduce --preset small --seeds 0 1 --single-task --sets mp"
     )
+    curvature = CurvatureOptions(num_steps=9)
+    options = reproduce.Reproduce(single_task=False, num_epochs=3, curvature=curvature)
+    assert reproduce._command(options) == (
+        "python -m hessspec_mtl.reproduce --no-single-task --num-epochs 3 --curvature.num-steps 9"
+    )
+
+
+def test_a_switch_needs_no_word_behind_it():
+    words = reproduce._with_values(
+        ["--single-task", "--seeds", "1", "--no-progress", "--single_task", "False"]
+    )
+    assert words == [
+        *("--single-task", "True", "--seeds", "1", "--progress", "False", "--single_task", "False")
+    ]
+
+
+def test_a_wrong_value_is_told_before_anything_is_read(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--curvature.num-steps", "1", "--data-dir", "nowhere"]
+    assert reproduce.main(arguments) == 1
+    assert "`--curvature.num-steps` must be at least 2, got 1." in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["error.log"]
 
 
 def test_the_column_that_names_crystals_can_be_said(tmp_path, monkeypatch):

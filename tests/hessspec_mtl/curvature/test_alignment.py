@@ -149,6 +149,45 @@ def test_the_error_of_cosines_is_their_deviation_over_other_choices_of_graphs():
     assert 0.9 < ratio < 1.15
 
 
+@pytest.fixture(scope="module")
+def lacking(setting):
+    """The examples, of which the second task is known of three."""
+    targets = setting.examples.targets.copy()
+    targets[: NUM_MOLECULES - 3, 1] = np.nan
+    return replace(setting.examples, targets=targets)
+
+
+def test_gradients_with_missing_targets_are_those_of_the_examples_that_have_them(setting, lacking):
+    """In groups of which some have no example of the second task, against one batch of three."""
+    hessians = task_hessians(setting.params, setting.network, lacking, 2)
+    conflict = gradient_conflict(hessians, setting.params, setting.network, lacking, 4)
+    known = slice(NUM_MOLECULES - 3, None)
+    batch = batch_graphs(lacking.graphs[known], lacking.targets[known])
+    rows = jax.jacrev(
+        lambda shared: partial_losses(setting.network)({**setting.params, "shared": shared}, batch)
+    )(setting.params["shared"])
+    leaves = [np.asarray(leaf, np.float64).reshape(2, -1) for leaf in jax.tree.leaves(rows)]
+    second = np.concatenate(leaves, axis=1)[1]
+    truth = np.stack([setting.gradients[0], second])
+    np.testing.assert_allclose(conflict.norms, np.linalg.norm(truth, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(conflict.cosines, cosines_of(truth), atol=1e-5)
+    np.testing.assert_allclose(
+        conflict.curvature[0],
+        [u @ setting.dense[0] @ u / (u @ u) for u in truth],
+        atol=1e-5 * np.abs(np.linalg.eigvalsh(setting.dense[0])).max(),
+    )
+
+
+def test_a_task_whose_examples_are_all_in_one_group_has_cosines_of_unknown_error():
+    vectors = np.random.default_rng(0).normal(size=(4, 3, 5))
+    vectors[1:, 2] = 0.0
+    gram = np.einsum("aip,bjp->aibj", vectors, vectors)
+    errors = GradientConflict(gram, np.full(4, 2), np.zeros((3, 3))).cosine_errors
+    assert np.isnan(errors[2]).all()
+    assert np.isnan(errors[:, 2]).all()
+    assert np.isfinite(errors[:2, :2]).all()
+
+
 def test_eigenspaces_and_their_angles_are_those_of_the_dense_hessians(setting, spaces):
     values, vectors = np.linalg.eigh(setting.dense)
     order = np.argsort(-np.abs(values), axis=1)[:, :K]

@@ -1,5 +1,7 @@
 """Splits, subsets, standardisation and deciles: what is fitted sees the training side only."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from hessspec_mtl.datasets.base import (
     Task,
     fit_standardisation,
     group_split,
+    over_examples,
     subset_indices,
 )
 from hessspec_mtl.featurize.raw_graph import RawGraph
@@ -42,6 +45,14 @@ def crystals(num: int, seed: int = 0) -> MultitaskDataset:
         groups=np.arange(num),
         elements=(1, 6, 8),
     )
+
+
+def lacking(num: int, first: int, second: int) -> np.ndarray:
+    """Targets of which "a" is known of the first so many examples, "b" of the last so many."""
+    targets = crystals(num).targets.copy()
+    targets[first:, 0] = np.nan
+    targets[: num - second, 1] = np.nan
+    return targets
 
 
 def test_a_split_has_the_size_asked_for_and_covers_every_example_once():
@@ -155,6 +166,8 @@ def test_one_training_example_cannot_be_standardised():
         ({"ids": ("x",)}, "must have one length"),
         ({"tasks": TASKS[:1]}, "`targets` must have one column for each of 1 tasks, got 2"),
         ({"targets": np.full((4, 2), np.nan)}, "got nan for 'ring-0', task 'a'"),
+        ({"targets": np.full((4, 2), np.inf)}, "got inf for 'ring-0', task 'a'"),
+        ({"targets": lacking(4, 3, 2), "published": "QM8"}, "got nan for 'ring-0', task 'b'"),
     ],
 )
 def test_a_data_set_that_contradicts_itself_is_refused(change, message):
@@ -167,3 +180,55 @@ def test_a_data_set_without_graphs_can_be_split_but_not_encoded():
     assert len(bare.subset(5, seed=0)) == 5
     with pytest.raises(ValueError, match="loaded with `graphs=False`"):
         bare.encode(bare.split(seed=0))
+
+
+def test_missing_targets_are_left_out_of_mean_and_deviation():
+    targets = lacking(20, 15, 12)
+    found = fit_standardisation(targets, TASKS)
+    np.testing.assert_allclose(found.mean, [targets[:15, 0].mean(), targets[8:, 1].mean()])
+    np.testing.assert_allclose(found.std, [targets[:15, 0].std(ddof=1), targets[8:, 1].std(ddof=1)])
+    np.testing.assert_array_equal(np.isnan(found.apply(targets)), np.isnan(targets))
+
+
+def test_statistics_over_a_complete_table_are_numpys_to_the_last_bit():
+    """What the paper's tables were made with: all columns in one sum."""
+    targets = np.random.default_rng(0).normal(5, 2, size=(1000, 4))
+    np.testing.assert_array_equal(over_examples(np.mean, targets), targets.mean(axis=0))
+    found = fit_standardisation(targets, (*TASKS, Task("c", "c", ""), Task("d", "d", "")))
+    np.testing.assert_array_equal(found.std, targets.std(axis=0, ddof=1))
+
+
+def test_a_data_set_counts_the_examples_of_each_task():
+    dataset = replace(crystals(10), targets=lacking(10, 7, 8))
+    assert not dataset.complete
+    assert dataset.counts().tolist() == [7, 8]
+    assert dataset.counts(np.array([0, 8, 9])).tolist() == [1, 2]
+    assert crystals(10).complete
+
+
+def test_a_task_without_test_examples_is_named_with_what_to_do():
+    dataset = replace(crystals(10), targets=lacking(10, 10, 3))
+    split = Split(train=np.array([2, 3, 4, 5, 6, 7, 8, 9]), test=np.array([0, 1]))
+    message = (
+        r"`targets` of \['b'\] are known of \[3\] training examples and of no test example; "
+        r"leave .* hold out others \(--test-fraction\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        dataset.encode(split)
+    with pytest.raises(ValueError, match=r"at least 2 training examples .* got {'b': 1}; leave"):
+        dataset.encode(Split(train=np.arange(8), test=np.array([8, 9])))
+
+
+def test_targets_beyond_what_can_be_squared_are_named():
+    targets = crystals(10).targets.copy()
+    targets[3, 1] = 1e300
+    with pytest.raises(ValueError, match=r"`targets` of \['b'\] are too large .* 1e\+300"):
+        fit_standardisation(targets, TASKS)
+
+
+def test_an_outlier_among_the_test_examples_is_named():
+    """In standard deviations of the training targets its square is no number in float32."""
+    dataset = crystals(10)
+    dataset.targets[9, 0] = 1e25
+    with pytest.raises(ValueError, match=r"target 'a' of 'ring-9' is 1e\+25, which lies .* from"):
+        dataset.encode(Split(train=np.arange(8), test=np.array([8, 9])))

@@ -85,30 +85,31 @@ not a number,CCC,many,1
 infinite,CCCC,1.0,inf
 too short,CCCCC,1.0
 no smiles,,1.0,1
+neither,CCCCCC,,n/a
 """
 
 
 def test_rows_of_no_use_are_left_out_and_named_by_file_line_and_column(tmp_path, caplog):
     path = write(tmp_path, MOLECULES + BAD_ROWS)
     dataset = load(path)
-    assert len(dataset) == 5
+    assert len(dataset) == 6
     assert [(record.id, record.reason) for record in dataset.left_out] == [
         ("line-7", "no molecular graph"),
-        ("line-8", "missing target"),
         ("line-9", "non-numeric target"),
         ("line-10", "non-numeric target"),
         ("line-11", "too few fields"),
         ("line-12", "missing structure"),
+        ("line-13", "missing target"),
     ]
     details = [record.detail for record in dataset.left_out]
     assert details[0].startswith(f"{path}, line 7, column 'smiles': rdkit cannot read")
     assert details[1:] == [
-        f"{path}, line 8, column 'a': the field is empty",
         f"{path}, line 9, column 'a': 'many' is not a finite number",
         f"{path}, line 10, column 'b': 'inf' is not a finite number",
         f"{path}, line 11: 3 fields where the first line names 4 columns; an empty field needs "
         "its comma too",
         f"{path}, line 12, column 'smiles': the field is empty",
+        f"{path}, line 13, column 'a': the field is empty, and there is no number in ['b']",
     ]
     assert "6 records are left out" in caplog.text
     assert count_reasons(dataset.left_out)["missing target"] == 1
@@ -168,6 +169,17 @@ def test_what_stands_behind_a_smiles_is_left_out_with_the_reason(tmp_path):
     assert "'this is junk' stands behind the SMILES" in dataset.left_out[0].detail
 
 
+def test_a_row_keeps_the_targets_that_it_has(tmp_path):
+    """Seven rows of which one has all: each is an example of what is known of it."""
+    words = ("", "nan", "NA", "N/A", "null", "None", "2")
+    rows = "".join(f"{'C' * i},{i}.5,{word}\n" for i, word in enumerate(words, start=1))
+    dataset = load(write(tmp_path, "smiles,a,b\n" + rows))
+    assert dataset.left_out == ()
+    assert dataset.counts().tolist() == [7, 1]
+    assert dataset.targets[-1].tolist() == [7.5, 2.0]
+    assert np.isnan(dataset.targets[:-1, 1]).all()
+
+
 def test_a_decimal_comma_is_not_read_as_two_fields(tmp_path):
     text = "smiles,a\nC,1.0\nCC,2.5\nCCC,3.0\nCCCC,4.0\nCCO,1,5\n"
     path = write(tmp_path, text)
@@ -186,7 +198,7 @@ def test_a_decimal_comma_is_not_read_as_two_fields(tmp_path):
 def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
     path = write(tmp_path, MOLECULES + BAD_ROWS)
     with pytest.raises(
-        DataError, match=r"(?s)6 records cannot be used .*my.csv, line 8, column 'a'"
+        DataError, match=r"(?s)6 records cannot be used .*my.csv, line 9, column 'a'"
     ):
         load(path, strict=True)
 
@@ -229,6 +241,7 @@ def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
             r"name the columns to predict in `targets` \(--targets\)",
         ),
         ("smiles,a,b\nC,1,\nCC,2,\n", "column 'b' of .*my.csv holds nothing where numbers"),
+        ("smiles,a,b\nC,1,NaN\nCC,2,\n", "column 'b' of .*my.csv holds nothing where numbers"),
     ],
 )
 def test_a_file_of_no_use_is_refused_with_the_reason(tmp_path, text, message):

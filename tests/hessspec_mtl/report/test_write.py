@@ -162,6 +162,7 @@ def test_all_figures_and_tables_are_there(written):
             assert (folder / "figures" / f"{name}{suffix}").stat().st_size > 0
     assert {p.stem for p in (folder / "tables").iterdir()} == {
         *("table1", "table2", "table3", "single_against_multi", "pairs_of_tasks"),
+        "examples_of_tasks",
     }
     assert len(json.loads((folder / "claims.json").read_text())) >= 20
 

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hessspec_mtl.datasets.base import MultitaskDataset, Split
 from hessspec_mtl.datasets.paper import PAPER, target_statistics
 from hessspec_mtl.datasets.sources import MP_API
+from hessspec_mtl.study.records import median_error
 from hessspec_mtl.study.tables import (
     Table,
     agrees,
     dataset_table,
+    examples_table,
     target_table,
     why_fewer,
     write_table,
@@ -144,3 +147,35 @@ def test_all_three_forms_are_written_and_escaped(tmp_path):
     assert "&lt;b&gt;" in text
     assert "<title>" not in text
     assert "n &amp; m" in text
+
+
+def lacking(records) -> MultitaskDataset:
+    """Sixty examples of a set of one's own, of which the first task is known of 50."""
+    dataset = replace(records.dataset("QM8"), published=None, name="mine")
+    dataset.targets[:10, 0] = np.nan
+    return dataset
+
+
+def test_statistics_are_over_the_examples_that_have_the_target(records):
+    dataset = lacking(records)
+    table = target_table(dataset)
+    known = dataset.targets[10:, 0]
+    expected = [known.mean(), known.std(ddof=1), known.min(), known.max(), 50]
+    np.testing.assert_allclose(table.data["E1"], expected)
+    assert table.rows[-1] == ("examples", "50", "60", "60", "60")
+    train, test = np.arange(0, 40), np.arange(40, 60)
+    left = median_error(dataset, Split(train, test))[0]
+    known_train = dataset.targets[10:40, 0]
+    deviations = np.abs(dataset.targets[40:, 0] - np.median(known_train))
+    assert left == pytest.approx(deviations.mean() / known_train.std(ddof=1))
+
+
+def test_a_table_says_how_many_examples_each_task_has(records):
+    study = records.study()
+    complete = examples_table([study])
+    assert complete.rows[0] == ("QM8", "E₁", "40", "20", "10")
+    assert complete.notes == ()
+    table = examples_table([replace(study, dataset=lacking(records))])
+    assert table.rows[0] == ("mine", "E₁", "30", "20", "0")
+    assert table.rows[1] == ("mine", "E₂", "40", "20", "10")
+    assert "over those that have it" in table.notes[0]

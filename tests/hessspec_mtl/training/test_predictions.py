@@ -57,3 +57,22 @@ def test_predictions_are_those_whose_errors_stand_in_the_history(tmp_path):
     np.testing.assert_array_equal(f1[list(encoded.test.ids)].to_numpy(np.float32), column)
     # Kept, and read back bit for bit.
     pd.testing.assert_frame_equal(predictions(network, encoded, tmp_path, 1), table)
+
+
+def test_ratios_of_tasks_without_common_examples_have_independent_errors():
+    """Mean of two logarithms of ratios, each over its own test examples: variances add to 1/4."""
+    generator = np.random.default_rng(4)
+    both = {"a": generator.normal(size=(2, 40)), "b": generator.normal(size=(2, 15))}
+    together, alone, each = [], {}, []
+    for task, (shared, separate) in both.items():
+        tables = [table_of(errors, task) for errors in (shared, separate)]
+        for table in tables:
+            table["id"] = task + table["id"]
+        together.append(tables[0])
+        alone[task] = tables[1]
+        each.append(paired_log_ratio(tables[0], {task: tables[1]}, [task]))
+    value, error = paired_log_ratio(pd.concat(together), alone, ["a", "b"])
+    assert value == pytest.approx(np.mean([single[0] for single in each]))
+    # (n - 1)/n of each sample's own variance, and 55/54 of all: what ddof = 1 makes of the counts.
+    variance = sum(e**2 * (n - 1) / n for (_, e), n in zip(each, (40, 15), strict=True))
+    assert error == pytest.approx((0.25 * variance * 55 / 54) ** 0.5)

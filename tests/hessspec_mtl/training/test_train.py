@@ -9,16 +9,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from hessspec_mtl.graphs import MultiGraph, batch_graphs
+from hessspec_mtl.graphs import MultiGraph, batch_graphs, target_weights
 from hessspec_mtl.network.model import NetworkConfig, predict
+from hessspec_mtl.network.tasks import weighted_sums
+from hessspec_mtl.training.batches import epoch_batches, padded_batch, padding_ladder
 from hessspec_mtl.training.checkpoints import CheckpointError, Checkpoints
 from hessspec_mtl.training.config import TrainConfig
+from hessspec_mtl.training.identity import describe
 from hessspec_mtl.training.state import load_history, training_seconds
-from hessspec_mtl.training.train import load_params, saved_epochs, train
+from hessspec_mtl.training.train import _columns, load_params, saved_epochs, train
 
 NETWORK = NetworkConfig(
     node_features=2, edge_features=1, tasks=("size", "bonds"), num_steps=1, width=4, head_width=4
@@ -254,3 +258,121 @@ def test_the_steps_use_the_learning_rate_of_their_epoch(tmp_path):
     before, first, second = (p[kernel[0]][kernel[1]][kernel[2]] for p in (before, first, second))
     np.testing.assert_array_equal(first, second)
     assert np.abs(before - first).max() > 0
+
+
+def with_missing(split: SimpleNamespace, sizes: int, bonds: int) -> SimpleNamespace:
+    """`split` with `size` known of the last so many examples and `bonds` of the first so many."""
+    targets = split.targets.copy()
+    targets[:-sizes, 1] = np.nan
+    targets[bonds:, 0] = np.nan
+    return SimpleNamespace(graphs=split.graphs, targets=targets)
+
+
+# "size" is in one batch of four at most: the others have none of it.
+LACKING = SimpleNamespace(
+    train=with_missing(DATA.train, 2, 25), test=with_missing(DATA.test, 3, 9), tasks=DATA.tasks
+)
+
+
+def masked_errors(params, split: SimpleNamespace) -> np.ndarray:
+    """[mse, mae] of "size" and "bonds" over the examples that have them."""
+    batch = batch_graphs(split.graphs, np.zeros_like(split.targets))
+    predicted = np.asarray(predict(params, batch, NETWORK))[: len(split.graphs)]
+    errors = predicted - split.targets[:, ::-1]
+    return np.stack([np.nanmean(errors**2, axis=0), np.nanmean(np.abs(errors), axis=0)])
+
+
+@pytest.fixture(scope="module")
+def lacking_run(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
+    """One step of plain gradient descent, with all training examples in one batch."""
+    folder = tmp_path_factory.mktemp("lacking")
+    config = TrainConfig(
+        num_epochs=1, batch_size=30, optimizer="sgd", learning_rate=1e-2, decay_start=1
+    )
+    return folder, train(config, NETWORK, LACKING, folder)
+
+
+def test_errors_are_means_over_the_examples_that_have_the_target(lacking_run):
+    """Those of the only step's batch are of the weights before it."""
+    folder, history = lacking_run
+    history = history.set_index(["epoch", "split", "task"])
+    for epoch, split, state in ((0, "train", 0), (0, "test", 0), (1, "train", 0), (1, "test", 1)):
+        expected = masked_errors(load_params(folder, state), getattr(LACKING, split))
+        for t, task in enumerate(NETWORK.tasks):
+            np.testing.assert_allclose(
+                history.loc[(epoch, split, task), ["mse", "mae"]].to_numpy(float),
+                expected[:, t],
+                rtol=1e-5,
+            )
+
+
+def test_a_step_goes_down_the_gradient_of_the_sum_of_masked_means(lacking_run):
+    before, after = (load_params(lacking_run[0], epoch) for epoch in (0, 1))
+    split = LACKING.train
+    known = ~np.isnan(split.targets[:, ::-1])
+    batch = batch_graphs(split.graphs, np.zeros_like(split.targets))
+
+    def objective(params):
+        errors = predict(params, batch, NETWORK)[:30] - np.where(known, split.targets[:, ::-1], 0)
+        return (known * errors**2 / known.sum(axis=0)).sum()
+
+    gradient = jax.jit(jax.grad(objective))(jax.tree.map(jnp.asarray, before))
+    for old, new, slope in zip(*map(jax.tree.leaves, (before, after, gradient)), strict=True):
+        scale = max(float(jnp.abs(slope).max()), 1e-3)
+        np.testing.assert_allclose((old - new) / 1e-2, slope, atol=2e-4 * scale)
+
+
+def test_batches_of_an_epoch_stand_for_the_sum_of_masked_means_on_average():
+    """Weighted by their sizes, the objectives of a partition add up to it, empty tasks and all."""
+    split = LACKING.train
+    weights = target_weights(split.targets)
+    errors = np.random.default_rng(0).standard_normal(split.targets.shape)
+    total, without = 0.0, 0
+    for members in epoch_batches(jax.random.key(0), 1, 30, 4):
+        batch = padded_batch(
+            [split.graphs[i] for i in members],
+            split.targets[members],
+            padding_ladder(split.graphs, 4),
+            weights,
+        )
+        padded = np.zeros(batch.targets.shape)
+        padded[: len(members)] = errors[members] ** 2
+        objective = weighted_sums(jnp.asarray(padded), batch).sum() / batch.mask.sum()
+        total += float(objective) * len(members) / 30
+        without += not batch.weights[:, 1].any()
+    assert without >= 6
+    expected = np.where(np.isnan(split.targets), np.nan, errors**2)
+    assert total == pytest.approx(np.nanmean(expected, axis=0).sum(), rel=1e-5)
+
+
+def test_a_network_of_one_task_sees_only_the_examples_that_have_it():
+    graphs, targets = _columns(LACKING, "train", ("size",))
+    assert graphs == LACKING.train.graphs[-2:]
+    np.testing.assert_array_equal(targets, LACKING.train.targets[-2:, [1]])
+    graphs, targets = _columns(LACKING, "train", NETWORK.tasks)
+    assert len(graphs) == 27  # 25 with "bonds", 2 with "size"
+    assert target_weights(targets).tolist() == [27 / 2, 27 / 25]
+
+
+def test_which_targets_are_missing_is_part_of_what_a_run_is_of():
+    full, lacking = (
+        describe(CONFIG, NETWORK, {"train": (split.graphs, split.targets)})["data"]
+        for split in (DATA.train, LACKING.train)
+    )
+    again = describe(CONFIG, NETWORK, {"train": (LACKING.train.graphs, LACKING.train.targets)})
+    assert again["data"] == lacking != full
+
+
+def test_a_target_that_a_side_of_the_split_lacks_altogether_is_named(tmp_path):
+    gone = SimpleNamespace(graphs=DATA.test.graphs, targets=DATA.test.targets * [1, np.nan])
+    data = SimpleNamespace(train=DATA.train, test=gone, tasks=DATA.tasks)
+    with pytest.raises(
+        ValueError, match=r"`encoded.test` must have an example .* none of \['size'"
+    ):
+        train(CONFIG, NETWORK, data, tmp_path)
+
+
+def test_a_folder_of_the_first_release_is_known_again():
+    """The hash of complete data is the one that 0.1.0 wrote, bit for bit."""
+    found = describe(CONFIG, NETWORK, {"train": (DATA.train.graphs, DATA.train.targets)})
+    assert found["data"] == {"train": "30 graphs, hash 4f5deda0711e617fe8b13e05a1a5a71b"}

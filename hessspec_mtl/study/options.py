@@ -1,0 +1,166 @@
+"""Every field of a study's configuration as an option of the command, made from its records.
+
+An option that is not given is None and leaves the field as the preset has it. The option
+`--curvature.num-steps` is the field `num_steps` of `CurvatureConfig`, with the words written there.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from hessspec_mtl.curvature.follow import CurvatureConfig
+from hessspec_mtl.study.presets import NetworkSizes, StudyConfig
+from hessspec_mtl.training.config import TrainConfig
+
+Optimizer = Literal["adamw", "adam", "sgd"]
+
+_GROUPS: Mapping[str, type[Any]] = {
+    "network": NetworkSizes,
+    "train": TrainConfig,
+    "curvature": CurvatureConfig,
+}
+_OF_STUDY = ("num_examples", "seeds", "test_fraction", "single_task", "keep_groups_whole")
+SWITCHES = ("single_task", "keep_groups_whole")
+_SHORT: Mapping[str, str] = {
+    "optimizer": "train",
+    "learning_rate": "train",
+    "num_epochs": "train",
+    "num_graphs": "curvature",
+}
+"""Fields whose option also goes without the name of its group."""
+
+_DERIVED: Mapping[str, tuple[str, ...]] = {"train": ("seed",)}
+"""Fields that no option sets: the seed of a run is one of `--seeds`."""
+
+
+def _arg(metavar: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(default: the preset's)")
+
+
+INT, INTS, FLOAT, WORD, YES_NO = map(_arg, ("INT", "INT ...", "FLOAT", "WORD", "[{True,False}]"))
+_ARGS = {int: INT, float: FLOAT, str: WORD}
+
+
+def _optional(record: type[Any], left_out: tuple[str, ...]) -> type[Any]:
+    """A record of the same fields, each of which may be None, explained in the same words."""
+    kinds = typing.get_type_hints(record)
+
+    def annotated(kind: Any) -> Any:
+        inner = typing.get_args(kind)
+        shown = INTS if typing.get_origin(kind) is tuple else _ARGS[inner[0] if inner else kind]
+        return Annotated[kind | None, shown]
+
+    chosen = [item.name for item in fields(record) if item.name not in left_out]
+    made: Any = make_dataclass(
+        f"{record.__name__}Options",
+        [(name, annotated(kinds[name]), field(default=None)) for name in chosen],
+        frozen=True,
+    )
+    made.__doc__ = record.__doc__
+    return made
+
+
+if TYPE_CHECKING:
+    NetworkOptions = TrainOptions = CurvatureOptions = Any
+else:
+    NetworkOptions, TrainOptions, CurvatureOptions = (
+        _optional(record, _DERIVED.get(group, ())) for group, record in _GROUPS.items()
+    )
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What the command changes of a preset's study; None leaves it as it is.
+
+    Attributes:
+        seeds: one training run each.
+        single_task: also train each task alone, to compare.
+        test_fraction: share of the examples that is held out.
+        keep_groups_whole: structures that are one to the network (stereoisomers, cells of one
+            crystal) stay on one side of the split; data of your own are always split so.
+        optimizer: which optimizer trains.
+        learning_rate: of the first half of training.
+        num_epochs: passes over the training examples.
+        num_examples: a random subset of each data set; all, if there are no more.
+        num_graphs: training graphs that the Hessians are averaged over; if not given, all of them
+            where those are fewer than the preset's.
+        network: Sizes of the network.
+        train: How it is trained.
+        curvature: What is measured of the curvature, and when.
+    """
+
+    seeds: Annotated[tuple[int, ...] | None, INTS] = None
+    single_task: Annotated[bool | None, YES_NO] = None
+    test_fraction: Annotated[float | None, FLOAT] = None
+    keep_groups_whole: Annotated[bool | None, YES_NO] = None
+    optimizer: Annotated[Optimizer | None, _arg("{adamw,adam,sgd}")] = None
+    learning_rate: Annotated[float | None, FLOAT] = None
+    num_epochs: Annotated[int | None, INT] = None
+    num_examples: Annotated[int | None, INT] = None
+    num_graphs: Annotated[int | None, INT] = None
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    curvature: CurvatureOptions = field(default_factory=CurvatureOptions)
+
+
+def flag(name: str, group: str = "") -> str:
+    """What one types to set a field: `--train.batch-size`."""
+    return "--" + (f"{group}." if group else "") + name.replace("_", "-")
+
+
+def shortest_flag(dotted: str) -> str:
+    """The shortest option for a field such as `train.num_epochs`: here `--num-epochs`."""
+    group, _, name = dotted.rpartition(".")
+    return flag(name, "" if _SHORT.get(name) == group else group)
+
+
+def configured(config: StudyConfig, options: StudyOptions) -> StudyConfig:
+    """`config` with what `options` change.
+
+    Raises:
+        ValueError: for a value that cannot be, in the words of the record but naming the option;
+            or where the long and the short form of an option say different things.
+    """
+    for group in _GROUPS:
+        given, names = _given(options, group)
+        config = replace(config, **{group: _changed(getattr(config, group), given, names)})
+    given = {name: getattr(options, name) for name in _OF_STUDY}
+    given = {name: value for name, value in given.items() if value is not None}
+    return _changed(config, given, {name: flag(name) for name in given})
+
+
+def _given(options: StudyOptions, group: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values given for a group's fields, and by which option each."""
+    inner = getattr(options, group)
+    values = {item.name: getattr(inner, item.name) for item in fields(inner)}
+    values = {name: value for name, value in values.items() if value is not None}
+    names = {name: flag(name, group) for name in values}
+    for name, home in _SHORT.items():
+        value = getattr(options, name)
+        if home != group or value is None:
+            continue
+        if name in values and values[name] != value:
+            raise ValueError(
+                f"`{flag(name)}` and `{flag(name, group)}` set one thing, got {value} and "
+                f"{values[name]}; give one of them."
+            )
+        values[name], names[name] = value, flag(name)
+    return values, names
+
+
+_Record = TypeVar("_Record")
+
+
+def _changed(record: _Record, given: Mapping[str, Any], names: Mapping[str, str]) -> _Record:
+    try:
+        return replace(record, **given)  # type: ignore[type-var]
+    except ValueError as error:
+        text = str(error)
+        for name, option in names.items():
+            text = text.replace(f"`{name}`", f"`{option}`")
+        raise ValueError(text) from error
