@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / ".venv-compat"
-TOOLS = ("pytest", "pytest-xdist", "hypothesis", "beartype")
+# Some tests differentiate networks of flax.
+TOOLS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "flax")
 
 
 @dataclass(frozen=True)
