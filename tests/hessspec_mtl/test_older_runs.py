@@ -117,7 +117,10 @@ def test_other_settings_than_the_older_studys_are_refused_in_words(tmp_path):
     folder = unpacked(tmp_path)
     before = contents(folder)
     other = replace(CONFIG, curvature=replace(CONFIG.curvature, num_steps=6))
-    with pytest.raises(ValueError, match=r"`curvature.num_steps` is 6, but .* with 5; ask for"):
+    with pytest.raises(
+        ValueError,
+        match=r"`curvature.num_steps` \(--curvature.num-steps\) is 6, but .* with 5; ask for",
+    ):
         gone_on_with(other, folder)
     longer = replace(CONFIG, train=replace(CONFIG.train, num_epochs=3))
     with pytest.raises(ValueError, match=r"`train.num_epochs` \(--num-epochs\) is 3, but"):
