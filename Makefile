@@ -15,11 +15,13 @@ EXTRAS_DOCS := mtl,docs
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=
 
-.PHONY: help reproduce test lint types check slow compat benchmarks docs house clean
+.PHONY: help reproduce test test-fast lint types check check-all slow compat benchmarks docs house clean
 
 help:
 	@echo "make reproduce   install and run the main job (ARGS=... is passed on)"
 	@echo "make test        install, then lint, types and all quick tests"
+	@echo "make test-fast   the core's rooms in float32, for work on them (two minutes)"
+	@echo "make check-all   quick and slow tests in both precisions, compiled as for users (hours)"
 	@echo "make slow        the full accuracy and coverage studies (hours)"
 	@echo "make compat      the core's tests against the oldest and the newest JAX (20 minutes)"
 	@echo "make benchmarks  install, measure every claim on speed (half an hour), draw docs/benchmarks.md"
@@ -66,12 +68,24 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/basedpyright
 
-# The core is tested twice: in float32, which users have, and in float64. Each worker keeps one thread.
+# The core is tested twice: in float32, which users have, and in float64. Each worker keeps one thread,
+# and a file stays with one worker, since its tests share what they set up and what was compiled.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# What `make test-fast` runs: every module of the core by itself, without the studies across them.
+ROOMS  ?= $(addprefix tests/hessspec/,base operators krylov trace spectrum)
+
 check: $(VENV)/.test
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q -n 2
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n 2 tests/hessspec
+	JAX_ENABLE_X64=0 $(PYTEST)
+	JAX_ENABLE_X64=1 $(PYTEST) tests/hessspec
 
 test: lint types check
+
+test-fast: $(VENV)/.test
+	JAX_ENABLE_X64=0 $(PYTEST) $(ROOMS)
+
+check-all: $(VENV)/.test
+	TESTS_COMPILE=full JAX_ENABLE_X64=0 $(PYTEST) -m "not network"
+	TESTS_COMPILE=full JAX_ENABLE_X64=1 $(PYTEST) -m "not network" tests/hessspec
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow

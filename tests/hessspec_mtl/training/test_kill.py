@@ -57,7 +57,6 @@ def killed_and_resumed(folder: Path, plan: list[dict[str, Any]]) -> list[dict[st
     """Run the command once for each entry of `plan`; what each run did and left behind."""
     settings = {
         "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": "",
         "JAX_ENABLE_X64": "0",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of the work here
     }
