@@ -1,4 +1,4 @@
-"""Quadratic forms of all tasks: right for every kind of loss, and nothing in them twice."""
+"""Quadratic forms of all tasks: right for every kind of loss."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hessspec._operators.products import task_forms
-from hessspec._operators.repeats import without_repeats
 from hessspec._operators.traces import inner_traces
 
 DIM = 6
@@ -81,27 +80,3 @@ def test_both_derivatives_share_the_first_tangent():
     traced = jax.make_jaxpr(lambda block: task_forms(loss, POINT, block))(BLOCK)
     # The first layer's input is data: xW and xẆ only.
     assert count(traced, "dot_general") == 2 + 5
-
-
-def test_only_what_is_the_same_is_computed_once():
-    def function(x, v):
-        left, right = jnp.sin(x) * v + 1.0, jnp.sin(x) * v + 2.0
-        return left * right - jnp.sin(v) * jnp.sum(x) + jnp.sum(x)
-
-    once = without_repeats(function, POINT, BLOCK[0])
-    np.testing.assert_array_equal(once(POINT, BLOCK[1]), function(POINT, BLOCK[1]))
-    traced = jax.make_jaxpr(once)(POINT, BLOCK[0])
-    assert [count(traced, name) for name in ("sin", "reduce_sum", "add")] == [2, 1, 3]
-
-
-def test_effects_are_never_merged():
-    calls = []
-
-    def function(x):
-        for _ in range(2):
-            jax.debug.callback(lambda: calls.append(1))
-        return 2 * x
-
-    without_repeats(function, POINT)(POINT)
-    jax.effects_barrier()
-    assert len(calls) == 2

@@ -9,6 +9,25 @@ from tests.spectra import (
 )
 
 
+def test_the_standard_error_is_that_of_a_mean_of_exchangeable_samples():
+    """S²/n with n - 1 degrees of freedom, and the covariance of pairs where there is one."""
+    samples = np.array([[1.0, 2.0, 4.0, 9.0], [0.0, 0.0, 0.0, 8.0]])
+    variance = np.array([np.var(row, ddof=1) / 4 for row in samples])
+    plain = TraceEstimate.from_samples(samples, exact=np.array([10.0, -1.0]))
+    np.testing.assert_allclose(plain.standard_error, variance**0.5, rtol=1e-14)
+    np.testing.assert_allclose(plain.value, [14.0, 1.0], rtol=1e-14)
+    covariance = np.array([[0.5, 0.2], [0.2, -0.3]])
+    shared = TraceEstimate.from_samples(samples, pair_covariance=covariance)
+    # A covariance below 0 is not believed: it would make the error too small.
+    expected = np.array([variance[0] + 0.5, variance[1]]) ** 0.5
+    np.testing.assert_allclose(shared.standard_error, expected, rtol=1e-14)
+    # Of the difference of two tasks the samples differ pair by pair.
+    paired = shared.difference(0, 1)
+    of_pairs = np.var(samples[0] - samples[1], ddof=1) / 4
+    of_pairs += max(0.5 - 0.3 - 2 * 0.2, 0.0)
+    np.testing.assert_allclose(paired.standard_error, of_pairs**0.5, rtol=1e-14)
+
+
 def test_the_products_still_needed_follow_from_the_measured_variance():
     samples = np.random.default_rng(0).normal(5.0, 1.0, 64)
     found = TraceEstimate.from_samples(samples, num_matvecs=64, dim=100)

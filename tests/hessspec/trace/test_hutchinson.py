@@ -1,8 +1,23 @@
 """Means of quadratic forms: linear, and each probe its own."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from tests.spectra import eps, trace_of
+from hessspec import rademacher
+from tests.spectra import DIM, dtype, eps, outliers, trace_of, with_spectrum
+
+
+def test_every_sample_is_the_form_of_its_probe_and_the_squares_come_along(spectrum):
+    """Sample i is vᵢᵀHvᵢ with vᵢ drawn by index i, |Hvᵢ|² that of tr H²."""
+    operator, _ = spectrum
+    matrix = with_spectrum(outliers())
+    probes = np.asarray(rademacher(jax.random.key(4), jnp.arange(20), DIM, dtype()), float)
+    found = trace_of(operator, "hutchinson", 20, seed=4)
+    forms = np.einsum("kp,pq,kq->k", probes, matrix, probes)
+    np.testing.assert_allclose(found.samples, forms, atol=100 * eps() * np.abs(matrix).sum())
+    squares = np.sum((probes @ matrix) ** 2, axis=1)
+    np.testing.assert_allclose(found.square.samples, squares, rtol=1e4 * eps())
 
 
 def test_the_trace_is_linear_in_the_task_weights(three_tasks):

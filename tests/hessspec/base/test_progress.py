@@ -1,0 +1,28 @@
+"""Bars are shown where a person is looking, count what they are told and are closed by errors."""
+
+import pytest
+
+from hessspec._base.progress import progress_bar
+
+
+def test_a_bar_counts_what_it_is_told(capsys):
+    with progress_bar(40, "trace", enabled=True) as bar:
+        bar.update(8)
+        bar.update()
+        assert bar.n == 9
+    shown = capsys.readouterr().err
+    assert "trace" in shown
+    assert "/40" in shown
+
+
+@pytest.mark.parametrize("enabled", [False, None])
+def test_nothing_is_shown_when_switched_off_or_outside_a_terminal(capsys, enabled):
+    with progress_bar(40, "trace", enabled=enabled) as bar:
+        bar.update(40)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_closes_the_bar_and_passes():
+    with pytest.raises(KeyError), progress_bar(40, "trace", enabled=True) as bar:
+        raise KeyError
+    assert bar.disable  # what tqdm makes of a bar that is closed
