@@ -58,6 +58,9 @@ class DenseOperator:
     def rows(self, block: jax.Array) -> jax.Array:
         return jnp.matmul(block, self.matrix, precision="highest")
 
+    def measured_rows(self, block: jax.Array) -> tuple[jax.Array, None]:
+        return self.rows(block), None
+
 
 def runs(operator: DenseOperator, num_probes: int, seeds: int, num_steps: int = STEPS):
     """One (run, starts) a seed; the seeds advance in lockstep, which changes no number."""

@@ -10,6 +10,9 @@ from hessspec._base.space import VectorSpace
 # A product sums `dim` terms, each rounded; measured products of real networks are symmetric to
 # 3 to 8 units of rounding, so a thousand of them is no rounding any more.
 ASYMMETRY_UNITS = 1e3
+# The trace of a matrix needs no symmetry. Where all of it is at hand its asymmetry is part of the
+# error, up to this share of the norm: beyond, what was computed is no Hessian to two digits.
+MOST_ASYMMETRY = 1e-2
 
 Values = Float[Array, "..."] | Float[np.ndarray, "..."] | Sequence[float]
 
@@ -37,6 +40,23 @@ def check_losses(
         raise ValueError(
             f"two evaluations of the loss at the same parameters differ ({a} and {b}): it is "
             "random (dropout, a random batch?); fix its random key, or pass one batch as `data`."
+        )
+
+
+def check_precision(narrow: str, dtype: np.dtype) -> None:
+    """A loss must compute with its parameters in their own dtype, not in one called `narrow`.
+
+    Raises:
+        ValueError: if there is a narrower one, with the way out.
+    """
+    if narrow:
+        wide = np.dtype(dtype).name
+        raise ValueError(
+            f"the loss computes with its parameters in {narrow}, where they are {wide} here: its "
+            "second derivatives are rounded to that precision in every operation, and no error "
+            f"bar could cover it. Compute in {wide} inside the loss for its Hessian: leave out "
+            f"`.astype(jnp.{narrow})`, or build the model with `dtype=jnp.{wide}` (the parameters "
+            "may stay as they are); bare products are `HessianOperator(...).matvec(vector)`."
         )
 
 
@@ -80,11 +100,38 @@ def check_symmetric(
     difference = np.abs(f - b)
     if np.any(difference > allowed):
         worst = int(np.argmax(difference - allowed))
-        raise ValueError(
-            "products with the operator are not symmetric: u'Hv = "
-            f"{f.flat[worst]:.6g} but v'Hu = {b.flat[worst]:.6g}. Every method here needs H = H'. "
-            "A custom derivative rule, a loss that is not the gradient's potential, a "
-            "non-symmetric `matvec`, a cast to lower precision inside the loss (bfloat16), or "
-            "reduced matrix-multiplication precision (TF32: set "
-            "`jax.default_matmul_precision('highest')`) can cause this."
+        size = float(np.broadcast_to(np.asarray(scale, np.float64), f.shape).flat[worst])
+        raise asymmetric(
+            f"u'Hv = {f.flat[worst]:.6g} but v'Hu = {b.flat[worst]:.6g}",
+            float(difference.flat[worst]) / size if size > 0 else np.inf,
+            dtype,
         )
+
+
+def asymmetric(
+    found: str,
+    share: float,
+    dtype: np.dtype,
+    what: str = "products with the operator are not symmetric",
+) -> ValueError:
+    """The error for products that differ by this share of their size, the likely causes first."""
+    wider = "take `params` and data in float64 (`jax_enable_x64`)"
+    if dtype == np.float64:
+        wider = "bring the loss into a better conditioned form"
+    lost = (
+        "cancellation in an ill-conditioned loss (a nearly singular matrix that is factorised, a "
+        f"difference of large numbers) loses the last digits in {np.dtype(dtype).name}: {wider}; "
+        "reduced matrix-multiplication precision (TF32) does too: set "
+        "`jax.default_matmul_precision('highest')`"
+    )
+    wrong = (
+        "a custom derivative rule, a `matvec` that is not symmetric, a random loss, or a cast to "
+        "lower precision inside"
+    )
+    few = share < MOST_ASYMMETRY
+    causes = f"Likely {lost}; less likely: {wrong}" if few else f"Likely {wrong}; or {lost}"
+    return ValueError(
+        f"{what}: {found}, "
+        f"{share / np.finfo(dtype).eps:.0f} units of rounding. Every method here needs H = H'. "
+        f"{causes}."
+    )

@@ -45,7 +45,7 @@ class KrylovBasis:
         self.previous = self.next  # the last block of the basis, once there is one
         self.starts = WIDTH
         self.scale = 0.0
-        self.size = 0.0  # norm of the largest block of T so far
+        self.size = 0.0  # norm of the largest block of T so far, or of the parts H is a sum of
         self.compressed = np.zeros((0, 0))  # T
         self.coupling = np.zeros((WIDTH, 0))  # B, for the columns of the last block
 
@@ -62,9 +62,11 @@ class KrylovBasis:
     def grow(self) -> int:
         """One block more; returns the products that took."""
         block = self.next
-        products = self.operator.rows(block)
+        products, parts = self.operator.measured_rows(block)
         if self.scale == 0.0:
             self.scale = unit_scale(products)
+        if parts is not None:
+            self.size = max(self.size, float(np.max(np.asarray(parts))) / self.scale)
         products = products / jnp.asarray(self.scale, products.dtype)
         self.basis.append(block)
         # Two passes, as in a Lanczos step: the first needs only the last two blocks.

@@ -275,16 +275,18 @@ def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -
     """The pairs of a small H, from its P columns."""
     dim, dtype = operator.dim, np.dtype(operator.dtype)
     matrix = np.zeros((dim, dim))
-    total = dense_products(dim)
+    total, parts = dense_products(dim), 0.0
     chunk = total // math.ceil(dim / _DENSE_CHUNK)
     for start in range(0, dim, chunk):
         # The last block is moved back, so that all have one shape.
         begin = min(start, dim - chunk)
-        rows = operator.rows(jnp.asarray(np.eye(chunk, dim, begin, dtype)))
+        rows, lengths = operator.measured_rows(jnp.asarray(np.eye(chunk, dim, begin, dtype)))
+        parts = parts if lengths is None else max(parts, float(jnp.max(lengths)))
         check_finite(rows, operator.space, "a product with the operator")
         matrix[begin : begin + chunk] = np.asarray(rows, np.float64)
         bar.update(chunk)
-    check_symmetric(matrix, matrix.T, float(np.linalg.norm(matrix, 2)), dtype)
+    size = max(float(np.linalg.norm(matrix, 2)), parts)
+    check_symmetric(matrix, matrix.T, size, dtype)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     chosen = wanted_first(values, which)[:k]
     rows = vectors[:, chosen].T.astype(dtype)
@@ -294,7 +296,7 @@ def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -
         values=values[chosen],
         rows=jnp.asarray(rows),
         residuals=residuals,
-        norm=float(np.abs(values).max()),
+        norm=max(float(np.abs(values).max()), parts),
         num_matvecs=total,
     )
 

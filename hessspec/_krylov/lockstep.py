@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from hessspec._base.checks import ASYMMETRY_UNITS, check_finite
+from hessspec._base.checks import ASYMMETRY_UNITS, asymmetric, check_finite
 from hessspec._base.memory import require_memory
 from hessspec._base.progress import ProgressBar
 from hessspec._base.space import VectorSpace
@@ -44,6 +44,9 @@ class RowOperator(Protocol):
     @property
     def dtype(self) -> np.dtype: ...
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]: ...
+    def measured_rows(
+        self, block: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "k dim"], Float[Array, " k"] | None]: ...
     def product_bytes(self, rows: int) -> int: ...
 
 
@@ -55,8 +58,10 @@ class KrylovRun:
         alpha, beta, num_valid_steps: as in `KrylovDecomposition`, float64.
         bases: of all probes; rows past the last valid step are zero. None without
             reorthogonalisation.
-        asymmetry: largest asymmetry of the products, relative to H.
+        asymmetry: largest asymmetry of the products, relative to H, or to the parts that H is
+            a sum of.
         num_matvecs: products executed, those of probes already exhausted included.
+        parts: largest length of those parts of a product; 0 where H is no sum.
     """
 
     alpha: Float[np.ndarray, "k m"]
@@ -65,6 +70,7 @@ class KrylovRun:
     bases: LockstepBases | None
     asymmetry: float
     num_matvecs: int
+    parts: float = 0.0
 
     def basis_gram(self) -> Float[np.ndarray, "k m k m"]:
         """Inner products of the basis vectors of all probes.
@@ -142,12 +148,17 @@ def krylov(
     layout = Layout.of_lanes(dim, starts.dtype, k)
     bases = LockstepBases(layout) if reorthogonalize else None
     outcomes: list[tuple[Array, Array]] = []
+    parts: Array | None = None
     num_matvecs = 0
     for j in range(num_steps):
-        products = operator.rows(rows)
+        products, lengths = operator.measured_rows(rows)
         num_matvecs += k
         if j == 0:
             scale = _power_of_two(products)
+        if lengths is not None:
+            # Remainders and asymmetries are judged by the parts, whose rounding they are.
+            found = found._replace(size=jnp.maximum(found.size, lengths / scale))
+            parts = lengths if parts is None else jnp.maximum(parts, lengths)
         if bases is not None:
             local = _first_pass(previous, rows, products, scale, found, j, layout=layout)
             # The second of two passes. A first one over the whole basis would find nothing but
@@ -177,6 +188,7 @@ def krylov(
         bases=bases,
         asymmetry=asymmetry,
         num_matvecs=num_matvecs,
+        parts=0.0 if parts is None else float(np.max(np.asarray(parts))),
     )
 
 
@@ -200,13 +212,7 @@ def _check_finite(operator: RowOperator, starts: Array, found: Recurrence) -> No
 
 def _check_symmetric(asymmetry: float, dtype: np.dtype) -> None:
     if asymmetry > ASYMMETRY_UNITS * np.finfo(dtype).eps:
-        raise ValueError(
-            "products with the operator are not symmetric: u'Hv and v'Hu differ by "
-            f"{asymmetry:.1e} of its norm, more than rounding can explain. Every method here "
-            "needs H = H'. A custom derivative rule, a non-symmetric `matvec`, a random loss, a "
-            "cast to lower precision inside the loss (bfloat16), or reduced matrix-multiplication "
-            "precision (TF32: set `jax.default_matmul_precision('highest')`) can cause this."
-        )
+        raise asymmetric(f"u'Hv and v'Hu differ by {asymmetry:.1e} of its norm", asymmetry, dtype)
 
 
 _normalized = jax.jit(normalized)

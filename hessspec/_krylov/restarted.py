@@ -296,10 +296,12 @@ class RestartedBasis:
         return self.basis.surrender()[jnp.asarray(chosen)]
 
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
-        products = self.operator.rows(block)
+        products, parts = self.operator.measured_rows(block)
         self.num_matvecs += block.shape[0]
         if self.scale == 0.0:
             self.scale = unit_scale(products)
+        if parts is not None:  # their rounding is that of H
+            self.norm = max(self.norm, float(np.max(np.asarray(parts))) / self.scale)
         return products / jnp.asarray(self.scale, products.dtype)
 
     def _enter(self, column: Float[np.ndarray, "n b"], old: int) -> None:

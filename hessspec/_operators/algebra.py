@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -44,6 +45,16 @@ class AbstractOperator(eqx.Module):
         waiting for the result. Any other shape of `block` is a ValueError.
         """
         return compiled_rows(self, block)
+
+    def measured_rows(
+        self, block: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"] | None]:
+        """`rows`, and for each the summed length of the parts it was added up from.
+
+        A sum carries the rounding of its parts, however small it is itself. None where a product
+        is computed in one piece, and its own length says what its rounding is.
+        """
+        return self.rows(block), None
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
         """v'Hv for each row v of `block`, by the cheaper way: shape (k,) or (T, k)."""
@@ -102,6 +113,11 @@ class AbstractOperator(eqx.Module):
     def block_rows(self) -> int:
         """How many vectors estimators should multiply together."""
         return BLOCK_ROWS
+
+    @property
+    def has_products(self) -> bool:
+        """Whether JAX can compute H v; where it cannot, it may still compute v'Hv."""
+        return True
 
     @property
     def product_plan(self) -> str:
@@ -253,6 +269,10 @@ class ComposedOperator(AbstractOperator):
         return min(part.block_rows for part in self.parts)
 
     @property
+    def has_products(self) -> bool:
+        return all(part.has_products for part in self.parts)
+
+    @property
     def product_plan(self) -> str:
         plans = [part.product_plan for part in self.parts]
         return " + ".join(dict.fromkeys(plan for plan in plans if plan))
@@ -292,6 +312,12 @@ class SumOperator(ComposedOperator):
         first, second = self.parts
         return first.rows(block) + second.rows(block)
 
+    def measured_rows(
+        self, block: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"]]:
+        first, second = (_with_lengths(part, block) for part in self.parts)
+        return first[0] + second[0], first[1] + second[1]
+
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
         first, second = self.parts
         return first.forms(block) + second.forms(block)
@@ -299,6 +325,20 @@ class SumOperator(ComposedOperator):
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
         first, second = self.parts
         return SumOperator(first.weighted(weights), second.weighted(weights))
+
+
+def _with_lengths(
+    part: AbstractOperator, block: Float[Array, "k dim"]
+) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"]]:
+    rows, lengths = part.measured_rows(block)
+    return rows, _lengths(rows) if lengths is None else lengths
+
+
+@jax.jit
+def _lengths(rows: Float[Array, "*T k dim"]) -> Float[Array, "*T k"]:
+    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)  # its square may underflow
+    shown = jnp.where(largest > 0, largest, 1)
+    return jnp.linalg.norm(rows / shown, axis=-1) * largest[..., 0]
 
 
 class ScaledOperator(ComposedOperator):
@@ -317,6 +357,12 @@ class ScaledOperator(ComposedOperator):
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
         return self.scale * self.parts[0].rows(block)
+
+    def measured_rows(
+        self, block: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"] | None]:
+        rows, parts = self.parts[0].measured_rows(block)
+        return self.scale * rows, None if parts is None else jnp.abs(self.scale) * parts
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
         return self.scale * self.parts[0].forms(block)
@@ -346,6 +392,13 @@ class WeightedOperator(ComposedOperator):
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
         rows = self.parts[0].rows(block)
         return jnp.einsum("t,tkp->kp", self.weights, rows, precision="highest")
+
+    def measured_rows(
+        self, block: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "k dim"], Float[Array, " k"]]:
+        rows, parts = _with_lengths(self.parts[0], block)
+        whole = jnp.einsum("t,tkp->kp", self.weights, rows, precision="highest")
+        return whole, jnp.einsum("t,tk->k", jnp.abs(self.weights), parts, precision="highest")
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, " k"]:
         forms = self.parts[0].forms(block)

@@ -20,6 +20,7 @@ from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import Batches, BatchGroup
 from hessspec._operators.lift import LiftedFunction, lift
 from hessspec._operators.linearised import LinearisedOperator
+from hessspec._operators.modes import FORWARD_OVER_REVERSE, REVERSE_OVER_REVERSE
 from hessspec._operators.over_data import Chunk, DataOperator
 from hessspec._operators.products import (
     Gradient,
@@ -84,10 +85,12 @@ class HessianOperator(DataOperator):
     @property
     def form_cost(self) -> float:
         # Forward over forward: about 5 forward passes for all tasks; a product is about 8 alone.
-        return 5.0 / 8.0 if self.num_tasks is not None else 1.0
+        by_forward = self.num_tasks is not None and self.plan.modes.forms
+        return 5.0 / 8.0 if by_forward else super().form_cost
 
     def linearised(self, rows: int, memory_budget: int) -> AbstractOperator:
-        if self.streamed is not None or self.plan.rematerialize:
+        usual = self.plan.modes.products == FORWARD_OVER_REVERSE
+        if self.streamed is not None or self.plan.rematerialize or not usual:
             return self
         wanted = eqx.filter_eval_shape(_linearised, self).product_bytes(rows)
         if wanted > min(memory_budget, self.plan.memory_budget):
@@ -110,14 +113,31 @@ class HessianOperator(DataOperator):
         return weighted_gradient(losses, self._scalar_weights())
 
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        order = self.plan.modes.require_products()
+        again = self.plan.rematerialize
+        return self._sum(
+            lambda functions, batch: self._ordered(order, functions, batch, block, again)
+        )
+
+    def _ordered(
+        self,
+        order: str,
+        functions: tuple[LiftedFunction, ...],
+        batch: PyTree,
+        block: Float[Array, "k dim"],
+        rematerialize: bool,
+    ) -> Float[Array, "*T k dim"]:
         x = self.space.flatten(self.chosen)
+        if order == REVERSE_OVER_REVERSE and self.num_tasks is not None:
+            # A pullback takes one row to one gradient: the tasks come one after the other.
+            def of(weights: Float[Array, " T"]) -> Float[Array, "k dim"]:
+                one = weighted_gradient(lambda y: self._values(functions, y, batch), weights)
+                return block_products(one, x, block, rematerialize, order)
 
-        def per_batch(functions: tuple[LiftedFunction, ...], batch: PyTree) -> Array:
-            gradient = self._gradient(functions, batch)
-            products = block_products(gradient, x, block, self.plan.rematerialize)
-            return jnp.moveaxis(products, 0, -2)
-
-        return self._sum(per_batch)
+            return jax.lax.map(of, jnp.eye(self.num_tasks, dtype=self.dtype))
+        gradient = self._gradient(functions, batch)
+        products = block_products(gradient, x, block, rematerialize, order)
+        return jnp.moveaxis(products, 0, -2)
 
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
         """The map of trees dθ ↦ H dθ, and the losses (T,), which come on the way."""
@@ -137,14 +157,19 @@ class HessianOperator(DataOperator):
         return linear, values
 
     def _quadratic(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        if self.num_tasks is None:
+        by_products = self.num_tasks is None or not self.plan.modes.forms
+        if by_products and not (self.plan.modes.products is None and self.plan.modes.forms):
             return super()._quadratic(block)
+        forms = self._sum(lambda functions, batch: self._forward_forms(functions, batch, block))
+        if self.num_tasks is not None:
+            return forms
+        return jnp.einsum("t,tk->k", self._scalar_weights(), forms, precision="highest")
+
+    def _forward_forms(
+        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array
+    ) -> Float[Array, "T k"]:
         x = self.space.flatten(self.chosen)
-        return self._sum(
-            lambda functions, batch: task_forms(
-                lambda y: self._values(functions, y, batch), x, block
-            )
-        )
+        return task_forms(lambda y: self._values(functions, y, batch), x, block)
 
 
 @eqx.filter_jit
@@ -219,26 +244,41 @@ class GaussNewtonOperator(DataOperator):
         return jnp.atleast_1d(value).astype(self.dtype)
 
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        order = self.plan.modes.require_products()
+        again = self.plan.rematerialize
+        return self._sum(
+            lambda functions, batch: self._ordered(order, functions, batch, block, again)
+        )
+
+    def _ordered(
+        self,
+        order: str,
+        functions: tuple[LiftedFunction, ...],
+        batch: PyTree,
+        block: Float[Array, "k dim"],
+        rematerialize: bool,
+    ) -> Float[Array, "*T k dim"]:
+        model, outer = functions
         x = self.space.flatten(self.chosen)
 
-        def per_batch(functions: tuple[LiftedFunction, ...], batch: PyTree) -> Array:
-            model, outer = functions
+        def outputs(y: Array) -> Array:
+            return model(*self._arguments(y, batch))
 
-            def outputs(y: Array) -> Array:
-                return model(*self._arguments(y, batch))
+        def products(weights: Float[Array, " T"]) -> Float[Array, "k dim"]:
+            def scalar(z: Array) -> Float[Array, ""]:
+                values = jnp.atleast_1d(outer(z, batch))
+                return jnp.vdot(weights.astype(values.dtype), values)
 
-            def products(weights: Float[Array, " T"]) -> Float[Array, "k dim"]:
-                def scalar(z: Array) -> Float[Array, ""]:
-                    values = jnp.atleast_1d(outer(z, batch))
-                    return jnp.vdot(weights.astype(values.dtype), values)
+            return gauss_newton_products(outputs, scalar, x, block, rematerialize, order)
 
-                return gauss_newton_products(outputs, scalar, x, block, self.plan.rematerialize)
+        if self.num_tasks is not None:
+            return jax.lax.map(products, jnp.eye(self.num_tasks, dtype=self.dtype))
+        return products(self._scalar_weights())
 
-            if self.num_tasks is not None:
-                return jax.lax.map(products, jnp.eye(self.num_tasks, dtype=self.dtype))
-            return products(self._scalar_weights())
-
-        return self._sum(per_batch)
+    def _forward_forms(
+        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array
+    ) -> Float[Array, "T k"]:
+        raise ValueError("the Gauss-Newton matrix is multiplied: v'Gv needs J v as G v does")
 
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
         x = self.space.flatten(self.chosen)

@@ -6,7 +6,9 @@ trace also tells when two functions are the same program, so a loss that is defi
 checkpoint does not compile anew, and when a loss has changed although its name has not.
 """
 
+import hashlib
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Never
 
@@ -19,6 +21,7 @@ from jaxtyping import Array, PyTree
 
 from hessspec._base.signatures import explained
 from hessspec._base.space import apart
+from hessspec._operators.modes import Modes, is_doubtful
 from hessspec._operators.traces import evaluated, holds_nested_constants, open_jits, opened
 
 _BIND = "bind further arguments with `functools.partial`"
@@ -29,19 +32,25 @@ _BIND = "bind further arguments with `functools.partial`"
 _HOST = ("callback", "ffi_call")
 _HIDDEN = ("custom_vjp_call", *_HOST)
 _OPAQUE = ("custom_jvp_call", *_HIDDEN)
-_BY_TEXT: dict[str, "_Program"] = {}
-_BY_FUNCTION: weakref.WeakKeyDictionary[Callable[..., Any], dict[str, "_Program"]] = (
-    weakref.WeakKeyDictionary()
-)
+
+# How float dtypes stand in the text of a trace, narrower ones first.
+_FLOATS = ("f8_", "f16[", "f32[")
+
+# So many programs are kept although nothing uses them, the latest ones. A program that an operator
+# or one of JAX's compiled functions still holds is found whatever its age.
+KEPT_PROGRAMS = 128
 
 
 class _Program:
     """A trace without its constants. Compared by identity: one object, one compiled program."""
 
-    def __init__(self, trace: Jaxpr, out_tree: Any, asks_host: bool) -> None:
+    def __init__(self, trace: Jaxpr, out_tree: Any, text: str, whole: str | None) -> None:
         self.trace = trace
         self.out_tree = out_tree
-        self.asks_host = asks_host  # only such a program can give two answers
+        self.asks_host = any(name in text for name in _HOST)  # only such can give two answers
+        self.floats = {name for name in _FLOATS if name in text}
+        # How it can be differentiated twice: None where that must be tried.
+        self.modes = None if whole is None or is_doubtful(whole) else Modes()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Program":
         return self
@@ -52,6 +61,43 @@ class _Program:
             "data, and make it again where it is needed, as by `HessianOperator(loss_fn, params, "
             "data=data)`; results are kept by their `save`."
         )
+
+
+class _Programs:
+    """The programs known, by what identifies them."""
+
+    def __init__(self) -> None:
+        self._alive: weakref.WeakValueDictionary[bytes, _Program] = weakref.WeakValueDictionary()
+        self._latest: OrderedDict[bytes, _Program] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def get(self, text: str) -> _Program | None:
+        name = _name(text)
+        program = self._alive.get(name)
+        if program is not None:
+            self._keep(name, program)
+        return program
+
+    def put(self, text: str, program: _Program) -> None:
+        name = _name(text)
+        self._alive[name] = program
+        self._keep(name, program)
+
+    def _keep(self, name: bytes, program: _Program) -> None:
+        self._latest[name] = program
+        self._latest.move_to_end(name)
+        while len(self._latest) > KEPT_PROGRAMS:
+            self._latest.popitem(last=False)
+
+
+def _name(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+_BY_TEXT = _Programs()
+_BY_FUNCTION: weakref.WeakKeyDictionary[Callable[..., Any], _Programs] = weakref.WeakKeyDictionary()
 
 
 class LiftedFunction(eqx.Module):
@@ -81,31 +127,20 @@ def lift(
     with explained(inspect_wrapped(function), arguments, call, way_out):
         closed, shapes = _trace(function, arguments)
     text = str(closed)
-    programs, whole = _BY_TEXT, text
-    if any(name in text for name in _OPAQUE):
-        try:
-            programs = _BY_FUNCTION.setdefault(function, {})
-        except TypeError:  # not hashable or not weakly referable: remembered for this call only
-            programs = {}
-        if text not in programs:
-            rules = _second_derivative(function, arguments, closed.consts)
-            whole = None if rules is None else text + rules
-            if whole in _BY_TEXT:
-                programs[text] = _BY_TEXT[whole]
-    if text not in programs:
-        again, _ = _trace(function, arguments)
-        if text != str(again) or not _equal(closed.consts, again.consts):
-            raise ValueError(
-                "the loss is random: tracing it twice gave two different functions (numbers "
-                "drawn from numpy, a changing global?); pass what is drawn as `data`, or fix it."
-            )
-        programs[text] = _Program(
-            opened(closed), jax.tree.structure(shapes), any(name in text for name in _HOST)
-        )
+    is_opaque = any(name in text for name in _OPAQUE)
+    known = _programs_of(function) if is_opaque else _BY_TEXT
+    program = known.get(text)
+    if program is None:
+        whole = _whole_text(function, arguments, text, closed.consts) if is_opaque else text
+        program = None if whole is None else _BY_TEXT.get(whole)
+        if program is None:
+            _require_repeatable(function, arguments, text, closed.consts)
+            program = _Program(opened(closed), jax.tree.structure(shapes), text, whole)
         if whole is not None:
-            _BY_TEXT[whole] = programs[text]
+            _BY_TEXT.put(whole, program)
+        known.put(text, program)
     constants = tuple(jnp.asarray(value) for value in closed.consts)
-    return LiftedFunction(constants, programs[text]), shapes
+    return LiftedFunction(constants, program), shapes
 
 
 def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyTree]:
@@ -121,15 +156,35 @@ def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyT
     return closed, shapes
 
 
-def _second_derivative(
-    function: Callable[..., PyTree], arguments: PyTree, constants: list[Any]
+def _programs_of(function: Callable[..., PyTree]) -> _Programs:
+    try:
+        return _BY_FUNCTION.setdefault(function, _Programs())
+    except TypeError:  # not hashable or not weakly referable: remembered for this call only
+        return _Programs()
+
+
+def _require_repeatable(
+    function: Callable[..., PyTree], arguments: PyTree, text: str, constants: list[Any]
+) -> None:
+    again, _ = _trace(function, arguments)
+    if text != str(again) or not _equal(constants, again.consts):
+        raise ValueError(
+            "the loss is random: tracing it twice gave two different functions (numbers "
+            "drawn from numpy, a changing global?); pass what is drawn as `data`, or fix it."
+        )
+
+
+def _whole_text(
+    function: Callable[..., PyTree], arguments: PyTree, text: str, constants: list[Any]
 ) -> str | None:
-    """The text of the second derivative, in which rules of `custom_jvp` are written out.
+    """`text` with that of the second derivative, which writes out the rules of `custom_jvp`.
 
     A call that is left there gives a value; its rule would enter a third derivative. None if
-    something is not shown: other rules, callbacks, or arrays that only a rule closes over, which
-    would not be among the arguments of the program.
+    something is not shown: other rules, callbacks, arrays that only a rule closes over, which
+    would not be among the arguments of the program, or rules that forward mode cannot enter.
     """
+    if any(name in text for name in _HIDDEN):
+        return None
     dynamic, static = apart(arguments, eqx.is_array)
     floats, rest = apart(dynamic, eqx.is_inexact_array)
     inner = inspect_wrapped(function)
@@ -140,11 +195,14 @@ def _second_derivative(
     def second(x: PyTree, v: PyTree, w: PyTree, rest: PyTree) -> PyTree:
         return jax.jvp(lambda y: first(y, v, rest), (x,), (w,))
 
-    closed = jax.make_jaxpr(second)(floats, floats, floats, rest)
-    text = str(closed)
+    try:
+        closed = jax.make_jaxpr(second)(floats, floats, floats, rest)
+    except Exception:  # rules are the user's own code
+        return None
+    rules = str(closed)
     known = {id(value) for value in constants}
     hidden = holds_nested_constants(closed) or any(id(v) not in known for v in closed.consts)
-    return None if hidden or any(name in text for name in _HIDDEN) else text
+    return None if hidden or any(name in rules for name in _HIDDEN) else text + rules
 
 
 def inspect_wrapped(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

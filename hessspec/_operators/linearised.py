@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from hessspec._base.checks import check_losses
+from hessspec._base.checks import check_losses, check_precision
 from hessspec._base.space import VectorSpace
 from hessspec._operators.batches import BatchGroup
 from hessspec._operators.plan import ProductPlan, nbytes
@@ -45,6 +45,7 @@ class LinearisedOperator(PlannedOperator):
         return self.plan.demand.of_kept(rows, sum(kept), max(one))
 
     def validate(self) -> None:
+        check_precision(self.plan.narrow, self.dtype)
         values = np.asarray(self.losses)
         check_losses(values, values, self.dtype)
 

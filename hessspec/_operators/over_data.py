@@ -6,6 +6,7 @@ import abc
 import functools
 import operator
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -15,15 +16,17 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import shown
-from hessspec._base.checks import check_losses
+from hessspec._base.checks import check_losses, check_precision
 from hessspec._base.memory import resolve_budget
 from hessspec._base.selection import Where, choose, held_numbers
 from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
 from hessspec._operators.lift import LiftedFunction, lift
+from hessspec._operators.modes import FORWARD_OVER_REVERSE, Modes, find_modes, least
 from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
 from hessspec._operators.planned import PlannedOperator
+from hessspec._operators.precision import narrowed
 
 # How the loss is called, without a batch and with one, and what to do if it cannot be.
 _CALLS = (
@@ -96,7 +99,9 @@ class DataOperator(PlannedOperator):
         self.chunks = chunks if self.streamed is None else ()
         self.num_losses = _num_tasks(shape)
         self.label = _describe(data)
-        self.plan = self._planned(chunks, budget, block_rows, rematerialize)
+        modes = least(self._modes(chunk) for chunk in chunks)
+        plan = self._planned(chunks, budget, block_rows, rematerialize, modes)
+        self.plan = replace(plan, narrow=max(map(self._narrow, chunks)))
 
     @property
     def space(self) -> VectorSpace:  # type: ignore[override]
@@ -123,6 +128,7 @@ class DataOperator(PlannedOperator):
         return self._over_stream(compiled_forms, block)
 
     def validate(self) -> None:
+        check_precision(self.plan.narrow, self.dtype)
         first, second = (np.asarray(self._over_stream(_loss_values)) for _ in range(2))
         shape = () if self.num_losses is None else (self.num_losses,)
         check_losses(first.reshape(shape), second.reshape(shape), self.dtype, self._blame)
@@ -228,6 +234,7 @@ class DataOperator(PlannedOperator):
         budget: int,
         block_rows: int | None,
         rematerialize: bool | None,
+        modes: Modes,
     ) -> ProductPlan:
         vector, tasks = self.dim * self.dtype.itemsize, self.num_losses or 1
         bound = max(
@@ -235,9 +242,31 @@ class DataOperator(PlannedOperator):
         )
         demand = Demand(vector, tasks, bound)
         # Differentiating costs a second for a large network: only where the bound does not settle.
-        if demand.of(BLOCK_ROWS, rematerialize=False) > budget:
+        is_usual = modes.products == FORWARD_OVER_REVERSE
+        if is_usual and demand.of(BLOCK_ROWS, rematerialize=False) > budget:
             demand = Demand(vector, tasks, max(map(self._linearised_bytes, chunks)))
-        return demand.plan(budget, block_rows, rematerialize)
+        return demand.plan(budget, block_rows, rematerialize, modes)
+
+    def _modes(self, chunk: Chunk) -> Modes:
+        """How JAX can differentiate the functions of a chunk, tried once for each program."""
+        programs = [function.program for function in chunk.functions]
+        doubtful = [program for program in programs if program.modes is None]
+        if doubtful:
+            zero = jnp.zeros((1, self.dim), self.dtype)
+            arrays = jax.tree.map(lambda leaf: leaf[0], chunk.group.arrays)
+
+            def products(order: str, arrays: PyTree) -> Array:
+                batch = chunk.group.batch(arrays)
+                return self._ordered(order, chunk.functions, batch, zero, rematerialize=False)
+
+            def forms(arrays: PyTree) -> Array:
+                return self._forward_forms(chunk.functions, chunk.group.batch(arrays), zero)
+
+            text = " ".join(str(program.trace) for program in doubtful)
+            found = find_modes(products, forms, arrays, text)
+            for program in doubtful:
+                program.modes = found
+        return least(program.modes or Modes() for program in programs)
 
     def _linearised_bytes(self, chunk: Chunk) -> float:
         """Bytes that the linearised function keeps of one batch beside the batch itself."""
@@ -247,6 +276,42 @@ class DataOperator(PlannedOperator):
         )
         given = (arrays, chunk.functions, self.chosen, self.held)
         return max(0.0, nbytes(kept) - nbytes(given))
+
+    def _narrow(self, chunk: Chunk) -> str:
+        """A dtype narrower than the operator's in which a chunk computes with parameters, or ""."""
+        names = {"f8_", "f16[", "f32["} if self.dtype == np.float64 else {"f8_", "f16["}
+        marks = eqx.combine(
+            jax.tree.map(lambda _: True, self.chosen),
+            jax.tree.map(lambda _: False, eqx.filter(self.held, eqx.is_array)),
+        )
+        # A first function has the parameters as its first argument, a second what that returns.
+        for function, marked in zip(
+            chunk.functions, (jax.tree.leaves(marks), [True]), strict=False
+        ):
+            if names & function.program.floats:
+                trace, closed_over = function.program.trace, len(function.constants)
+                rest = len(trace.invars) - closed_over - len(marked)
+                varied = [False] * closed_over + marked + [False] * rest
+                if found := narrowed(trace, varied, self.dtype):
+                    return found
+        return ""
+
+    @abc.abstractmethod
+    def _ordered(
+        self,
+        order: str,
+        functions: tuple[LiftedFunction, ...],
+        batch: PyTree,
+        block: Float[Array, "k dim"],
+        rematerialize: bool,
+    ) -> Float[Array, "*T k dim"]:
+        """Products on one batch by this order of modes."""
+
+    @abc.abstractmethod
+    def _forward_forms(
+        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Float[Array, "k dim"]
+    ) -> Float[Array, "T k"]:
+        """v'Hv of each loss on one batch, without a reverse pass."""
 
     @abc.abstractmethod
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:

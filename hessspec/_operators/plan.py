@@ -10,6 +10,7 @@ import jax
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.memory import require_memory
+from hessspec._operators.modes import USUAL, Modes
 from hessspec._operators.traces import inner_traces
 
 BLOCK_ROWS = 16  # rows multiplied together; measured best for products in blocks
@@ -44,7 +45,11 @@ class Demand:
         return (rows * (1 + self.tasks * (1 + (self.tasks > 1))) + 2 + self.tasks) * self.vector
 
     def plan(
-        self, budget: int, block_rows: int | None = None, rematerialize: bool | None = None
+        self,
+        budget: int,
+        block_rows: int | None = None,
+        rematerialize: bool | None = None,
+        modes: Modes = USUAL,
     ) -> ProductPlan:
         """The first that fits of: full blocks, smaller ones, and both again rematerialised.
 
@@ -58,17 +63,17 @@ class Demand:
         if block_rows is not None:
             block_rows = whole_number("block_rows", block_rows)
         sizes = [BLOCK_ROWS, 8, 4, 2] if block_rows is None else [block_rows]
-        modes = [False, True] if rematerialize is None else [rematerialize]
-        choices = [(rows, mode) for mode in modes for rows in sizes]
+        ways = [False, True] if rematerialize is None else [rematerialize]
+        choices = [(rows, again) for again in ways for rows in sizes]
         if block_rows is None:
-            choices.append((1, modes[-1]))
-        for rows, mode in choices:
-            if self.of(rows, mode) <= budget:
-                return ProductPlan(rows, mode, self, budget)
+            choices.append((1, ways[-1]))
+        for rows, again in choices:
+            if self.of(rows, again) <= budget:
+                return ProductPlan(rows, again, self, budget, modes=modes)
         given = {"block_rows": block_rows, "rematerialize": rematerialize}
         own = " and ".join(f"`{name}`" for name, value in given.items() if value is not None)
         require_memory(
-            min(self.of(rows, mode) for rows, mode in choices),
+            min(self.of(rows, again) for rows, again in choices),
             budget,
             f"a block of {choices[-1][0]} products with the Hessian",
             "raise `memory_budget`, split the data into smaller `Batches`, or let `where` select "
@@ -88,6 +93,8 @@ class ProductPlan:
         demand: what products need, estimated.
         memory_budget: what was allowed, in bytes.
         kept: whether the gradient stays linearised between blocks, for a whole run.
+        modes: by which orders of forward and reverse mode the loss is differentiated.
+        narrow: a dtype narrower than theirs in which the loss computes with parameters, or "".
     """
 
     block_rows: int
@@ -95,14 +102,19 @@ class ProductPlan:
     demand: Demand
     memory_budget: int
     kept: bool = False
+    modes: Modes = USUAL
+    narrow: str = ""
 
     def __str__(self) -> str:
+        if self.modes.products is None:
+            return str(self.modes)
         often = "for each block of vectors"
         if self.kept:
             often = "once"
         elif self.rematerialize or self.block_rows == 1:
             often = "for each vector"
-        return f"blocks of at most {self.block_rows}, the gradient linearised {often}"
+        order = f"{self.modes}, " if str(self.modes) else ""
+        return f"{order}blocks of at most {self.block_rows}, the gradient linearised {often}"
 
     def product_bytes(self, rows: int | None = None) -> int:
         """Estimate of what one compiled block of products needs: its vectors, not the data."""

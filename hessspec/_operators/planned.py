@@ -18,5 +18,9 @@ class PlannedOperator(AbstractOperator):
         return self.plan.block_rows
 
     @property
+    def has_products(self) -> bool:
+        return self.plan.modes.products is not None
+
+    @property
     def product_plan(self) -> str:
         return str(self.plan)

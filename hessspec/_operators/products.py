@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hessspec._operators.modes import FORWARD_OVER_REVERSE, REVERSE_OVER_REVERSE
 from hessspec._operators.repeats import without_repeats
 
 Losses = Callable[[Float[Array, " dim"]], Float[Array, " T"]]
@@ -39,24 +40,43 @@ def block_products(
     x: Float[Array, " dim"],
     block: Float[Array, "k dim"],
     rematerialize: bool = False,
+    order: str = FORWARD_OVER_REVERSE,
 ) -> Float[Array, "k *T dim"]:
     """The derivative of `gradient` at x along each row, by linearising it once for all rows.
 
     Cost: one gradient and, for each row, its tangent. With `rematerialize`, or for one row, the
     gradient is computed again with each tangent, and what it leaves behind need not be kept.
+    In reverse over reverse it is the pullback of the gradient, one of a single task, which is its
+    derivative since H = H'.
     """
+    along, linearised = _ORDERS[order]
     if block.shape[0] == 1:
-        return jax.jvp(gradient, (x,), (block[0],))[1][None]
+        return along(gradient, x, block[0])[None]
     if rematerialize:
-        return jax.lax.map(lambda v: _afresh(gradient, x, v), block)
-    _, tangent = jax.linearize(gradient, x)
-    return jax.lax.map(tangent, block)
+        return jax.lax.map(lambda v: _afresh(along, gradient, x, v), block)
+    return jax.lax.map(linearised(gradient, x), block)
 
 
-def _afresh(gradient: Gradient, x: Float[Array, " dim"], v: Float[Array, " dim"]) -> Array:
+def _afresh(along: Callable[..., Array], gradient: Gradient, x: Array, v: Array) -> Array:
     # The barrier ties x to v, or a compiler may move what depends on x alone out of the loop.
-    x, v = jax.lax.optimization_barrier((x, v))
-    return jax.jvp(gradient, (x,), (v,))[1]
+    return along(gradient, *jax.lax.optimization_barrier((x, v)))
+
+
+_ORDERS: dict[str, tuple[Callable[..., Array], Callable[..., Callable[[Array], Array]]]] = {
+    FORWARD_OVER_REVERSE: (
+        lambda gradient, x, v: jax.jvp(gradient, (x,), (v,))[1],
+        lambda gradient, x: jax.linearize(gradient, x)[1],
+    ),
+    REVERSE_OVER_REVERSE: (
+        lambda gradient, x, v: jax.vjp(gradient, x)[1](v)[0],
+        lambda gradient, x: _pullback(gradient, x),
+    ),
+}
+
+
+def _pullback(function: Callable[[Array], Array], x: Array) -> Callable[[Array], Array]:
+    _, pull = jax.vjp(function, x)
+    return lambda v: pull(v)[0]
 
 
 def task_forms(
@@ -86,19 +106,25 @@ def gauss_newton_products(
     x: Float[Array, " dim"],
     block: Float[Array, "k dim"],
     rematerialize: bool = False,
+    order: str = FORWARD_OVER_REVERSE,
 ) -> Float[Array, "k dim"]:
     """J'(∇²outer)J v for each row v: the Hessian of outer(model(x)) without the model's curvature.
 
-    Positive semidefinite if `outer` is convex in the outputs.
+    Positive semidefinite if `outer` is convex in the outputs. Without forward mode, J is the
+    pullback of the pullback of the model, which is linear.
     """
     if rematerialize and block.shape[0] > 1:
 
         def product(v: Float[Array, " dim"]) -> Float[Array, " dim"]:
             y, v = jax.lax.optimization_barrier((x, v))
-            return gauss_newton_products(model, outer, y, v[None])[0]
+            return gauss_newton_products(model, outer, y, v[None], order=order)[0]
 
         return jax.lax.map(product, block)
-    outputs, push = jax.linearize(model, x)
-    pull = jax.linear_transpose(push, x)
-    _, curve = jax.linearize(jax.grad(outer), outputs)
+    if order == REVERSE_OVER_REVERSE:
+        outputs, pull = jax.vjp(model, x)
+        push = _pullback(lambda cotangent: pull(cotangent)[0], jnp.zeros_like(outputs))
+    else:
+        outputs, push = jax.linearize(model, x)
+        pull = jax.linear_transpose(push, x)
+    curve = _ORDERS[order][1](jax.grad(outer), outputs)
     return jax.lax.map(lambda v: pull(curve(push(v)))[0], block)

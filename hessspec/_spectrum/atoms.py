@@ -72,9 +72,14 @@ class Cluster:
         return (self.high - self.low) / 2
 
 
-def product_error(pairs: Sequence[RitzPairs], eps: float, asymmetry: float = 0.0) -> float:
-    """The size below which an eigenvalue cannot be told from 0: the error of a product."""
-    norm = max(float(np.max(np.abs(p.values))) for p in pairs)
+def product_error(
+    pairs: Sequence[RitzPairs], eps: float, asymmetry: float = 0.0, parts: float = 0.0
+) -> float:
+    """The size below which an eigenvalue cannot be told from 0: the error of a product.
+
+    `parts` is the length of the products that those with H are sums of, if they are.
+    """
+    norm = max(parts, *(float(np.max(np.abs(p.values))) for p in pairs))
     return max(ROUNDING_UNITS * eps, asymmetry) * norm
 
 

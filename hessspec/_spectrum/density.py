@@ -120,7 +120,7 @@ def spectrum(
     pairs = [
         ritz_pairs(run.alpha[p, :n], run.beta[p, :n]) for p, n in enumerate(run.num_valid_steps)
     ]
-    resolution = product_error(pairs, eps, run.asymmetry)
+    resolution = product_error(pairs, eps, run.asymmetry, run.parts)
     every = None
     if run.bases is None:
         rows = [_plain_row(p, m) for p in pairs]
@@ -158,16 +158,17 @@ def dense_spectrum(
     `plain` needs, come from the matrix, at no further product.
     """
     dim, dtype = operator.dim, starts.dtype
-    rows = operator.rows(jnp.eye(dim, dtype=dtype))
+    rows, lengths = operator.measured_rows(jnp.eye(dim, dtype=dtype))
     bar.update(dim)
     check_finite(rows, operator.space, "the Hessian")
-    size = float(jnp.max(jnp.abs(rows)))
+    parts = 0.0 if lengths is None else float(jnp.max(lengths))
+    size = max(float(jnp.max(jnp.abs(rows))), parts)
     check_symmetric(rows, rows.T, size, dtype)
     matrix = 0.5 * (rows + rows.T)
     run = krylov(_Matrix(operator, matrix), starts, dim)
     eigenvalues = np.linalg.eigvalsh(np.asarray(matrix, np.float64))
     shape = (starts.shape[0], dim)
-    norm = float(np.max(np.abs(eigenvalues)))
+    norm = max(float(np.max(np.abs(eigenvalues))), parts)
     return SpectralDensity(
         nodes=np.broadcast_to(eigenvalues, shape).copy(),
         weights=np.full(shape, 1.0 / dim),
@@ -199,6 +200,9 @@ class _Matrix:
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
         return jnp.matmul(block, self._matrix, precision="highest")
+
+    def measured_rows(self, block: Float[Array, "k dim"]) -> tuple[Float[Array, "k dim"], None]:
+        return self.rows(block), None
 
     def product_bytes(self, rows: int) -> int:
         return rows * self.dim * self.dtype.itemsize

@@ -22,7 +22,15 @@ from hessspec._krylov.blocks import gram, rescaled, spherical, without
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.hutchinson import Hutchinson, finite_forms, guarded_products, row_lengths
+from hessspec._trace.guards import (
+    LOOKS,
+    SURE,
+    disagreement,
+    finite_forms,
+    guarded_products,
+    row_lengths,
+)
+from hessspec._trace.hutchinson import Hutchinson
 from hessspec._trace.hutchpp import SKETCH_STREAM
 
 
@@ -48,6 +56,7 @@ class Deflated:
         self.spent = 0
         self.drawn = PILOT
         self.forms = np.zeros((0, 0))
+        self.size, self.systematic = 0.0, np.zeros(())
         self.signs: Hutchinson | None = None
         self.samples: list[np.ndarray] = []
         self.squares: list[np.ndarray] = []
@@ -56,9 +65,9 @@ class Deflated:
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
         """The estimate from at most `budget` products in all."""
         if self.spent == 0:
-            self.products, self.product_scale, self.forms = guarded_products(
-                self.operator, self.pilot
-            )
+            found = guarded_products(self.operator, self.pilot)
+            self.products, self.product_scale, self.forms, self.size = found
+            self.systematic = SURE * found.asymmetry
             self._spend(PILOT, bar)
             share = diagonal_share(self.pilot, self.products)
             self.signs = Hutchinson(self.operator, self.key) if share > DIAGONAL_SHARE else None
@@ -91,7 +100,8 @@ class Deflated:
         if not self.variances or self.variances[-1][0] < self.krylov.rank:
             self.variances.append((self.krylov.rank, variance))
         # Forms that are nothing but the rounding of what was subtracted from them.
-        rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(self.forms).max()
+        largest = max(float(np.abs(self.forms).max()), self.size * self.operator.dim**0.5)
+        rounding = 8 * np.finfo(self.operator.dtype).eps * largest
         if variance <= (rounding * self.product_scale) ** 2:
             return False
         lost = sum(map(len, self.samples))
@@ -118,7 +128,7 @@ class Deflated:
         outside, _ = self.krylov.basis.split(probes)
         outside = rescaled(outside, (dim - self.krylov.rank) ** 0.5)
         norm = self.krylov.size * self.krylov.scale
-        rows, scale, forms = guarded_products(self.operator, outside, norm)
+        rows, scale, forms, _ = guarded_products(self.operator, outside, norm)
         self.samples.append(np.diagonal(forms) * scale)
         self.squares.append(row_lengths(rows) ** 2 * scale**2)
         self._spend(count, bar)
@@ -152,6 +162,7 @@ class Deflated:
             np.concatenate([first, *self.samples]),
             exact=np.trace(krylov.compressed) * krylov.scale,
             square=square,
+            systematic=self.systematic,
             **common,
         )
 
@@ -172,6 +183,7 @@ class SharedDeflation:
         self.krylov: KrylovBasis | None = None
         self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
         self.exact = np.zeros(self.tasks)
+        self.systematic = np.zeros(self.tasks)
         self.cost = 0.0
         self.num_matvecs = 0
         self.drawn = PILOT
@@ -200,10 +212,23 @@ class SharedDeflation:
         weights = np.asarray(jax.random.uniform(key, (self.tasks,)), np.float64) + 0.5
         weights = weights * np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         largest = weights.max() if weights.max() > 0 else 1.0
-        scalar = self.operator.weighted(jnp.asarray(weights / largest))
+        weights = weights / largest
+        scalar = self.operator.weighted(jnp.asarray(weights))
         scalar = scalar.linearised(WIDTH, self.room // 2)
+        self._compare(scalar, weights)
         self.max_rank = _rows_in(self.room, scalar)
         return KrylovBasis(scalar, key)
+
+    def _compare(self, scalar: AbstractOperator, weights: Float[np.ndarray, " T"]) -> None:
+        """Forms of the tasks beside products with their sum, by the program that grows the basis.
+
+        What is found of the sum is put to the account of each task in turn.
+        """
+        forms = weights @ self.samples[0][:, :LOOKS]
+        found = disagreement(scalar, self.pilot[:LOOKS], forms)
+        self.systematic = np.divide(found, weights, out=self.systematic, where=weights > 0)
+        self.cost += LOOKS
+        self.num_matvecs += LOOKS
 
     def _worth_growing(self, allowed: float) -> bool:
         if self.krylov is None or self.krylov.full:
@@ -271,6 +296,7 @@ class SharedDeflation:
         return TraceEstimate.from_samples(
             np.concatenate(self.samples, axis=-1),
             exact=self.exact,
+            systematic=self.systematic,
             method=self.method,
             dim=self.operator.dim,
             num_matvecs=self.num_matvecs,

@@ -30,7 +30,7 @@ from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.hutchinson import block_sizes, finite_forms, guarded_products
+from hessspec._trace.guards import SURE, exact_diagonal, guarded_products
 from hessspec._trace.hutchpp import SKETCH_STREAM
 
 DEFAULT_MATVECS = 64
@@ -71,6 +71,8 @@ class DiagonalEstimate(TaskAxis):
             leaves = jax.tree.leaves(getattr(self, name))
             arrays |= {f"{name}.{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
         arrays |= {"samples": np.asarray(self.trace.samples), "exact": np.asarray(self.trace.exact)}
+        if self.trace.systematic is not None:
+            arrays["systematic"] = np.asarray(self.trace.systematic)
         meta = {
             "num_samples": self.num_samples,
             "num_matvecs": self.num_matvecs,
@@ -104,6 +106,7 @@ class DiagonalEstimate(TaskAxis):
         trace = TraceEstimate.from_samples(
             arrays["samples"],
             exact=arrays["exact"],
+            systematic=arrays.get("systematic"),
             method=meta["trace_method"],
             dim=meta["dim"],
             num_matvecs=meta["num_matvecs"],
@@ -225,16 +228,20 @@ class _Run:
         self.samples: list[np.ndarray] = []
         self.drawn = 0
         self.spent = 0
+        self.systematic = 0.0
 
     def advance(self, budget: int, bar: ProgressBar) -> None:
         """Spend `budget` products."""
         pilot = self._probes(min(PILOT, budget))
-        rows, scale, forms = guarded_products(self.operator, pilot)
-        rows, forms = rows * jnp.asarray(scale, rows.dtype), forms * scale
+        found = guarded_products(self.operator, pilot)
+        rows, forms = found.rows * jnp.asarray(found.scale, pilot.dtype), found.forms * found.scale
+        self.systematic = SURE * found.asymmetry
         self._spend(pilot.shape[0], bar)
         variances = [(0, off_diagonal(forms))]
         if budget >= 3 * PILOT and diagonal_share(pilot, rows) < DIAGONAL_SHARE:
-            rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(forms).max()
+            size = found.size * found.scale * self.operator.dim**0.5
+            largest = max(float(np.abs(forms).max()), size)
+            rounding = 8 * np.finfo(self.operator.dtype).eps * largest
             while (
                 not self.basis.full
                 and self.basis.rank + WIDTH <= self.max_rank
@@ -248,7 +255,7 @@ class _Run:
             probes = self._probes(more)
             norm = self.basis.size * self.basis.scale
             left = self.basis.basis.without(probes)
-            images, scale, _ = guarded_products(self.operator, left, norm)
+            images, scale, *_ = guarded_products(self.operator, left, norm)
             images = self.basis.basis.without(images) * jnp.asarray(scale, images.dtype)
             self._spend(more, bar)
             self._add(probes, images)
@@ -337,6 +344,7 @@ def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
     trace = TraceEstimate.from_samples(
         samples[0] if scalar else samples,
         exact=exact[0] if scalar else exact,
+        systematic=np.squeeze([run.systematic for run in runs], 0 if scalar else ()),
         method=method,
         dim=operator.dim,
         num_matvecs=num_matvecs,
@@ -354,17 +362,15 @@ def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
 
 def _exact(operator: AbstractOperator, bar: ProgressBar) -> DiagonalEstimate:
     """H_ii = eᵢᵀHeᵢ: P quadratic forms for each task."""
-    parts, start = [], 0
-    for size in block_sizes(operator.dim):
-        block = jnp.asarray(np.eye(size, operator.dim, start, dtype=operator.dtype))
-        parts.append(finite_forms(operator, block))
-        start += size
-        bar.update(size * (operator.num_tasks or 1))
-    whole = np.concatenate(parts, axis=-1)
-    values = [jnp.asarray(row, operator.dtype) for row in np.atleast_2d(whole)]
-    common = {"method": "exact", "num_matvecs": operator.dim * len(values)}
+    found = exact_diagonal(operator, bar)
+    values = [jnp.asarray(row, operator.dtype) for row in np.atleast_2d(found.entries)]
+    common = {"method": "exact", "num_matvecs": found.num_matvecs}
     trace = TraceEstimate.from_samples(
-        np.zeros((*whole.shape[:-1], 0)), exact=whole.sum(axis=-1), dim=operator.dim, **common
+        np.zeros((*found.entries.shape[:-1], 0)),
+        exact=found.entries.sum(axis=-1),
+        systematic=found.systematic,
+        dim=operator.dim,
+        **common,
     )
     zeros = [jnp.zeros_like(value) for value in values]
     return DiagonalEstimate(_tree(operator, values), _tree(operator, zeros), trace, **common)

@@ -31,6 +31,8 @@ class TraceEstimate(TaskAxis):
         pair_covariance: mean covariance of two different samples, for methods that reuse probes
             (XTrace); None where samples are independent. Entry (t, s) belongs to tasks t and s.
         square: the same for tr H² = ‖H‖²_F, where the method computed Hv and not only vᵀHv.
+        systematic: how far rounding may have moved `value`, told by how much products and forms,
+            or products of two vectors, disagree; None where that was not measured.
         method: the estimator in force.
         dim: P, the number of parameters.
         num_matvecs: products executed, guards included; one unit is one H_t v or vᵀH_t v.
@@ -46,6 +48,7 @@ class TraceEstimate(TaskAxis):
     exact: Float[Array | np.ndarray, "*tasks"]
     pair_covariance: Float[Array | np.ndarray, "..."] | None = None
     square: "TraceEstimate | None" = None
+    systematic: Float[Array | np.ndarray, "*tasks"] | None = None
     method: str = field(default="hutchinson", metadata={"static": True})
     dim: int = field(default=0, metadata={"static": True})
     num_matvecs: int = field(default=0, metadata={"static": True})
@@ -119,6 +122,9 @@ class TraceEstimate(TaskAxis):
     ) -> tuple[Float[np.ndarray, "*tasks"], Float[np.ndarray, "*tasks"]]:
         """Ends of an interval that covers tr H with probability `level`, for each task.
 
+        The error of rounding, `systematic`, is added to both sides; where nothing was sampled
+        there is no other.
+
         The samples are quadratic forms of the part of H that was not deflated: skewed if a few
         eigenvalues dominate it, near normal if many share it; the interval covers both cases. It
         may be one-sided wider, and is not reliable below 8 samples. After adaptive stopping each
@@ -130,9 +136,9 @@ class TraceEstimate(TaskAxis):
             TypeError: if `level` is no number.
         """
         check_level(level)
-        exact = np.asarray(self.exact, np.float64)
+        exact, rounding = np.asarray(self.exact, np.float64), self._rounding()
         if self.num_samples == 0:
-            return exact, exact
+            return exact - rounding, exact + rounding
         samples = np.asarray(self.samples, np.float64)
         share = 1.0 - (1.0 - level) * self.error_share
         inflation = 1.0
@@ -140,7 +146,7 @@ class TraceEstimate(TaskAxis):
             plain = samples.std(axis=-1, ddof=1) / self.num_samples**0.5
             inflation = np.where(plain > 0, self.standard_error / np.where(plain > 0, plain, 1), 1)
         low, high = mean_interval(samples, share, inflation)
-        return exact + low, exact + high
+        return exact + low - rounding, exact + high + rounding
 
     def half_width(self, level: float = 0.95) -> Float[np.ndarray, "*tasks"]:
         """The farther end's distance from `value`: what `rtol` and `atol` bound."""
@@ -172,6 +178,7 @@ class TraceEstimate(TaskAxis):
             exact=np.asarray(self.exact)[i] - np.asarray(self.exact)[j],
             pair_covariance=covariance,
             square=None,
+            systematic=None if self.systematic is None else self._rounding()[[i, j]].sum(),
         )
 
     def matvecs_needed(self, rtol: float = 0.0, atol: float = 0.0, level: float = 0.95) -> float:
@@ -179,13 +186,14 @@ class TraceEstimate(TaskAxis):
 
         The worst task decides. An estimate: the error of a mean falls as n^(-1/2), which is
         pessimistic for methods whose further products also deflate more. Zero when the tolerance
-        is met; infinite when it cannot be told (one sample, or a tolerance of 0).
+        is met; infinite when it cannot be told (one sample, or a tolerance of 0) or rounding alone
+        exceeds it.
         """
-        target = atol + rtol * np.abs(self.value)
-        width = self.half_width(level)
+        target = atol + rtol * np.abs(self.value) - self._rounding()
+        width = self.half_width(level) - self._rounding()
         if np.all(width <= target):
             return 0.0
-        if not np.all(np.isfinite(width)) or np.any((target <= 0) & (width > 0)):
+        if not np.all(np.isfinite(width)) or np.any((target <= 0) & (width > target)):
             return float("inf")
         ratio = np.max(np.where(width > 0, width / np.where(target > 0, target, 1.0), 0.0))
         more = int(np.ceil(self.num_samples * (ratio**2 - 1.0)))
@@ -218,6 +226,11 @@ class TraceEstimate(TaskAxis):
             square=None if self.square is None else self.square._task(index),
         )
 
+    def _rounding(self) -> Float[np.ndarray, "*tasks"]:
+        if self.systematic is None:
+            return np.zeros_like(np.asarray(self.exact, np.float64))
+        return np.asarray(self.systematic, np.float64)
+
     def _own_covariance(self) -> Float[np.ndarray, "*tasks"]:
         if self.pair_covariance is None:
             return np.zeros_like(np.asarray(self.exact, np.float64))
@@ -225,7 +238,7 @@ class TraceEstimate(TaskAxis):
         return covariance if covariance.ndim == 0 else np.diagonal(covariance)
 
 
-_LEAVES = ("samples", "exact", "pair_covariance")
+_LEAVES = ("samples", "exact", "pair_covariance", "systematic")
 _STATIC = (
     "method",
     "dim",

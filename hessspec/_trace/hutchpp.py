@@ -1,5 +1,7 @@
 """Hutch++: the dominant space of a sketch exactly, Hutchinson's mean for the rest."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -8,7 +10,7 @@ from hessspec._base.progress import ProgressBar
 from hessspec._krylov.blocks import orthonormal_rows, rescaled, row_forms, spherical, without
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.hutchinson import block_sizes, guarded_products, row_lengths
+from hessspec._trace.guards import SURE, block_sizes, guarded_products
 
 SKETCH_STREAM = 0x5EED  # keeps the vectors of a basis apart from the probes, which use the key
 
@@ -32,6 +34,7 @@ class HutchPlusPlus:
         self.tasks = [operator] if count is None else [operator.task(t) for t in range(count)]
         self.bases: list[Float[Array, "r dim"]] = []
         self.norms: list[float] = []
+        self.systematic = np.zeros(len(self.tasks))
         self.exact = np.zeros(len(self.tasks))
         self.exact_square = np.zeros(len(self.tasks))
         self.samples: list[list[np.ndarray]] = [[] for _ in self.tasks]
@@ -58,12 +61,13 @@ class HutchPlusPlus:
         dim, dtype = self.operator.dim, self.operator.dtype
         tests = spherical(jax.random.fold_in(self.key, SKETCH_STREAM), 0, size, dim, dtype)
         for t, task in enumerate(self.tasks):
-            rows, scale, _ = guarded_products(task, tests)
-            norm = scale * float(row_lengths(rows).max()) / dim**0.5
-            basis, _ = orthonormal_rows(rows)
-            images, scale, forms = guarded_products(task, basis, norm)
+            sketch = guarded_products(task, tests)
+            norm = sketch.scale * sketch.size
+            self.systematic[t] = SURE * sketch.asymmetry
+            basis, _ = orthonormal_rows(sketch.rows)
+            images, scale, forms, largest = guarded_products(task, basis, norm)
             self.bases.append(basis)
-            self.norms.append(max(norm, scale * float(row_lengths(images).max())))
+            self.norms.append(scale * largest)
             self.exact[t] = np.trace(forms) * scale
             squares = np.asarray(row_forms(images, images), np.float64)
             self.exact_square[t] = squares.sum() * scale**2
@@ -74,14 +78,16 @@ class HutchPlusPlus:
     def _sample(self, t: int, probes: Float[Array, "k dim"]) -> None:
         basis, dim = self.bases[t], self.operator.dim
         inside = rescaled(without(basis, probes), (dim - basis.shape[0]) ** 0.5)
-        rows, scale, forms = guarded_products(self.tasks[t], inside, self.norms[t])
+        rows, scale, forms, _ = guarded_products(self.tasks[t], inside, self.norms[t])
         self.samples[t].append(np.diagonal(forms) * scale)
         self.squares[t].append(np.asarray(row_forms(rows, rows), np.float64) * scale**2)
         self.num_matvecs += probes.shape[0]
 
     def _estimate(self) -> TraceEstimate:
         square = self._record(self.squares, self.exact_square, None)
-        return self._record(self.samples, self.exact, square)
+        found = self._record(self.samples, self.exact, square)
+        scalar = self.operator.num_tasks is None
+        return replace(found, systematic=self.systematic[0] if scalar else self.systematic)
 
     def _record(
         self, parts: list[list[np.ndarray]], exact: np.ndarray, square: TraceEstimate | None

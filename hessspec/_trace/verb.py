@@ -84,13 +84,14 @@ def trace(
         memory_budget: bytes for data and vectors.
 
     Returns:
-        A `TraceEstimate` in the units of H, loss / parameter². Its error is that of the probes
-        alone, given the data; rounding (a few eps ‖H‖ a product) comes on top.
+        A `TraceEstimate` in the units of H, loss / parameter². Its error is that of the probes,
+        given the data, and `systematic`: what products and forms, or products of two vectors,
+        disagree by, the size of rounding in an ill-conditioned loss.
 
     Raises:
         ValueError: for arguments out of range, a loss that is not finite or is random, products
-            that are not finite (naming the parameters) or not symmetric (quadratic forms alone,
-            as `"hutchinson"` takes for T tasks, cannot show that).
+            that are not finite (naming the parameters) or not symmetric, and forms that differ
+            from products by more than rounding; in an exact trace, by more than 1 %.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
         MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
@@ -144,6 +145,8 @@ def _estimator(
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
+    if not operator.has_products:
+        return Hutchinson(operator, key)
     if method == "auto" and budget >= MIN_AUTO:
         return (Deflated if scalar else SharedDeflation)(operator, key, room)
     if method in ("auto", "xtrace") and budget >= 4:
@@ -176,15 +179,24 @@ def _until(
         estimate = replace(estimator.advance(budget, bar), error_share=share)
         if _meets(estimate, rtol, atol):
             return replace(estimate, converged=True)
+        if _hopeless(estimate, rtol, atol) and not exact_after:
+            return replace(estimate, converged=False)
     if estimate is None or exact_after:
         exact = exact_trace(operator, method, bar)
         used = 0 if estimate is None else estimate.num_matvecs
-        return replace(exact, converged=True, num_matvecs=exact.num_matvecs + used)
+        met = _meets(exact, rtol, atol)
+        return replace(exact, converged=met, num_matvecs=exact.num_matvecs + used)
     return replace(estimate, converged=False)
 
 
 def _meets(estimate: TraceEstimate, rtol: float, atol: float) -> bool:
     return bool(np.all(estimate.half_width() <= atol + rtol * np.abs(estimate.value)))
+
+
+def _hopeless(estimate: TraceEstimate, rtol: float, atol: float) -> bool:
+    """Whether rounding alone exceeds the tolerance, which no further sample changes."""
+    target = atol + rtol * np.abs(estimate.value)
+    return estimate.systematic is not None and bool(np.any(estimate.systematic > target))
 
 
 __all__ = ["TraceEstimate", "trace"]

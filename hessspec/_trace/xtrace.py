@@ -1,6 +1,6 @@
 """XTrace: every test vector serves the sketch, and in turn is left out of it to be a sample."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite, check_symmetric
 from hessspec._base.progress import ProgressBar
+from hessspec._krylov.block_basis import off_diagonal
 from hessspec._krylov.blocks import (
     combine,
     gram,
@@ -19,7 +20,7 @@ from hessspec._krylov.blocks import (
 )
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.hutchinson import block_sizes
+from hessspec._trace.guards import SURE, block_sizes
 
 
 @dataclass(frozen=True)
@@ -150,25 +151,33 @@ class XTrace:
             new = spherical(self.key, done, more, self.operator.dim, self.operator.dtype)
             self.probes = new if self.probes is None else jnp.concatenate([self.probes, new])
             self.num_matvecs += more * len(self.sketches)
-            products = self._products(new)
+            products, parts = self._products(new)
             bar.update(more)
-            for sketch, rows in zip(self.sketches, products, strict=True):
-                self.num_matvecs += sketch.extend(new, rows)
+            for sketch, rows, sizes in zip(self.sketches, products, parts, strict=True):
+                self.num_matvecs += sketch.extend(new, rows, float(np.max(sizes)))
             bar.update(more)
         return self._estimate()
 
-    def _products(self, probes: Float[Array, "k dim"]) -> Float[Array, "T k dim"]:
-        parts, start = [], 0
+    def _products(
+        self, probes: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "T k dim"], Float[np.ndarray, "T k"]]:
+        """Products, and the lengths of the parts that they are sums of (0 where there are none)."""
+        found, lengths, start = [], [], 0
         for size in block_sizes(probes.shape[0]):
-            parts.append(self.operator.rows(probes[start : start + size]))
+            rows, parts = self.operator.measured_rows(probes[start : start + size])
+            found.append(rows)
+            lengths.append(np.zeros(rows.shape[:-1]) if parts is None else np.asarray(parts))
             start += size
-        rows = jnp.concatenate(parts, axis=-2)
-        return rows[None] if self.operator.num_tasks is None else rows
+        rows, parts = jnp.concatenate(found, axis=-2), np.concatenate(lengths, axis=-1)
+        return (rows[None], parts[None]) if self.operator.num_tasks is None else (rows, parts)
 
     def _estimate(self) -> TraceEstimate:
         both = [sketch.leave_one_out() for sketch in self.sketches]
         square = self._record([second for _, second in both], None)
-        return self._record([first for first, _ in both], square)
+        systematic = np.array([SURE * sketch.asymmetry for sketch in self.sketches])
+        if self.operator.num_tasks is None:
+            systematic = systematic[0]
+        return replace(self._record([first for first, _ in both], square), systematic=systematic)
 
     def _record(self, parts: list[LeaveOneOut], square: TraceEstimate | None) -> TraceEstimate:
         samples = np.stack([part.samples for part in parts])
@@ -196,11 +205,19 @@ class _Sketch:
         self.images: Float[Array, "r dim"]
         self.probes: Float[Array, "k dim"]
         self.factor = np.zeros((0, 0))  # yᵢ = Σ_j factor[j, i] basis[j]
+        self.parts = 0.0  # length of what the products are sums of
+        self.asymmetry = 0.0  # estimate of ‖A - Aᵀ‖_F, in the units of A
 
-    def extend(self, probes: Float[Array, "k dim"], rows: Float[Array, "k dim"]) -> int:
-        """Add test vectors and their products; returns how many products that took."""
+    def extend(
+        self, probes: Float[Array, "k dim"], rows: Float[Array, "k dim"], parts: float
+    ) -> int:
+        """Add test vectors and their products; returns how many products that took.
+
+        `parts` is the length of what the products are sums of, whose rounding they carry.
+        """
         if self.scale == 0.0:
             self.scale = unit_scale(rows)
+        self.parts = max(self.parts, parts / self.scale)
         rows = rows / jnp.asarray(self.scale, rows.dtype)
         old = self.factor.shape[0]
         if old == 0:
@@ -234,10 +251,11 @@ class _Sketch:
         components = gram(self.basis, self.probes)
         compressed = gram(self.basis, self.images)
         products = components.T @ self.factor
-        lengths = dim**0.5 * np.sqrt(np.sum(self.factor**2, axis=0))
+        lengths = dim**0.5 * np.maximum(np.sqrt(np.sum(self.factor**2, axis=0)), self.parts)
         check_symmetric(
             products, products.T, np.maximum(lengths[:, None], lengths), self.operator.dtype
         )
+        self.asymmetry = self.scale * off_diagonal(products - products.T) ** 0.5
         compressed = (compressed + compressed.T) / 2
         directions = _directions(self.factor)
         first = leave_one_out(

@@ -69,12 +69,9 @@ def test_every_estimator_holds_on_a_network_of_two_tasks():
 
 
 def test_forms_that_contradict_the_products_are_noticed():
-    found = verify(WrongForms(network()), key=jax.random.key(0))
-    assert not found.ok
-    wrong = {check.quantity for check in found.checks if not check.ok}
-    assert {"task 0: trace, hutchinson", "task 1: trace, hutchinson"} <= wrong
-    assert not any("eigenvalue" in name or "density" in name for name in wrong)
-    assert "FAILED" in str(found)
+    """The traces themselves refuse them, so that there is nothing left to verify."""
+    with pytest.raises(ValueError, match="do not belong to one symmetric matrix"):
+        verify(WrongForms(network()), key=jax.random.key(0))
 
 
 def of_matrix(matrix, **kwargs) -> FunctionOperator:

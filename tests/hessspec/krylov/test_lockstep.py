@@ -127,6 +127,9 @@ class Counting:
         self.count += block.shape[0]
         return self.inner.rows(block)
 
+    def measured_rows(self, block: jax.Array) -> tuple[jax.Array, None]:
+        return self.rows(block), None
+
 
 @pytest.mark.parametrize(("eigenvalues", "most"), [(np.ones(DIM), 2 * 3), (RANK_3, 2 * 8)])
 def test_products_reported_are_products_executed_and_an_exhausted_run_stops(eigenvalues, most):

@@ -25,9 +25,10 @@ def test_the_trace_is_linear_in_the_task_weights(three_tasks):
     weights = np.array([0.5, -2.0, 1.5])
     tasks = trace_of(operator, "hutchinson", 16)
     one = trace_of(operator.weighted(weights), "hutchinson", 16)
-    np.testing.assert_allclose(
-        one.samples, weights @ tasks.samples, atol=1e4 * eps() * np.abs(tasks.samples).max()
-    )
+    # Two of the 16 products of each task tell how sure the forms are.
+    assert (one.num_samples, tasks.num_samples) == (16, 14)
+    atol = 1e4 * eps() * np.abs(tasks.samples).max()
+    np.testing.assert_allclose(one.samples[:14], weights @ tasks.samples, atol=atol)
 
 
 def test_probes_can_be_added_and_different_keys_share_none(spectrum):

@@ -68,7 +68,9 @@ def test_as_many_products_as_parameters_give_the_exact_trace(spectrum, method, n
     assert found.reliable
     assert found.num_samples == 0
     assert found.num_matvecs == DIM
-    assert found.confidence_interval() == (found.value, found.value)
+    low, high = found.confidence_interval()
+    slack = 1e3 * eps() * np.abs(eigenvalues).sum()  # what products are asymmetric by
+    assert found.value - slack <= low <= found.value <= high <= found.value + slack
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e-3, 1e12])
@@ -179,7 +181,8 @@ def test_a_tolerance_out_of_reach_costs_no_more_than_allowed(spectrum, num_matve
     operator, eigenvalues = spectrum
     found = trace_of(operator, num_matvecs=num_matvecs, rtol=1e-9)
     assert found.num_matvecs <= num_matvecs
-    assert found.converged
+    # Exact, and as sure as rounding lets it be, which in float32 is less than was asked for.
+    assert found.converged == (found.half_width() <= 1e-9 * abs(found.value))
     assert found.num_samples == 0
     assert float(found.value) == pytest.approx(eigenvalues.sum(), rel=1e-4)
 

@@ -1,0 +1,255 @@
+"""Products and forms that are checked as they come, and how far rounding may have moved them.
+
+An answer without sampling error is not without error. Two orders of differentiation round in
+different places, so what they disagree by tells the size of the rounding: products of two vectors,
+u'Hv and v'Hu, and a form v'Hv beside the product it could have been read off.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hessspec._base.checks import (
+    ASYMMETRY_UNITS,
+    MOST_ASYMMETRY,
+    asymmetric,
+    check_finite,
+    check_symmetric,
+)
+from hessspec._base.probes import rademacher
+from hessspec._base.progress import ProgressBar
+from hessspec._krylov.blocks import gram, row_forms, unit_scale
+from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.plan import BLOCK_ROWS
+
+LOOKS = 2  # products for the guard of forms: two, so that they show an asymmetry too
+_SIGNS = 8  # vectors by which the asymmetry of a whole matrix is seen
+# Student's t at 95 % with three degrees of freedom, the disagreements that two products and their
+# forms show: what they scatter by, the error stays below.
+SURE = 3.2
+
+
+def block_sizes(count: int, rows: int = BLOCK_ROWS) -> list[int]:
+    """`count` rows as full blocks and one remainder: two shapes, so two compiled programs."""
+    return [rows] * (count // rows) + [count % rows] * (count % rows > 0)
+
+
+class Guarded(NamedTuple):
+    """Products with a scalar operator, divided by a power of two.
+
+    Attributes:
+        rows: H v of each probe, over `scale`.
+        scale: the power of two.
+        forms: vᵢᵀHvⱼ, over `scale`.
+        size: the largest |Hv| / |v|, over `scale`; that of its parts if H is a sum of several.
+    """
+
+    rows: Float[Array, "k dim"]
+    scale: float
+    forms: Float[np.ndarray, "k k"]
+    size: float
+
+    @property
+    def asymmetry(self) -> float:
+        """The root mean square of vᵢᵀHvⱼ - vⱼᵀHvᵢ, i ≠ j: ‖H - Hᵀ‖_F if E[v vᵀ] = I."""
+        k = self.forms.shape[0]
+        squares = np.sum((self.forms - self.forms.T) ** 2)
+        return self.scale * float(np.sqrt(squares / max(k * (k - 1), 1)))
+
+
+def guarded_products(
+    operator: AbstractOperator, probes: Float[Array, "k dim"], norm: float = 0.0
+) -> Guarded:
+    """H v for each row of a scalar operator.
+
+    `norm` is a lower bound of ‖H‖, for probes that were made orthogonal to the dominant space:
+    what is left of H v may be nothing but rounding of H.
+
+    Raises:
+        ValueError: if a product is not finite, or vᵢᵀHvⱼ and vⱼᵀHvᵢ differ by more than rounding.
+    """
+    rows, parts = operator.measured_rows(probes)
+    scale = unit_scale(rows)
+    rows = rows / jnp.asarray(scale, rows.dtype)
+    forms = gram(probes, rows)
+    if not np.isfinite(forms).all():
+        check_finite(rows, operator.space, "the product H v")
+    lengths = row_lengths(probes)
+    images = row_lengths(rows) if parts is None else np.asarray(parts, np.float64) / scale
+    size = max(float(np.max(images / np.maximum(lengths, 1e-30))), norm / scale)
+    check_symmetric(forms, forms.T, size * lengths[:, None] * lengths, operator.dtype)
+    return Guarded(rows, scale, forms, size)
+
+
+def row_lengths(rows: Float[Array, "k dim"]) -> Float[np.ndarray, " k"]:
+    """Euclidean length of each row, on the host."""
+    return np.sqrt(np.asarray(row_forms(rows, rows), np.float64))
+
+
+def finite_forms(
+    operator: AbstractOperator, probes: Float[Array, "k dim"]
+) -> Float[np.ndarray, "*T k"]:
+    """vᵀHv for each row, on the host.
+
+    Raises:
+        ValueError: if one is not finite, naming the parameters that cause it.
+    """
+    forms = np.asarray(operator.forms(probes), np.float64)
+    if not np.isfinite(forms).all():
+        if operator.has_products:
+            rows = operator.rows(probes[:1])
+            check_finite(rows, operator.space, "the product H v")
+        raise ValueError("v'Hv is not finite although H v is: it overflows; scale the loss down.")
+    return forms
+
+
+def disagreement(
+    operator: AbstractOperator,
+    probes: Float[Array, "k dim"],
+    forms: Float[np.ndarray, "*T k"],
+    *,
+    most: float | None = None,
+) -> Float[np.ndarray, "*T"]:
+    """How far an average of forms may be off, from products with the same probes, E[v vᵀ] = I.
+
+    The differences of v'(Hv) and the form have as mean the difference of the two traces, and
+    u'Hv - v'Hu has the size of ‖H - Hᵀ‖_F. Cost: k products for each task.
+
+    Raises:
+        ValueError: if a product is not finite, or one of the differences is more than `most` of
+            |Hv| |v|, by default what rounding can explain.
+    """
+    rows, parts = operator.measured_rows(probes)
+    check_finite(rows, operator.space, "the product H v")
+    scale = unit_scale(rows.reshape(-1, operator.dim))
+    rows = rows / jnp.asarray(scale, rows.dtype)
+    lengths = row_lengths(probes)
+    images = np.sqrt(np.asarray(_row_squares(rows), np.float64))
+    if parts is not None:
+        images = np.asarray(parts, np.float64) / scale
+    size = np.max(images / lengths, axis=-1)
+    found = [_disagreements(one, probes, f) for one, f in _by_task(rows, forms / scale)]
+    worst = np.array([np.max(np.abs(gaps)) for gaps in found]).reshape(size.shape)
+    units = ASYMMETRY_UNITS * float(np.finfo(operator.dtype).eps) if most is None else most
+    allowed = units * size * float(np.max(lengths)) ** 2
+    if np.any(worst > allowed):
+        share = float(np.max(np.divide(worst, size, where=size > 0, out=np.zeros_like(worst))))
+        share /= operator.dim
+        raise asymmetric(
+            f"v'Hv, v'(Hv), u'Hv and v'Hu differ by up to {share:.1e} of |H| |u| |v|",
+            share,
+            operator.dtype,
+            "forms v'Hv and products H v do not belong to one symmetric matrix",
+        )
+    spread = np.array([np.sqrt(np.mean(gaps**2)) for gaps in found]).reshape(size.shape)
+    return SURE * scale * spread
+
+
+def _by_task(rows: Array, forms: np.ndarray) -> list[tuple[Array, np.ndarray]]:
+    if rows.ndim == 2:
+        return [(rows, forms)]
+    return list(zip(rows, forms, strict=True))
+
+
+def _disagreements(
+    rows: Float[Array, "k dim"], probes: Float[Array, "k dim"], forms: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, " n"]:
+    inner = gram(probes, rows)
+    pairs = np.triu_indices(probes.shape[0], 1)
+    return np.concatenate([np.diagonal(inner) - forms, (inner - inner.T)[pairs]])
+
+
+@jax.jit
+def _row_squares(rows: Float[Array, "*T k dim"]) -> Float[Array, "*T k"]:
+    return jnp.sum(rows**2, axis=-1)
+
+
+class ExactDiagonal(NamedTuple):
+    """H_ii for all i and tasks; how far their sum may be off; and the products that took."""
+
+    entries: Float[np.ndarray, "*T dim"]
+    systematic: Float[np.ndarray, "*T"]
+    num_matvecs: int
+
+
+def exact_diagonal(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
+    """H_ii = eᵢᵀHeᵢ by P products, or P forms of all tasks with a product and a form or two more.
+
+    Raises:
+        ValueError: if a product is not finite, or H is not symmetric to 1 %: below that the
+            disagreement is in the error.
+    """
+    if operator.num_tasks is None and operator.has_products:
+        return _from_columns(operator, bar)
+    return _from_forms(operator, bar)
+
+
+def _from_columns(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
+    """The columns also give H v and Hᵀ v for a few vectors of signs, at no further product.
+
+    |(H - Hᵀ) v|² has mean ‖H - Hᵀ‖²_F, the sum over i, j of (E_ij - E_ji)² for the errors E of the
+    entries: if those on the diagonal are as large as others and of one sign, their sum is so too.
+    """
+    dim, dtype = operator.dim, operator.dtype
+    signs = rademacher(jax.random.key(0), jnp.arange(_SIGNS), dim, jnp.dtype(dtype))
+    applied = jnp.zeros((_SIGNS, dim), dtype)
+    entries, transposed, squares, start, scale = [], [], 0.0, 0, 0.0
+    for size in block_sizes(dim):
+        rows, parts = operator.measured_rows(jnp.asarray(np.eye(size, dim, start, dtype=dtype)))
+        scale = scale or unit_scale(rows)
+        rows = rows / jnp.asarray(scale, rows.dtype)
+        lengths = row_lengths(rows)
+        if not np.isfinite(lengths).all():
+            check_finite(rows, operator.space, "the product H v")
+        if parts is not None:
+            lengths = np.asarray(parts, np.float64) / scale
+        entries.append(np.diagonal(np.asarray(rows[:, start : start + size]), axis1=0, axis2=1))
+        transposed.append(gram(signs, rows))
+        applied = applied + _combined(signs[:, start : start + size], rows)
+        squares += float(np.sum(lengths**2))
+        start += size
+        bar.update(size)
+    gaps = np.asarray(applied, np.float64) - np.concatenate(transposed, axis=1)
+    asymmetry = float(np.sqrt(np.mean(np.sum(gaps**2, axis=1))))
+    if asymmetry > MOST_ASYMMETRY * np.sqrt(squares):
+        share = asymmetry / np.sqrt(squares)
+        raise asymmetric(f"|H - H'| is {share:.1e} of |H|", share, dtype)
+    whole = np.concatenate(entries).astype(np.float64) * scale
+    return ExactDiagonal(whole, np.asarray(SURE * scale * asymmetry), dim)
+
+
+@jax.jit
+def _combined(signs: Float[Array, "n k"], rows: Float[Array, "k dim"]) -> Float[Array, "n dim"]:
+    return jnp.einsum("nk,kp->np", signs, rows, precision="highest")
+
+
+def _from_forms(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
+    dim, dtype, tasks = operator.dim, operator.dtype, operator.num_tasks or 1
+    looks = LOOKS if operator.has_products else 0
+    signs = rademacher(jax.random.key(0), jnp.arange(looks), dim, jnp.dtype(dtype))
+    parts, start = [], 0
+    for size in block_sizes(dim + looks):  # the signs fill up the last block
+        block = jnp.asarray(np.eye(size, dim, start, dtype=dtype))
+        block = _filled(block, signs, start + size - dim, looks)
+        parts.append(finite_forms(operator, block))
+        start += size
+        bar.update(size)
+    whole = np.concatenate(parts, axis=-1)
+    entries, forms = whole[..., :dim], whole[..., dim:]
+    systematic = np.zeros(entries.shape[:-1])
+    if looks:
+        systematic = disagreement(operator, signs, forms, most=MOST_ASYMMETRY)
+    return ExactDiagonal(entries, systematic, tasks * (dim + 2 * looks))
+
+
+def _filled(block: Array, signs: Array, used: int, looks: int) -> Array:
+    """`block` with the first `used` vectors of signs in its last rows, less those before it."""
+    size = block.shape[0]
+    if used <= 0:
+        return block
+    first = max(used - size, 0)
+    rows = signs[first:used]
+    return block.at[size - rows.shape[0] :].set(rows)
