@@ -71,3 +71,14 @@ def test_the_interval_scales_with_the_samples(factor):
 def test_the_skewness_of_a_chi_squared_variable_is_root_8():
     samples = np.random.default_rng(4).chisquare(1.0, (1, 400_000))
     np.testing.assert_allclose(sample_skewness(samples), 8**0.5, rtol=0.05)
+
+
+@pytest.mark.parametrize("n", [2, 8, 31])
+def test_samples_without_skewness_have_students_interval(n):
+    """With n - 1 degrees of freedom, to every digit."""
+    samples = np.linspace(-1.0, 1.0, n) + 5.0
+    half = stats.t.ppf(0.975, n - 1) * samples.std(ddof=1) / n**0.5
+    low, high = mean_interval(samples, 0.95)
+    np.testing.assert_allclose((low, high), (5.0 - half, 5.0 + half), rtol=1e-12)
+    wide = mean_interval(samples, 0.95, inflation=3.0)
+    np.testing.assert_allclose(wide, (5.0 - 3 * half, 5.0 + 3 * half), rtol=1e-12)

@@ -110,6 +110,14 @@ def test_training_targets_have_mean_zero_and_sample_deviation_one():
     np.testing.assert_allclose(encoded.train.targets.std(axis=0, ddof=1), 1.0, rtol=1e-6)
 
 
+def test_standardised_targets_have_mean_0_and_sample_deviation_1():
+    """With n - 1 degrees of freedom, as the paper's table of targets has them."""
+    targets = np.array([[1.0, -5.0], [2.0, 0.0], [6.0, 50.0]])
+    standard = fit_standardisation(targets, TASKS[:2]).apply(targets)
+    np.testing.assert_allclose(standard.mean(axis=0), 0.0, atol=1e-15)
+    np.testing.assert_allclose((standard**2).sum(axis=0), len(targets) - 1, rtol=1e-14)
+
+
 def test_standardisation_undoes_itself():
     targets = crystals(10).targets
     standardisation = fit_standardisation(targets, TASKS)
