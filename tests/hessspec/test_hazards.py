@@ -33,22 +33,11 @@ import pytest
 import hessspec
 from hessspec import Batches, FunctionOperator, HessianOperator
 from hessspec._operators.algebra import compiled_rows
+from tests.spectra import METHODS, dtype, eps, quadratic
+from tests.spectra import trace_of as trace
 
 DIM = 60
-METHODS = ("hutchinson", "hutch++", "xtrace", "auto")
 BASIS, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(DIM, DIM)))
-
-
-def dtype() -> np.dtype:
-    return np.dtype(jnp.asarray(0.0).dtype)
-
-
-def eps() -> float:
-    return float(np.finfo(dtype()).eps)
-
-
-def quadratic(x, matrix):
-    return jnp.einsum("p,pq,q->", x, matrix, x, precision="highest") / 2
 
 
 def with_spectrum(eigenvalues) -> HessianOperator:
@@ -60,17 +49,6 @@ def with_spectrum(eigenvalues) -> HessianOperator:
 
 def key(seed: int = 0):
     return jax.random.key(seed)
-
-
-def trace(operator, method="auto", num_matvecs=48, seed=0, **options):
-    return hessspec.trace(
-        operator,
-        key=key(seed),
-        method=method,
-        num_matvecs=num_matvecs,
-        progress=False,
-        **options,
-    )
 
 
 def density(operator, num_probes=2, num_steps=40, seed=0):
