@@ -29,7 +29,8 @@ BREAKDOWN_UNITS = 64.0
 class KrylovDecomposition:
     """H Qᵀ = Qᵀ T + r eᵀ with Q Qᵀ = I and T tridiagonal, after m steps from one start.
 
-    A block of starts adds a leading axis to every field. Slots past `num_valid_steps` are zero.
+    A block of starts adds a leading axis to every field. Slots past `num_valid_steps` are zero,
+    or nan where the start or a product was not finite: `gauss_quadrature` refuses those.
 
     Attributes:
         alpha: diagonal of T, in the units of H.
@@ -164,9 +165,13 @@ def _lanczos_block(
     state = (basis, jnp.zeros_like(rows), rows, found, scale)
     basis, _, following, found, scale = jax.lax.fori_loop(0, num_steps, step, state)
     last_beta = jnp.where(found.alive, found.beta[:, -1], 0)
+    # A row that met a number that is not finite is not one whose space is exhausted.
+    finite = found.finite & jnp.all(jnp.isfinite(starts), axis=1)
+    steps = jnp.arange(num_steps, dtype=jnp.int32)[None]
+    unknown = (steps >= found.num_valid_steps[:, None]) & ~finite[:, None]
     return KrylovDecomposition(
-        alpha=found.alpha * scale[:, None],
-        beta=found.beta * scale[:, None],
+        alpha=jnp.where(unknown, jnp.nan, found.alpha * scale[:, None]),
+        beta=jnp.where(unknown, jnp.nan, found.beta * scale[:, None]),
         num_valid_steps=found.num_valid_steps,
         basis=basis if reorthogonalize else None,
         remainder=following * (last_beta * scale)[:, None],

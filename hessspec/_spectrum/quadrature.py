@@ -67,6 +67,7 @@ def gauss_quadrature(
             "`alpha` and `beta` must have the same shape (*batch, m), got "
             f"{alpha.shape} and {beta.shape}"
         )
+    _check_finite(alpha, beta)
     *batch, m = alpha.shape
     valid = np.broadcast_to(m if num_valid_steps is None else np.asarray(num_valid_steps), batch)
     if np.any(valid < 1) or np.any(valid > m):
@@ -83,9 +84,18 @@ def gauss_quadrature(
 
 def ritz_pairs(alpha: Float[np.ndarray, " n"], beta: Float[np.ndarray, " n"]) -> RitzPairs:
     """Eigenpairs of the tridiagonal T, ascending, with the residual of each Ritz vector."""
-    if not (np.all(np.isfinite(alpha)) and np.all(np.isfinite(beta))):
-        raise ValueError("`alpha` and `beta` must be finite: a product overflowed or was invalid")
+    _check_finite(alpha, beta)
     # QL iteration: slower than the default by a little, but its eigenvectors are orthonormal to
     # rounding even where eigenvalues cluster, and the rule needs all of them.
     values, vectors = eigh_tridiagonal(alpha, beta[:-1], lapack_driver="stev")
     return RitzPairs(values, vectors, np.abs(beta[-1] * vectors[-1]))
+
+
+def _check_finite(
+    alpha: Float[np.ndarray, "*batch m"], beta: Float[np.ndarray, "*batch m"]
+) -> None:
+    if not (np.all(np.isfinite(alpha)) and np.all(np.isfinite(beta))):
+        raise ValueError(
+            "`alpha` and `beta` must be finite: a start or a product with the operator was not, "
+            "or overflowed"
+        )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hessspec._base.probes import gaussian
 from hessspec._krylov.lanczos import lanczos
+from hessspec._spectrum.quadrature import gauss_quadrature
 
 DIM, STEPS = 60, 8
 rng = np.random.default_rng(0)
@@ -128,6 +129,27 @@ def test_a_zero_start_gives_no_valid_step():
     found = decompose(rotated(SPECTRA["normal"]), jnp.zeros(DIM, dtype()))
     assert int(found.num_valid_steps) == 0
     assert not np.any(np.asarray(found.alpha))
+
+
+def test_a_product_that_is_not_finite_is_not_taken_for_an_exhausted_space():
+    """H e₂ is nan: from e₀ it is met by the third product, from e₂ by the first, from e₅ never."""
+    dim = 6
+    couplings = np.diag([1.0, 1.0, 1.0, 1.0, 0.0], 1)  # the last entry stands alone
+    matrix = jnp.asarray(couplings + couplings.T, dtype())
+
+    def product(v):
+        return v @ matrix + jnp.where(v[:, 2:3] != 0, jnp.nan, 0)
+
+    first = jnp.eye(dim, dtype=dtype())[jnp.array([0, 2, 5])]
+    found = lanczos(product, first, 4)
+    assert found.num_valid_steps.tolist() == [2, 0, 1]
+    assert np.isnan(np.asarray(found.alpha)).sum(axis=1).tolist() == [2, 4, 0]
+    for row in (0, 1):
+        with pytest.raises(ValueError, match="must be finite: a start or a product"):
+            gauss_quadrature(found.alpha[row], found.beta[row], found.num_valid_steps[row])
+    assert gauss_quadrature(found.alpha[2], found.beta[2], 1).nodes[0] == 0.0
+    start = jnp.full(dim, jnp.nan, dtype())
+    assert np.isnan(np.asarray(lanczos(lambda v: v, start, 2).alpha)).all()
 
 
 @pytest.mark.parametrize("num_steps", [0, DIM + 1])
