@@ -24,6 +24,11 @@ _DOUBTFUL = (
     *("custom_vjp_call", "custom_lin", "while[", "linear_call", "custom_transpose_call"),
     *("callback", "ffi_call", "reduce_window["),
 )
+# Rules of `custom_jvp` are users' own but for these of JAX, which have both modes.
+_RULED = re.compile(r"custom_jvp_call\[\s*name=(\w+)")
+_RULED_BY_JAX = frozenset(
+    ("relu", "relu6", "logaddexp", "logaddexp2", "_softmax", "log_ndtr", "xlogy", "xlog1py")
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def least(all_modes: Iterable[Modes]) -> Modes:
 
 def is_doubtful(text: str) -> bool:
     """Whether a program with this text may have no forward over reverse, or no forms."""
-    return any(name in text for name in _DOUBTFUL)
+    own_rules = set(_RULED.findall(text)) - _RULED_BY_JAX
+    return bool(own_rules) or any(name in text for name in _DOUBTFUL)
 
 
 def find_modes(
@@ -111,7 +117,8 @@ _OBSTACLES = (
     (
         r"lax.while_loop",
         "`lax.while_loop` has no reverse mode; use `lax.scan`, a `fori_loop` of fixed length, or "
-        "equinox's loops with `kind='bounded'` or `'checkpointed'`",
+        "equinox's loops with `kind='bounded'` or `'checkpointed'`; diffrax has "
+        "`adjoint=diffrax.DirectAdjoint()`",
     ),
     (r"Pure callbacks", f"`jax.pure_callback` has no derivative; {_RULE}"),
     (r"IO callbacks", f"`jax.experimental.io_callback` has no derivative; {_RULE}"),
@@ -119,7 +126,14 @@ _OBSTACLES = (
     (
         r"custom_vjp",
         "the rule of a `jax.custom_vjp` cannot be differentiated again; write it with operations "
-        "that can, or as a `jax.custom_jvp`",
+        "that can, or as a `jax.custom_jvp`; diffrax has `adjoint=diffrax.DirectAdjoint()`",
+    ),
+    # What JAX says where it cannot transpose: an assertion without words, or an appeal.
+    (
+        r"^$|open an issue at",
+        "a rule of `jax.custom_jvp` does to its tangents what JAX cannot transpose (`nan_to_num`, "
+        "an iterative solver); do it to what multiplies them, or solve by "
+        "`jax.lax.custom_linear_solve`",
     ),
     (r"(?:ule|ules) .*for '([\w-]+)'", f"the primitive `{{}}` has no derivative there; {_RULE}"),
 )

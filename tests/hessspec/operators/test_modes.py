@@ -239,6 +239,34 @@ def test_a_callback_without_a_rule_is_named_with_the_way_out():
             hessspec.hvp(f, point(), point())
 
 
+@jax.custom_jvp
+def sine_without_nan(x):
+    return jnp.sin(x)
+
+
+# Not linear in the tangent, so that it cannot be transposed: JAX fails without a word.
+sine_without_nan.defjvp(
+    lambda primals, tangents: (
+        sine_without_nan(*primals),
+        jnp.nan_to_num(jnp.cos(primals[0]) * tangents[0]),
+    )
+)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_rule_that_cannot_be_transposed_has_a_trace_by_forms_and_is_explained(tasks):
+    def loss(w):
+        return jnp.sum(sine_without_nan(w))
+
+    hessian = HessianOperator(loss if tasks == 1 else doubled(loss), point())
+    found = hessspec.trace(hessian, key=jax.random.key(0), progress=False)
+    close(found.value, -np.sin(POINT).sum() * (1.0 if tasks == 1 else np.array([1.0, 2.0])))
+    with pytest.raises(
+        ValueError, match=r"what JAX cannot transpose \(`nan_to_num`.*`hessspec.tra"
+    ):
+        hessspec.density(hessian, key=jax.random.key(0), progress=False)
+
+
 # --- Gauss-Newton, sparse data ------------------------------------------------------------------
 
 
