@@ -138,14 +138,17 @@ def _check_distances(structure: Structure, names: Sequence[str] | None) -> None:
     np.fill_diagonal(distances, min(structure.lattice.get_lll_reduced_lattice().abc))
     i, j = np.unravel_index(np.argmin(distances / least), distances.shape)
     if distances[i, j] < least[i, j]:
-        called = [
-            names[k] if names is not None else f"{structure[k].specie.symbol} (site {k + 1})"
-            for k in (int(i), int(j))
-        ]
-        pair = f"{called[0]} and {'its own image' if i == j else called[1]}"
+        pair = (int(i), int(j))
+        called = [f"{structure[k].specie.symbol} (site {k + 1})" for k in pair]
+        if names is not None:
+            called = [names[k] for k in pair]
+            if i != j and called[0] == called[1]:  # one label for two elements
+                called = [f"{names[k]} ({structure[k].specie.symbol})" for k in pair]
+        second = "its own image" if i == j else called[1]
         raise FeaturisationError(
-            f"{pair} are {distances[i, j]:.3f} angstrom apart, closer than atoms can be "
-            f"({least[i, j]:.2f}); check coordinates, cell and symmetry for atoms that coincide"
+            f"{called[0]} and {second} are {distances[i, j]:.3f} angstrom apart, closer than "
+            f"atoms can be ({least[i, j]:.2f}); check coordinates, cell and symmetry for atoms "
+            "that coincide"
         )
 
 

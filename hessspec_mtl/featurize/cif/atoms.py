@@ -24,7 +24,7 @@ _EXACT = 1e-3
 
 _SITE_COLUMNS = (
     *("label", "type_symbol", "fract_x", "fract_y", "fract_z"),
-    *("occupancy", "calc_flag", "attached_hydrogens"),
+    *("occupancy", "disorder_group", "calc_flag", "attached_hydrogens"),
 )
 
 
@@ -57,6 +57,11 @@ def sites_of(items: Items, formula: Formula | None, doubts: Doubts) -> list[Site
             raise FeaturisationError(
                 f"{label}: a site is partly occupied ({occupancy:g}); make an ordered approximant "
                 "of the structure first"
+            )
+        group = row.get("disorder_group", ".")
+        if group not in NO_VALUE and row.get("occupancy", "?") in NO_VALUE:
+            doubts.held.append(
+                f"{label} is an alternative (disorder group {group}) of no occupancy"
             )
         hydrogens = number_of(row.get("attached_hydrogens", "?"))
         if hydrogens is not None and hydrogens[0] > 0:

@@ -178,6 +178,10 @@ OCCUPIED = (*TYPED, "occupancy")
             "A Cu 0 0 0 1\nB O .01 0 0 1",
             "A and B are 0.042 angstrom apart, closer than atoms can be",
         ),
+        (
+            "M Ge .5 .5 .5 1\nM Sb .5 .5 .5 1",
+            r"M \(Ge\) and M \(Sb\) are 0.000 angstrom apart",
+        ),
         ("A Cu 0 0 0 0", "the unit cell holds no atoms"),
     ],
 )
@@ -200,6 +204,17 @@ def test_occupancies_that_are_unknown_or_round_to_one_are_one(read):
     reading = read(cif(sites, columns=OCCUPIED))
     assert atoms(reading) == {"Cu": 4}
     assert reading.notes == ("E marks a place without an atom",)
+
+
+def test_alternatives_without_occupancies_are_atoms_only_if_the_formula_says_so(read):
+    """Structures of molecules list the places of one disordered atom as groups 1 and 2."""
+    columns = (*TYPED, "disorder_group")
+    sites = "A Cu 0 0 0 .\nB Cu .5 .5 0 1\nC Cu .5 0 .5 2\nD O 0 .5 .5 ."
+    with pytest.raises(FeaturisationError, match=r"B is an alternative \(disorder group 1\) of no"):
+        read(cif(sites, columns=columns))
+    with pytest.raises(FeaturisationError, match="no multiple of the file's formula Cu2 O1"):
+        read(cif(sites, columns=columns, formula="Cu2 O"))
+    assert atoms(read(cif(sites, columns=columns, formula="Cu3 O"))) == {"Cu": 3, "O": 1}
 
 
 def test_hydrogens_that_are_only_counted_are_missed(read):
