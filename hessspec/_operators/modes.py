@@ -106,7 +106,7 @@ def _failure(function: Callable[[Any], Array], argument: Any) -> Exception | Non
     Inside loops some rules are asked for only where the program is lowered.
     """
     try:
-        eqx.filter_jit(function).lower(argument)
+        eqx.filter_jit(function).lower(argument)  # type: ignore[attr-defined]
     except Exception as error:
         return error
     return None
