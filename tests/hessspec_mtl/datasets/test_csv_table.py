@@ -96,6 +96,7 @@ def test_a_first_line_can_be_made_a_row(tmp_path):
         (b"", "is empty"),
         (b"\n\n", "is empty"),
     ],
+    ids=["cut short", "Latin-1", "empty", "blank lines"],  # packed bytes hold the time
 )
 def test_what_is_no_table_says_why(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
