@@ -56,6 +56,14 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Study, Path, dict[Path, bytes]]:
+    """The part that was finished, asked for alone; nothing is left to compile or to compute."""
+    folder = unpacked(tmp_path_factory.mktemp("older"))
+    before = contents(folder)
+    return gone_on_with(replace(CONFIG, seeds=(0,)), folder), folder, before
+
+
+@pytest.fixture(scope="module")
 def resumed(tmp_path_factory) -> tuple[Study, Path, dict[Path, bytes]]:
     """The study, ended by this version; its folder, and the records that were there before."""
     folder = unpacked(tmp_path_factory.mktemp("older"))
@@ -63,15 +71,13 @@ def resumed(tmp_path_factory) -> tuple[Study, Path, dict[Path, bytes]]:
     return gone_on_with(CONFIG, folder), folder, before
 
 
-def test_what_was_finished_is_read_and_not_made_again(resumed):
-    study, folder, before = resumed
+def test_what_was_finished_is_read_and_not_made_again(finished):
+    study, folder, before = finished
     assert len(before) == 13
-    assert {path: path.read_bytes() for path in before} == before
-    assert len(contents(folder)) == len(before) + 2 * 3
+    assert contents(folder) == before
     assert study.num_params == HELD["num_params"]
-    finished = study.runs[0]
     for record, trace, error, spectral in zip(
-        finished.curvature,
+        study.runs[0].curvature,
         HELD["traces"][0],
         HELD["trace errors"][0],
         HELD["spectral traces"][0],
@@ -89,6 +95,14 @@ def test_what_was_finished_is_read_and_not_made_again(resumed):
     np.testing.assert_allclose(plain.value, HELD["hutchinson"], rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_going_on_adds_what_was_missing_and_changes_nothing(resumed):
+    _, folder, before = resumed
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(contents(folder)) == len(before) + 2 * 3
+
+
+@pytest.mark.slow
 def test_training_goes_on_from_the_older_checkpoint_as_if_nothing_had_happened(resumed):
     """Parameters, the optimizer's state and the order of examples: a lost one shows at once.
 
@@ -103,6 +117,7 @@ def test_training_goes_on_from_the_older_checkpoint_as_if_nothing_had_happened(r
         np.testing.assert_allclose(found[metric], history[metric], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_curvature_measured_now_is_that_of_the_older_networks(resumed):
     """Probes may be drawn in other ways by now: each interval is held against the exact trace."""
     study, *_ = resumed
