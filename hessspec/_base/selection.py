@@ -90,11 +90,20 @@ def _wanted(
     if _all_are(bool | np.bool_, where):
         return _spread(where, params)
     function: Any = where
-    ask = _filter if _takes_leaf_alone(function) else _explained_filter
-    return [
-        could and _whole(ask(function, path, leaf), path)
-        for could, path, leaf in zip(could_be, paths, leaves, strict=True)
-    ]
+    takes_leaf = _takes_leaf_alone(function)
+    ask = _filter if takes_leaf else _explained_filter
+    answers: list[bool] = []
+    try:
+        for could, path, leaf in zip(could_be, paths, leaves, strict=True):
+            answers.append(could and _whole(ask(function, path, leaf), path))
+    finally:
+        asked = {answer for answer, could in zip(answers, could_be, strict=False) if could}
+        if takes_leaf and len(asked) < 2 and _tells_paths_apart(function, paths):
+            raise TypeError(
+                "`where` has one argument, so it is asked about leaves, but it looks for text in "
+                "paths; let it take both: `where=lambda path, leaf: ...`."
+            )
+    return answers
 
 
 def _all_are(kind: Any, where: Any) -> bool:
@@ -153,6 +162,14 @@ def _takes_leaf_alone(where: Any) -> bool:
     first, *others = signature.parameters.values()
     takes_two = any(other.kind is not other.KEYWORD_ONLY for other in others)
     return not takes_two and first.kind is not first.VAR_POSITIONAL and "path" not in first.name
+
+
+def _tells_paths_apart(where: Callable[[Any], Any], paths: tuple[str, ...]) -> bool:
+    """Whether it gives both answers to paths: `"bias" not in leaf` is true of every array."""
+    try:
+        return len({bool(where(path)) for path in paths}) == 2
+    except Exception:  # a filter of leaves, which texts are not
+        return False
 
 
 def _nothing_chosen(

@@ -13,19 +13,22 @@ import numpy as np
 from hessspec._operators.traces import inner_traces, is_literal, opened
 
 _LOOPS = ("scan", "while")
+_STOP = "stop_gradient"
 
 
 def narrowed(jaxpr: Any, varied: list[bool], dtype: np.dtype) -> str:
-    """The first float dtype narrower than `dtype` that the varied inputs reach; "" if none.
+    """The first float dtype narrower than `dtype` between varied inputs and outputs; "" if none.
 
-    `varied` says which inputs of the trace are differentiated.
+    `varied` says which inputs of the trace are differentiated. What is only printed, compared, or
+    behind a `stop_gradient` has no part in derivatives, so it may be as narrow as it likes.
     """
     reached = {v for v, flag in zip(jaxpr.invars, varied, strict=True) if flag}
+    used = _differentiated(jaxpr)
     for equation in jaxpr.eqns:
         flags = [not is_literal(atom) and atom in reached for atom in equation.invars]
-        if not any(flags) or equation.primitive.name == "stop_gradient":
+        floats = [v for v in equation.outvars if v in used]
+        if not any(flags) or not floats or equation.primitive.name == _STOP:
             continue
-        floats = [v for v in equation.outvars if _is_float(v)]
         for variable in floats:
             if variable.aval.dtype.itemsize < dtype.itemsize:
                 return variable.aval.dtype.name
@@ -39,6 +42,15 @@ def narrowed(jaxpr: Any, varied: list[bool], dtype: np.dtype) -> str:
                 return found
         reached.update(floats)
     return ""
+
+
+def _differentiated(jaxpr: Any) -> set[Any]:
+    """The floats of a trace whose derivatives are part of those of its outputs."""
+    used = {v for v in jaxpr.outvars if not is_literal(v) and _is_float(v)}
+    for equation in reversed(jaxpr.eqns):
+        if equation.primitive.name != _STOP and not used.isdisjoint(equation.outvars):
+            used.update(v for v in equation.invars if not is_literal(v) and _is_float(v))
+    return used
 
 
 def _is_float(variable: Any) -> bool:

@@ -244,6 +244,20 @@ def test_lower_precision_that_no_parameter_meets_is_no_concern():
     np.testing.assert_allclose(found.value, 8 * (1 + 4 + 0.25 + 16), rtol=1e-6)
 
 
+def test_lower_precision_that_no_derivative_passes_through_is_no_concern():
+    """w in bfloat16 that is printed, compared, or behind a stop_gradient: H = 2 on where w > 0."""
+    w = jnp.asarray([1.0, -1.0, 2.0], dtype())
+
+    def loss(w):
+        half = w.astype(jnp.bfloat16)
+        jax.debug.callback(lambda total: None, jnp.sum(half))
+        stopped = jnp.sum(jax.lax.stop_gradient(half)).astype(w.dtype)
+        return jnp.sum(jnp.where(half > 0, w, 0) ** 2) + stopped
+
+    found = EXACT["trace"](loss, w)
+    np.testing.assert_allclose(found.value, 4.0, rtol=1e-6)
+
+
 # --- programs -----------------------------------------------------------------------------------
 
 

@@ -201,3 +201,21 @@ def test_what_is_held_is_listed_with_numbers_of_python_and_not_for_ever():
     text = repr(HessianOperator(lambda p: (p["w"] ** 2).sum(), params))
     assert re.search(r"  held constant:\n    count: int 3\n", text)
     assert text.endswith("... and 17 more leaves")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [lambda p: "bias" not in p, lambda p: "bias" in p, lambda p: p.startswith("bias")],
+    ids=["not in", "in", "method of text"],
+)
+def test_a_function_of_the_path_alone_is_not_taken_for_one_of_the_leaf(where):
+    """`"bias" not in leaf` is true of every array: all parameters would be chosen."""
+    with pytest.raises(TypeError, match=r"looks for text in paths; let it take both: `where=lam"):
+        choose({"bias": jnp.ones(2), "w": jnp.ones((2, 2))}, where)
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_filter_of_leaves_that_says_the_same_of_all_stays_one(least):
+    params = {"bias": jnp.ones(2), "w": jnp.ones((2, 2))}
+    assert chosen_paths(params, lambda leaf: leaf.ndim > least) == ("bias", "w")[least:]
+    assert chosen_paths(params, eqx.is_array) == ("bias", "w")
