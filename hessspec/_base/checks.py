@@ -120,7 +120,8 @@ def asymmetric(
         wider = "bring the loss into a better conditioned form"
     lost = (
         "cancellation in an ill-conditioned loss (a nearly singular matrix that is factorised, a "
-        f"difference of large numbers) loses the last digits in {np.dtype(dtype).name}: {wider}; "
+        "classifier whose softmax is all but certain, a difference of large numbers) loses the "
+        f"last digits in {np.dtype(dtype).name}: {wider}; "
         "reduced matrix-multiplication precision (TF32) does too: set "
         "`jax.default_matmul_precision('highest')`"
     )
