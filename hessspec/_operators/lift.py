@@ -10,7 +10,7 @@ import hashlib
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Never
+from typing import Any, Never, Self
 
 import equinox as eqx
 import jax
@@ -41,7 +41,21 @@ _FLOATS = ("f8_", "f16[", "f32[")
 KEPT_PROGRAMS = 128
 
 
-class _Program:
+class Unpicklable:
+    """What copies of an operator share, and what no other process could use."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            "an operator cannot be pickled: it holds a traced loss. Pickle its parameters and "
+            "data, and make it again where it is needed, as by `HessianOperator(loss_fn, params, "
+            "data=data)`; results are kept by their `save`."
+        )
+
+
+class _Program(Unpicklable):
     """A trace without its constants. Compared by identity: one object, one compiled program."""
 
     def __init__(self, trace: Jaxpr, out_tree: Any, text: str, whole: str | None) -> None:
@@ -51,16 +65,6 @@ class _Program:
         self.floats = {name for name in _FLOATS if name in text}
         # How it can be differentiated twice: None where that must be tried.
         self.modes = None if whole is None or is_doubtful(whole) else Modes()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Program":
-        return self
-
-    def __reduce__(self) -> Never:
-        raise TypeError(
-            "an operator cannot be pickled: it holds a traced loss. Pickle its parameters and "
-            "data, and make it again where it is needed, as by `HessianOperator(loss_fn, params, "
-            "data=data)`; results are kept by their `save`."
-        )
 
 
 class _Programs:

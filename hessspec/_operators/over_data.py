@@ -22,7 +22,7 @@ from hessspec._base.selection import Where, choose, held_numbers
 from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
-from hessspec._operators.lift import LiftedFunction, lift
+from hessspec._operators.lift import LiftedFunction, Unpicklable, lift
 from hessspec._operators.modes import FORWARD_OVER_REVERSE, Modes, find_modes, least
 from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
 from hessspec._operators.planned import PlannedOperator
@@ -45,7 +45,7 @@ class Chunk(eqx.Module):
     group: BatchGroup
 
 
-class _Source:
+class _Source(Unpicklable):
     """The user's functions, needed to trace them at another shape, and where batches come from.
 
     All compare equal.
@@ -210,7 +210,7 @@ class DataOperator(PlannedOperator):
 
         try:
             return lifted(by_value=False)
-        except TypeError:
+        except (TypeError, IndexError):  # the latter for a bound of a slice
             if not isinstance(data, Batches):
                 raise
         # A loss that reads text, or a number as a value (a count of segments), needs a program

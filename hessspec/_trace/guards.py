@@ -168,10 +168,10 @@ def _row_squares(rows: Float[Array, "*T k dim"]) -> Float[Array, "*T k"]:
 
 
 class ExactDiagonal(NamedTuple):
-    """H_ii for all i and tasks; how far their sum may be off; and the products that took."""
+    """H_ii for all i and tasks; how far their sum may be off, if told; and the products it took."""
 
     entries: Float[np.ndarray, "*T dim"]
-    systematic: Float[np.ndarray, "*T"]
+    systematic: Float[np.ndarray, "*T"] | None
     num_matvecs: int
 
 
@@ -239,7 +239,7 @@ def _from_forms(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
         bar.update(size)
     whole = np.concatenate(parts, axis=-1)
     entries, forms = whole[..., :dim], whole[..., dim:]
-    systematic = np.zeros(entries.shape[:-1])
+    systematic = None
     if looks:
         systematic = disagreement(operator, signs, forms, most=MOST_ASYMMETRY)
     return ExactDiagonal(entries, systematic, tasks * (dim + 2 * looks))

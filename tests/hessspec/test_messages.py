@@ -199,6 +199,10 @@ CALLS = {
         "an operator cannot be pickled: it holds a traced loss. Pickle its parameters and data, "
         "and make it again where it is needed, as by `HessianOperator(loss_fn, params, data=",
     ),
+    "an operator of a function without a name to be pickled": (
+        lambda: pickle.dumps(HessianOperator(lambda w: jnp.sum(w**2), X)),
+        "an operator cannot be pickled: it holds a traced loss. Pickle its parameters and data, ",
+    ),
     # Operators.
     "a sum with a number": (lambda: hessian() + 1, "an operator adds to an operator, got int; the"),
     "a number less an operator": (lambda: 1 - hessian(), "an operator adds to an operator, got in"),

@@ -153,6 +153,19 @@ def test_numbers_and_text_that_a_loss_reads_as_values_still_count():
         HessianOperator(loss, params(), data=Batches(many, sizes=[5] * 39))
 
 
+def test_a_number_of_valid_items_may_bound_a_slice():
+    """Batches padded to one shape: L_b = sum over the first n_b items of (x'w)^2 / 2."""
+
+    def loss(params, batch):
+        return 0.5 * jnp.sum((batch["x"] @ params)[: batch["n"]] ** 2)
+
+    rows, counts = rows_of(3, 5), (1, 4, 2)
+    batches = [{"x": x, "n": n} for x, n in zip(rows, counts, strict=True)]
+    operator = HessianOperator(loss, params(), data=Batches(batches, sizes=[1, 1, 1]))
+    valid = np.concatenate([x[:n] for x, n in zip(rows, counts, strict=True)]).astype(float)
+    close(operator.dense(), valid.T @ valid / 3)
+
+
 class Tensor:
     """What numpy can read and JAX cannot, like the tensors of other libraries."""
 

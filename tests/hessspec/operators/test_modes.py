@@ -211,6 +211,7 @@ def test_a_loop_without_reverse_mode_has_a_trace_by_forms_alone(tasks):
     assert hessian.product_plan == "forms v'Hv alone, forward over forward"
     found = hessspec.trace(hessian, key=jax.random.key(0), progress=False)
     close(found.value, truth * factor)
+    assert found.systematic is None  # nothing to compare forms with
     # A diagonal H has no variance over random signs.
     sampled = hessspec.trace(hessian, key=jax.random.key(0), num_matvecs=3, progress=False)
     close(sampled.value, truth * factor)
