@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:  # told in one line; where it came from is kept for a bug report
         print(f"\nStopped: {_told(error, options)}", file=sys.stderr)
-        print(f"What is finished is kept. {_kept_traceback(options)}", file=sys.stderr)
+        print(f"What is finished is kept. {_kept_traceback(error, options)}", file=sys.stderr)
         return 1
     return 0
 
@@ -176,10 +176,13 @@ def _told(error: Exception, options: Options) -> str:
     return str(error) or type(error).__name__
 
 
-def _kept_traceback(options: Options) -> str:
+def _kept_traceback(error: Exception, options: Options) -> str:
     try:
         path = write_whole(options.out / "error.log", traceback.format_exc())
     except OSError:
+        # The same folder that cannot be written: `error` has said so, and no code is to blame.
+        if isinstance(error, OSError):
+            return f"No log of it could be written to {options.out}."
         return "Where it happened:\n" + traceback.format_exc()
     return f"Where it happened stands in {path}."
 
@@ -261,6 +264,11 @@ def _check(options: Options) -> None:
     sets = getattr(options, "sets", None) or ()
     if len(set(sets)) < len(sets):
         raise ValueError(f"`--sets` must name each data set once, got {' '.join(sets)}.")
+    if isinstance(options, OwnMolecules | OwnCrystals) and options.keep_groups_whole is False:
+        raise ValueError(
+            "`--no-keep-groups-whole` is for the paper's sets, whose published splits part some "
+            "structures; data of your own are always split with them on one side. Leave it out."
+        )
 
 
 def _run_name(options: Options) -> str:

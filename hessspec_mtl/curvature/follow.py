@@ -116,8 +116,8 @@ def hessian_indices(
     """Which training examples the Hessian is taken on: a random subset, in increasing order."""
     if num_graphs > num_examples:
         raise ValueError(
-            f"`num_graphs` must be at most {num_examples}, the number of training graphs, "
-            f"got {num_graphs}."
+            f"`curvature.num_graphs` (--num-graphs) must be at most {num_examples}, the number of "
+            f"training graphs, got {num_graphs}."
         )
     generator = np.random.default_rng([_GRAPHS, seed])
     return np.sort(generator.choice(num_examples, num_graphs, replace=False))

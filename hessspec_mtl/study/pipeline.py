@@ -80,10 +80,11 @@ def run_study(
         dataset = with_whole_groups(dataset)
     split = dataset.split(DATA_SEED, config.test_fraction)
     encoded = dataset.encode(split)
-    _claim(root, config, encoded)
     indices = hessian_indices(len(encoded.train), config.curvature.num_graphs, DATA_SEED)
     examples = _take(encoded.train, indices)
     _check_hessian_graphs(encoded, examples)
+    # After what can be refused: a study that never began must not hold its folder.
+    _claim(root, config, encoded)
     _write_examples(root / "examples.csv", encoded, examples)
     _write_left_out(root / "left_out.csv", dataset)
     copies = count_copies(one_to_the_network(dataset), split)

@@ -151,6 +151,31 @@ def test_a_target_that_no_graph_of_the_hessian_has_ends_in_a_sentence(tmp_path, 
     assert re.search(r"of which none has the target \['[ab]'\]; take more", message)
 
 
+def test_more_hessian_graphs_than_there_are_end_in_a_sentence_with_the_option(tmp_path, capsys):
+    path = table(tmp_path / "small.csv", ["a"], numbers(12, 1.0))
+    assert command(path, ["a"], tmp_path, "--num-graphs", "9") == 1
+    message = capsys.readouterr().err
+    assert "`curvature.num_graphs` (--num-graphs) must be at most 8, the number of" in message
+    assert "training graphs, got 9." in message
+    # Nothing was begun, and so nothing holds the folder against the corrected command.
+    assert not list(tmp_path.rglob("study.json"))
+
+
+def test_groups_of_ones_own_data_cannot_be_parted(tmp_path, capsys):
+    path = table(tmp_path / "own.csv", ["a"], numbers(12, 1.0))
+    assert command(path, ["a"], tmp_path, "--no-keep-groups-whole") == 1
+    assert "data of your own are always split with them on one side" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_folder_of_runs_ends_in_a_sentence(tmp_path, capsys):
+    path = table(tmp_path / "own.csv", ["a"], numbers(12, 1.0))
+    assert command(path, ["a"], path) == 1
+    message = capsys.readouterr().err
+    assert "must be a folder that can be written" in message
+    assert f"No log of it could be written to {path}." in message
+    assert "Traceback" not in message
+
+
 def test_no_path_hides_in_the_name_of_a_task(tmp_path):
     from hessspec_mtl.study.pipeline import _alone
 

@@ -170,7 +170,9 @@ def test_the_graphs_of_the_hessian_are_the_same_for_the_same_seed():
     np.testing.assert_array_equal(first, hessian_indices(50, 20, 0))
     assert len(set(first.tolist())) == 20
     assert np.any(first != hessian_indices(50, 20, 1))
-    with pytest.raises(ValueError, match="`num_graphs` must be at most 5"):
+    with pytest.raises(
+        ValueError, match=r"`curvature.num_graphs` \(--num-graphs\) must be at most 5"
+    ):
         hessian_indices(5, 20, 0)
 
 
