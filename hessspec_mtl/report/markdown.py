@@ -18,6 +18,7 @@ from hessspec_mtl.report.words import (
     facts,
     figure_number,
     flat_settings,
+    left_out,
     sources,
     summary,
 )
@@ -43,6 +44,9 @@ def report_markdown(
         lines += [table.to_markdown(), ""]
     for text in copies(results.studies):
         lines += [text, ""]
+    if reasons := left_out(results.full):
+        lines += ["Records of the sources that were left out, and why:", ""]
+        lines += [*(f"- {name}: {counts}" for name, counts in reasons), ""]
     lines += ["## Figures", "", ERROR_BARS, ""]
     for files in figures:
         image, pdf, data = (

@@ -112,6 +112,13 @@ def test_names_are_escaped(written):
     assert "negative &amp; &lt;odd&gt;" in text
 
 
+def test_both_reports_count_what_was_left_out(written):
+    lines = written.markdown.read_text(encoding="utf-8").splitlines()
+    start = lines.index("Records of the sources that were left out, and why:")
+    assert lines[start + 2] == "- QM8: 2 × negative & <odd>"
+    assert "2 × negative &amp; &lt;odd&gt;" in written.html.read_text(encoding="utf-8")
+
+
 def test_every_task_stands_beside_the_median_predictor(results, page):
     errors = final_errors(results.studies)
     assert len(errors) == 7
