@@ -193,7 +193,8 @@ def gradient_conflict(
     groups, tasks, dim = rows.shape
     flat = rows.reshape(-1, dim)
     gram = np.asarray(jnp.matmul(flat, flat.T, precision="highest"), np.float64)
-    forms = hessians.quadratic_forms(_trees(_directions(rows, sizes), params))
+    # The tree of the operator: a network of one task has a head of another name there.
+    forms = hessians.quadratic_forms(_trees(_directions(rows, sizes), hessians.params))
     return GradientConflict(
         gram.reshape(groups, tasks, groups, tasks), sizes, np.asarray(forms, np.float64)
     )

@@ -103,6 +103,20 @@ def cosines_of(rows):
     return units @ units.T
 
 
+def test_a_single_task_has_the_curvature_along_its_own_gradient(setting):
+    """The operator of one task gives its head another name than the network does."""
+    name, *_ = setting.network.tasks
+    network = replace(setting.network, tasks=(name,))
+    params = {**setting.params, "heads": {name: setting.params["heads"][name]}}
+    examples = replace(setting.examples, targets=setting.examples.targets[:, :1])
+    hessians = task_hessians(params, network, examples, NUM_MOLECULES)
+    alone = gradient_conflict(hessians, params, network, examples, 2)
+    gradient = setting.gradients[0]
+    rayleigh = gradient @ setting.dense[0] @ gradient / (gradient @ gradient)
+    np.testing.assert_allclose(alone.cosines, [[1.0]], rtol=1e-5)
+    np.testing.assert_allclose(alone.curvature, [[rayleigh]], rtol=1e-3)
+
+
 def test_cosines_and_norms_are_those_of_the_gradients_over_all_graphs(setting, conflict):
     np.testing.assert_allclose(conflict.cosines, cosines_of(setting.gradients), atol=1e-5)
     np.testing.assert_allclose(conflict.norms, np.linalg.norm(setting.gradients, axis=1), rtol=1e-5)
