@@ -20,6 +20,7 @@ from scipy import stats
 
 import hessspec
 from hessspec import HessianOperator, lanczos
+from hessspec._trace.guards import LOOKS
 
 SIZES = (20, 97, 300)
 STEPS = 12
@@ -173,7 +174,12 @@ def test_products_forms_and_traces_are_linear_in_the_task_weights(num_tasks, see
         )
         for o in (operator, whole)
     )
-    np.testing.assert_allclose(one.samples, weights @ tasks.samples, atol=500 * eps() * size)
+    # Forms of several tasks meet no asymmetry: two of the products are spent on looking for it.
+    drawn = tasks.samples.shape[-1]
+    assert (drawn, one.num_samples) == (8 - LOOKS, 8)
+    np.testing.assert_allclose(
+        one.samples[:drawn], weights @ tasks.samples, atol=500 * eps() * size
+    )
 
 
 # --- scale --------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ def test_what_the_sketch_holds_is_no_longer_sampled(spectrum):
 def test_more_products_are_all_probes(spectrum):
     """The sketch is made once; the samples of a first look are those of the second as well."""
     operator, _ = spectrum
-    once, twice = (trace_of(operator, "hutch++", n, atol=1e-9) for n in (48, 96))
+    # Beyond what samples reach, and not below the rounding of products, which would end the run.
+    once, twice = (trace_of(operator, "hutch++", n, atol=0.1) for n in (48, 96))
     assert twice.num_samples == once.num_samples + 48
     np.testing.assert_allclose(twice.exact, once.exact, rtol=1e4 * eps())
     np.testing.assert_allclose(
