@@ -76,7 +76,7 @@ ROOMS  ?= $(addprefix tests/hessspec/,base operators krylov trace spectrum)
 
 check: $(VENV)/.test
 	JAX_ENABLE_X64=0 $(PYTEST)
-	JAX_ENABLE_X64=1 $(PYTEST) tests/hessspec
+	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow and not network and not any_dtype" tests/hessspec
 
 test: lint types check
 

@@ -9,6 +9,8 @@ import pytest
 
 import hessspec
 
+pytestmark = pytest.mark.any_dtype
+
 PUBLIC = {name: getattr(hessspec, name) for name in hessspec.__all__}
 FUNCTIONS = [name for name, value in PUBLIC.items() if not inspect.isclass(value)]
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]

@@ -443,6 +443,7 @@ def check_stated_errors(case: Case, num_keys: int) -> None:
     assert band <= 3 * allowed, (case, "band")
 
 
+@pytest.mark.any_dtype
 @settings(max_examples=6)
 @given(case=cases(sizes=(97,)))
 def test_errors_over_many_keys_are_as_large_as_stated(case):

@@ -15,6 +15,8 @@ import pytest
 import hessspec
 from hessspec import Batches, FunctionOperator, GaussNewtonOperator, HessianOperator
 
+pytestmark = pytest.mark.any_dtype
+
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
 BATCH = (X, X.sum(axis=1))

@@ -1,7 +1,6 @@
 """The command on data of one's own: each table ends in a report, or in a sentence saying why."""
 
 import csv
-import functools
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 
 from hessspec_mtl import reproduce
-from hessspec_mtl.curvature.appendix_e import appendix_e
+from tests.smaller import SMALLER_APPENDIX
 
 TINY = (
     *("--network.num-steps", "1", "--network.width", "4", "--network.head-width", "4"),
@@ -54,13 +53,6 @@ def numbers(count: int, *shares: float) -> np.ndarray:
     empty = np.isnan(targets).all(axis=1)
     targets[empty, 0] = 0.5
     return targets
-
-
-# Appendix E is the same matrix whatever the data; a smaller one (it has tests of its own) spares
-# these a third of their time.
-SMALLER_APPENDIX = functools.partial(
-    appendix_e, n=30, num_probes=2, num_steps=10, num_matvecs=8, num_trials=2
-)
 
 
 def command(path: Path, names: Sequence[str], out: Path, *more: str) -> int:

@@ -17,6 +17,7 @@ from hessspec_mtl.study import pipeline, presets
 from hessspec_mtl.study.options import CurvatureOptions
 from hessspec_mtl.study.presets import NetworkSizes, Preset, StudyConfig
 from hessspec_mtl.training.config import TrainConfig
+from tests.smaller import SMALLER_APPENDIX
 
 TOY = StudyConfig(
     num_examples=24,
@@ -35,6 +36,7 @@ def finished(tmp_path_factory):
     arguments = ["--sets", "molecules", "--out", str(out), "--progress", "False"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "quick", Preset("toy", {"molecules": TOY}))
+        patch.setattr("hessspec_mtl.curvature.appendix_e.appendix_e", SMALLER_APPENDIX)
         assert reproduce.main(arguments) == 0
     return out / "quick-molecules", arguments
 

@@ -9,6 +9,8 @@ import pytest
 
 from hessspec._base.memory import host_memory, resolve_budget
 
+pytestmark = pytest.mark.any_dtype
+
 GIB = 2**30
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

@@ -4,6 +4,8 @@ import pytest
 
 from hessspec._base.progress import progress_bar
 
+pytestmark = pytest.mark.any_dtype
+
 
 def test_a_bar_counts_what_it_is_told(capsys):
     with progress_bar(40, "trace", enabled=True) as bar:

@@ -15,6 +15,8 @@ from hessspec import HessianOperator
 from hessspec._base.selection import choose
 from hessspec._base.space import VectorSpace, leaf_paths
 
+pytestmark = pytest.mark.any_dtype
+
 
 def dtype():
     return np.dtype(jnp.asarray(0.0).dtype)

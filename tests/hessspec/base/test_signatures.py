@@ -4,6 +4,8 @@ import pytest
 
 from hessspec._base.signatures import called_as, explained
 
+pytestmark = pytest.mark.any_dtype
+
 
 @called_as("f(x, scale=1.0)", "f(operator)")
 def f(x, *, scale=1.0):

@@ -15,6 +15,8 @@ import hessspec
 from hessspec import AbstractOperator, HessianOperator
 from hessspec._operators.verbs import Call, verb
 
+pytestmark = pytest.mark.any_dtype
+
 KEY = jax.random.key(3)
 PARAMS = jnp.array([1.0, 2.0])
 

@@ -139,6 +139,7 @@ def test_one_probe_does_not_take_many_multiple_eigenvalues_for_simple_ones():
         assert low <= eigenvalues.sum() <= high
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("num_probes", [2, 8])
 def test_multiple_eigenvalues_keep_their_mean_weight(num_probes):
     eigenvalues = np.repeat(np.logspace(0, 3, 20), DIM // 20)
@@ -191,6 +192,7 @@ def network_spectrum():
 MANY_KEYS = 300
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize(
     ("name", "probes"), [("outliers", 2), ("network", 2), ("outliers", 1), ("decaying", 1)]
 )

@@ -14,6 +14,8 @@ import pytest
 import hessspec
 from hessspec._spectrum.density import spectrum
 
+pytestmark = pytest.mark.any_dtype
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.any_dtype
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 METHODS = ("hutchinson", "hutch++", "xtrace", "auto")
 

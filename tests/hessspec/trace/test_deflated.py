@@ -6,6 +6,7 @@ import pytest
 from tests.spectra import DIM, hessian, outliers, trace_of, with_spectrum
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_at_a_later_look_the_basis_may_grow_again(tasks):
     """Sixty outliers do not fit into the basis that the first 48 products can pay for."""
