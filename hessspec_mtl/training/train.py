@@ -86,9 +86,13 @@ def train(
     encoded: EncodedExamples,
     directory: str | os.PathLike[str],
     *,
+    until: int | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Train, or go on training, in `directory`; returns the history (see `load_history`).
+
+    With `until`, no further than to the state after that epoch; a later call goes on from there
+    and ends with the same numbers. `Training` does the same and keeps its data at hand in between.
 
     Minimises the sum over tasks of the mean squared standardised error, all weights 1. A network
     whose `tasks` are some of the data set's is trained on those alone, with the examples that have
@@ -120,73 +124,128 @@ def train(
         CheckpointError: if `directory` cannot be written, or none of its checkpoints can be read.
         FloatingPointError: if an error of the network is not finite; names epoch and task.
     """
-    folder = Path(directory)
-    graphs, targets = _columns(encoded, "train", network.tasks)
-    test_graphs, test_targets = _columns(encoded, "test", network.tasks)
-    weights = target_weights(targets)
-    splits = (graphs, targets), (test_graphs, test_targets)
-    claim(folder, config, describe(config, network, dict(zip(SPLITS, splits, strict=True))))
-    checkpoints = Checkpoints(folder / "checkpoints")
-    checkpoints.sweep()
+    return Training(config, network, encoded, directory).to(until, progress=progress)
 
-    steps = -(-len(graphs) // config.batch_size)
-    optimizer, step, evaluate = _programs(network, _Optimization.of(config, steps))
-    test_batches = balanced_batches(test_graphs, test_targets, EVALUATION_BATCH)
-    paddings = padding_ladder(graphs, config.batch_size)
-    weights_key, order_key = jax.random.split(jax.random.key(config.seed))
 
-    def test_errors(params: Params) -> Float[np.ndarray, "metrics tasks"]:
-        return _means([evaluate(params, batch) for batch in test_batches], len(test_graphs))
+class Training:
+    """A run in its folder, taken as far as is asked: to the state after one epoch, then another.
 
-    def before_training() -> TrainingState:
-        params = init_params(weights_key, network)
+    What `train` does, for a caller who does something else between two epochs. Data, programs and
+    the state stay at hand from one call of `to` to the next.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: NetworkConfig,
+        encoded: EncodedExamples,
+        directory: str | os.PathLike[str],
+    ) -> None:
+        """Claims `directory` for this run, and looks at what is there of it.
+
+        Raises:
+            ValueError, CheckpointError: as `train`.
+        """
+        self._config, self._network, self._folder = config, network, Path(directory)
+        train, test = (_columns(encoded, split, network.tasks) for split in SPLITS)
+        claim(self._folder, config, describe(config, network, {"train": train, "test": test}))
+        self._checkpoints = Checkpoints(self._folder / "checkpoints")
+        self._checkpoints.sweep()
+
+        self._train, self._test = train, test
+        self._weights = target_weights(train[1])
+        self._steps = -(-len(train[0]) // config.batch_size)
+        optimization = _Optimization.of(config, self._steps)
+        self._optimizer, self._step, self._evaluate = _programs(network, optimization)
+        self._test_batches = balanced_batches(*test, EVALUATION_BATCH)
+        self._paddings = padding_ladder(train[0], config.batch_size)
+        self._weights_key, self._order_key = jax.random.split(jax.random.key(config.seed))
+        self._sound = self._checkpoints.sound_epochs()
+        self._last: tuple[int, TrainingState] | None = None
+        if self._sound:
+            write_curves(self._folder, self._restored(max(self._sound)), network.tasks)
+
+    def to(self, until: int | None = None, *, progress: bool | None = None) -> pd.DataFrame:
+        """Train to the state after epoch `until`, by default the last; returns the history so far.
+
+        That state, and those of `keep_epochs` up to it, are then in the folder. Nothing is done
+        where they are there already, nor where the run is past `until` and does not keep it.
+
+        Raises:
+            ValueError: if `until` is not an epoch of the run.
+            CheckpointError, FloatingPointError: as `train`.
+        """
+        num_epochs, kept = self._config.num_epochs, {0, *self._config.keep_epochs}
+        if until is not None and not 0 <= until <= num_epochs:
+            raise ValueError(
+                f"`until` must lie in [0, {num_epochs}], the epochs of this run, got {until}."
+            )
+        newest, goal = max(self._sound, default=-1), num_epochs if until is None else until
+        wanted = {epoch for epoch in kept if epoch <= goal}
+        if until is None or newest < goal:
+            wanted.add(goal)
+        legs = _legs(self._sound, wanted, newest)
+        num_steps = self._steps * sum(last - max(first, 0) for first, last in legs)
+        start = time.perf_counter()
+        with progress_bar(num_steps, "training", enabled=progress, unit="step") as bar:
+            for first, last in legs:
+                state = self._before_training() if first < 0 else self._after(first)
+                for now in range(first + 1, last + 1):
+                    state = self._epoch(now, state, bar) if now > 0 else state
+                    # With the writing of the epoch before: nothing is left out but that of the
+                    # last.
+                    end = time.perf_counter()
+                    state = replace(state, seconds=np.append(state.seconds, end - start))
+                    start = end
+                    self._checkpoints.save(now, state.packed())
+                    self._checkpoints.prune({now - 1, now, *kept, num_epochs})
+                    if now >= newest:
+                        write_curves(self._folder, state, self._network.tasks)
+                    self._sound = [*self._sound, now]
+                    self._last = now, state
+        self._checkpoints.prune({*kept, num_epochs})
+        there = self._checkpoints.epochs()
+        self._sound = [epoch for epoch in self._sound if epoch in there]
+        return load_history(self._folder)
+
+    def _before_training(self) -> TrainingState:
+        params = init_params(self._weights_key, self._network)
+        graphs, targets = self._train
         batches = balanced_batches(graphs, targets, EVALUATION_BATCH)
-        errors = _means([evaluate(params, batch) for batch in batches], len(graphs))
-        history = extended(None, errors, test_errors(params), network.tasks)
-        return TrainingState(params, optimizer.init(params), history, np.zeros(0))
+        errors = _means([self._evaluate(params, batch) for batch in batches], len(graphs))
+        history = extended(None, errors, self._test_errors(params), self._network.tasks)
+        return TrainingState(params, self._optimizer.init(params), history, np.zeros(0))
 
-    def after(epoch: int, state: TrainingState, bar: ProgressBar) -> TrainingState:
+    def _test_errors(self, params: Params) -> Float[np.ndarray, "metrics tasks"]:
+        sums = [self._evaluate(params, batch) for batch in self._test_batches]
+        return _means(sums, len(self._test[0]))
+
+    def _epoch(self, epoch: int, state: TrainingState, bar: ProgressBar) -> TrainingState:
+        """The state after `epoch` from that before it, whose arrays are used up."""
+        config, (graphs, targets) = self._config, self._train
         params, opt_state, sums = state.params, state.opt_state, []
-        for members in epoch_batches(order_key, epoch, len(graphs), config.batch_size):
-            batch = padded_batch([graphs[i] for i in members], targets[members], paddings, weights)
-            params, opt_state, batch_sums = step(params, opt_state, batch)
+        for members in epoch_batches(self._order_key, epoch, len(graphs), config.batch_size):
+            batch = padded_batch(
+                [graphs[i] for i in members], targets[members], self._paddings, self._weights
+            )
+            params, opt_state, batch_sums = self._step(params, opt_state, batch)
             sums.append(batch_sums)
             bar.update(1)
         evaluated = epoch == config.num_epochs or epoch % config.evaluate_every == 0
-        errors = test_errors(params) if evaluated else None
-        history = extended(state.history, _means(sums, len(graphs)), errors, network.tasks)
+        errors = self._test_errors(params) if evaluated else None
+        history = extended(state.history, _means(sums, len(graphs)), errors, self._network.tasks)
         _require_finite(params, epoch)
         return TrainingState(params, opt_state, history, state.seconds)
 
-    def restored(epoch: int) -> TrainingState:
-        params = init_params(weights_key, network)
-        return unpacked(checkpoints.restore(epoch), params, optimizer.init(params))
+    def _after(self, epoch: int) -> TrainingState:
+        """The state after `epoch`: at hand, or from its checkpoint."""
+        (at_hand, state), self._last = self._last or (None, None), None
+        return state if state is not None and at_hand == epoch else self._restored(epoch)
 
-    wanted = {0, config.num_epochs, *config.keep_epochs}
-    sound = checkpoints.sound_epochs()
-    newest = max(sound, default=-1)
-    if sound:
-        write_curves(folder, restored(newest), network.tasks)
-    legs = _legs(sound, wanted, newest)
-    num_steps = steps * sum(last - max(first, 0) for first, last in legs)
-    state, position, start = None, -1, time.perf_counter()
-    with progress_bar(num_steps, "training", enabled=progress, unit="step") as bar:
-        for first, last in legs:
-            if state is None or position != first:
-                state = before_training() if first < 0 else restored(first)
-            for epoch in range(first + 1, last + 1):
-                state = after(epoch, state, bar) if epoch > 0 else state
-                # With the writing of the epoch before: nothing is left out but that of the last.
-                now = time.perf_counter()
-                state = replace(state, seconds=np.append(state.seconds, now - start))
-                start = now
-                checkpoints.save(epoch, state.packed())
-                checkpoints.prune({epoch - 1, epoch, *wanted})
-                if epoch >= newest:
-                    write_curves(folder, state, network.tasks)
-                position = epoch
-    checkpoints.prune(wanted)
-    return load_history(folder)
+    def _restored(self, epoch: int) -> TrainingState:
+        params = init_params(self._weights_key, self._network)
+        packed = self._checkpoints.restore(epoch)
+        return unpacked(packed, params, self._optimizer.init(params))
 
 
 def load_params(directory: str | os.PathLike[str], epoch: int) -> Params:

@@ -22,7 +22,7 @@ from hessspec_mtl.training.checkpoints import CheckpointError, Checkpoints
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.identity import describe
 from hessspec_mtl.training.state import load_history, training_seconds
-from hessspec_mtl.training.train import _columns, load_params, saved_epochs, train
+from hessspec_mtl.training.train import Training, _columns, load_params, saved_epochs, train
 
 NETWORK = NetworkConfig(
     node_features=2, edge_features=1, tasks=("size", "bonds"), num_steps=1, width=4, head_width=4
@@ -106,6 +106,37 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, uninterrupted):
     assert_same_run(tmp_path, uninterrupted)
     assert Checkpoints(tmp_path / "checkpoints").path(4).stat().st_mtime_ns == params
     assert (tmp_path / "history.csv").stat().st_mtime_ns >= changed
+
+
+def test_a_run_is_taken_from_epoch_to_epoch_and_ends_with_the_same_numbers(tmp_path, uninterrupted):
+    """By one object, or by calls that know nothing of each other."""
+    training = Training(CONFIG, NETWORK, DATA, tmp_path / "one")
+    for until in (0, 1, 3, None):
+        history = training.to(until)
+        other = train(CONFIG, NETWORK, DATA, tmp_path / "calls", until=until)
+        pd.testing.assert_frame_equal(history, other, check_exact=True)
+        last = 4 if until is None else until
+        assert list(history.epoch.unique()) == list(range(last + 1))
+        assert saved_epochs(tmp_path / "one") == sorted({0, max(last - 1, 0), last})
+    assert_same_run(tmp_path / "one", uninterrupted)
+    assert_same_run(tmp_path / "calls", uninterrupted)
+
+
+def test_a_run_that_is_past_the_epoch_asked_for_stays_as_it_is(tmp_path, uninterrupted):
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
+    train(CONFIG, NETWORK, DATA, tmp_path / "run", until=2)
+    assert saved_epochs(tmp_path / "run") == [0, 3, 4]
+    with pytest.raises(ValueError, match=r"`until` must lie in \[0, 4\], .* got 5"):
+        train(CONFIG, NETWORK, DATA, tmp_path / "run", until=5)
+
+
+def test_what_is_kept_beyond_the_epoch_asked_for_is_not_removed(tmp_path):
+    config = replace(CONFIG, keep_epochs=(1, 3))
+    train(config, NETWORK, DATA, tmp_path)
+    shutil.rmtree(Checkpoints(tmp_path / "checkpoints").path(1))
+    with pytest.warns(UserWarning, match="epochs 0 to 1 are trained again"):
+        train(config, NETWORK, DATA, tmp_path, until=2)
+    assert saved_epochs(tmp_path) == [0, 1, 3, 4]
 
 
 def truncate(folder: Path) -> None:
