@@ -21,6 +21,7 @@ FLOORS = {
         ("_krylov",),
         ("_trace",),
         ("_spectrum",),
+        ("_tracking",),
     ),
     "hessspec_mtl": (
         ("files", "graphs"),

@@ -20,6 +20,7 @@ from hessspec._trace.verb import trace
 from hessspec._trace.diagonal import diagonal
 from hessspec._krylov.eigenpairs import eigenpairs
 from hessspec._spectrum.compare import kolmogorov_smirnov, principal_angles, wasserstein1
+from hessspec._tracking.adam import adam_scale
 from hessspec._verify import verify
 
 # What comes out
@@ -56,6 +57,7 @@ __all__ = [
     "SpectralTrace",
     "TraceEstimate",
     "Verification",
+    "adam_scale",
     "density",
     "diagonal",
     "eigenpairs",

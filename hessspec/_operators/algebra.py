@@ -20,6 +20,7 @@ from hessspec._base.space import VectorSpace
 from hessspec._base.tasks import task_number
 from hessspec._operators.matrices import dense_matrix, scipy_operator
 from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._operators.scales import Scale, diagonal_of
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -87,6 +88,19 @@ class AbstractOperator(eqx.Module):
                 f"got shape {weights.shape}"
             )
         return self._weighted(weights)
+
+    def congruent(self, scale: Scale) -> CongruentOperator:
+        """D H D for a diagonal D > 0: the curvature in the coordinates D⁻¹θ.
+
+        Its eigenvalues are those of D²H and of the pencil Hx = λ D⁻²x, an eigenvector y is the
+        direction Dy of parameters. `scale`: a tree of positive numbers with the selected
+        parameters at their places, or a function of the path of a leaf; a number counts for all
+        entries of its leaf. D is a leaf of the operator: another one compiles nothing.
+
+        Raises:
+            ValueError: if a selected leaf is missing, of another shape, or not positive and finite.
+        """
+        return CongruentOperator(self, diagonal_of(self.space, scale))
 
     def _require_tasks(self, verb: str) -> int:
         if self.num_tasks is None:
@@ -403,3 +417,34 @@ class WeightedOperator(ComposedOperator):
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, " k"]:
         forms = self.parts[0].forms(block)
         return jnp.einsum("t,tk->k", self.weights, forms, precision="highest")
+
+
+class CongruentOperator(ComposedOperator):
+    """D H D for a positive diagonal D, given as a flat vector. Not for users: `H.congruent`."""
+
+    diagonal: Float[Array, " dim"]
+
+    def __init__(self, operator: AbstractOperator, diagonal: Float[Array, " dim"]) -> None:
+        self.parts, self.diagonal = (operator,), diagonal
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        return self._scaled(self.parts[0].rows(self._scaled(block)))
+
+    def measured_rows(
+        self, block: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"] | None]:
+        rows, parts = self.parts[0].measured_rows(self._scaled(block))
+        # Of the parts only lengths are known: a bound.
+        return self._scaled(rows), None if parts is None else jnp.max(self.diagonal) * parts
+
+    def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
+        return self.parts[0].forms(self._scaled(block))
+
+    def linearised(self, rows: int, memory_budget: int) -> AbstractOperator:
+        return CongruentOperator(self.parts[0].linearised(rows, memory_budget), self.diagonal)
+
+    def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
+        return CongruentOperator(self.parts[0].weighted(weights), self.diagonal)
+
+    def _scaled(self, rows: Float[Array, "*k dim"]) -> Float[Array, "*k dim"]:
+        return rows * jnp.broadcast_to(self.diagonal, rows.shape)

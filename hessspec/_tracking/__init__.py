@@ -1,0 +1,1 @@
+"""Along training: a tracker of curvature, what Adam makes of it, and pictures of the loss."""
