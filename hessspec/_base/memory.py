@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import jax
 
@@ -59,6 +60,17 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
+
+
+def platform_of(tree: Any) -> str:
+    """The kind of device that the arrays of a tree are on: "cpu", "gpu", ...
+
+    That of JAX's default device where none is on any, as inside a transformation.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            return next(iter(leaf.devices())).platform
+    return jax.default_backend()
 
 
 def resolve_budget(memory_budget: int | float | None) -> int:

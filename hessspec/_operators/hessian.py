@@ -26,6 +26,7 @@ from hessspec._operators.products import (
     Gradient,
     block_products,
     gauss_newton_products,
+    map_rows,
     task_forms,
     task_gradients,
     weighted_gradient,
@@ -53,8 +54,8 @@ class HessianOperator(DataOperator):
             of types; or a tree of True and False that begins like `params`. Default: all.
         memory_budget: bytes that products may take, by default set from the device; batches
             beyond a quarter of it are read again for each product.
-        block_rows, rematerialize: how products are computed; by default chosen to fit the budget.
-            `operator.plan` says what was chosen.
+        block_rows, rematerialize, abreast: how products are computed; by default chosen for the
+            device and to fit the budget. `operator.plan` says what was chosen.
 
     Raises:
         MemoryError: if a product cannot fit the budget, with the ways out.
@@ -78,8 +79,9 @@ class HessianOperator(DataOperator):
         memory_budget: int | None = None,
         block_rows: int | None = None,
         rematerialize: bool | None = None,
+        abreast: int | None = None,
     ) -> None:
-        choices = (memory_budget, block_rows, rematerialize)
+        choices = (memory_budget, block_rows, rematerialize, abreast)
         super().__init__((loss_fn,), params, data, where, *choices)
 
     @property
@@ -92,15 +94,16 @@ class HessianOperator(DataOperator):
         usual = self.plan.modes.products == FORWARD_OVER_REVERSE
         if self.streamed is not None or self.plan.rematerialize or not usual:
             return self
-        wanted = eqx.filter_eval_shape(_linearised, self).product_bytes(rows)
-        if wanted > min(memory_budget, self.plan.memory_budget):
+        shapes = eqx.filter_eval_shape(_linearised, self)
+        plan = shapes.fitting(rows, min(memory_budget, self.plan.memory_budget))
+        if plan is None:
             return self
         if any(f.program.asks_host for chunk in self.chunks for f in chunk.functions):
             self.validate()
         found = _linearised(self)
         if not np.all(np.isfinite(found.losses)):
             self.validate()  # which knows the batches apart
-        return found
+        return replace(found, plan=plan)
 
     def _gradient(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> Gradient:
         """The gradient on one batch, with a leading task axis if the operator has one."""
@@ -109,7 +112,7 @@ class HessianOperator(DataOperator):
             return self._values(functions, y, batch)
 
         if self.num_tasks is not None:
-            return task_gradients(losses, self.num_tasks, self.dtype)
+            return task_gradients(losses, self.num_tasks, self.dtype, self.plan.abreast)
         return weighted_gradient(losses, self._scalar_weights())
 
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
@@ -132,11 +135,11 @@ class HessianOperator(DataOperator):
             # A pullback takes one row to one gradient: the tasks come one after the other.
             def of(weights: Float[Array, " T"]) -> Float[Array, "k dim"]:
                 one = weighted_gradient(lambda y: self._values(functions, y, batch), weights)
-                return block_products(one, x, block, rematerialize, order)
+                return block_products(one, x, block, rematerialize, order, self.plan.abreast)
 
             return jax.lax.map(of, jnp.eye(self.num_tasks, dtype=self.dtype))
         gradient = self._gradient(functions, batch)
-        products = block_products(gradient, x, block, rematerialize, order)
+        products = block_products(gradient, x, block, rematerialize, order, self.plan.abreast)
         return jnp.moveaxis(products, 0, -2)
 
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
@@ -151,7 +154,7 @@ class HessianOperator(DataOperator):
             if self.num_tasks is None:
                 return pullback(self._scalar_weights())[0], values
             units = jnp.eye(self.num_tasks, dtype=self.dtype)
-            return jax.lax.map(lambda unit: pullback(unit)[0], units), values
+            return map_rows(lambda unit: pullback(unit)[0], units, self.plan.abreast), values
 
         _, linear, values = jax.linearize(gradient, self._wide, has_aux=True)
         return linear, values
@@ -169,7 +172,7 @@ class HessianOperator(DataOperator):
         self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array
     ) -> Float[Array, "T k"]:
         x = self.space.flatten(self.chosen)
-        return task_forms(lambda y: self._values(functions, y, batch), x, block)
+        return task_forms(lambda y: self._values(functions, y, batch), x, block, self.plan.abreast)
 
 
 @eqx.filter_jit
@@ -199,8 +202,8 @@ class GaussNewtonOperator(DataOperator):
     Args:
         model_fn: `model_fn(params, batch)`, the outputs, an array.
         loss_fn: `loss_fn(outputs, batch)`, a scalar or shape (T,).
-        params, data, where, memory_budget, block_rows, rematerialize: as for `HessianOperator`;
-            `data` is required, since both functions take the batch.
+        params, data, where, memory_budget, block_rows, rematerialize, abreast: as for
+            `HessianOperator`; `data` is required, since both functions take the batch.
 
     Raises:
         TypeError: if `model_fn` or `loss_fn` cannot be called so.
@@ -223,10 +226,11 @@ class GaussNewtonOperator(DataOperator):
         memory_budget: int | None = None,
         block_rows: int | None = None,
         rematerialize: bool | None = None,
+        abreast: int | None = None,
     ) -> None:
         if data is None:
             raise ValueError("`data` is required: model_fn(params, batch), loss_fn(outputs, batch)")
-        choices = (memory_budget, block_rows, rematerialize)
+        choices = (memory_budget, block_rows, rematerialize, abreast)
         super().__init__((model_fn, loss_fn), params, data, where, *choices)
 
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
@@ -269,7 +273,8 @@ class GaussNewtonOperator(DataOperator):
                 values = jnp.atleast_1d(outer(z, batch))
                 return jnp.vdot(weights.astype(values.dtype), values)
 
-            return gauss_newton_products(outputs, scalar, x, block, rematerialize, order)
+            choices = (rematerialize, order, self.plan.abreast)
+            return gauss_newton_products(outputs, scalar, x, block, *choices)
 
         if self.num_tasks is not None:
             return jax.lax.map(products, jnp.eye(self.num_tasks, dtype=self.dtype))

@@ -17,6 +17,7 @@ from hessspec._base.space import VectorSpace
 from hessspec._operators.batches import BatchGroup
 from hessspec._operators.plan import ProductPlan, nbytes
 from hessspec._operators.planned import PlannedOperator
+from hessspec._operators.products import map_rows
 
 
 class LinearisedOperator(PlannedOperator):
@@ -40,9 +41,16 @@ class LinearisedOperator(PlannedOperator):
     plan: ProductPlan = eqx.field(static=True)
 
     def product_bytes(self, rows: int) -> int:
+        return self._bytes(rows, self.plan.abreast)
+
+    def fitting(self, rows: int, budget: int) -> ProductPlan | None:
+        """The plan with as many of `rows` vectors abreast as the budget allows; None for none."""
+        return self.plan.narrowed(lambda abreast: self._bytes(rows, abreast), budget)
+
+    def _bytes(self, rows: int, abreast: int) -> int:
         kept = [nbytes(group.arrays) for group in self.maps]
         one = [size / group.weights.shape[0] for size, group in zip(kept, self.maps, strict=True)]
-        return self.plan.demand.of_kept(rows, sum(kept), max(one))
+        return self.plan.demand.of_kept(rows, sum(kept), max(one), abreast)
 
     def validate(self) -> None:
         check_precision(self.plan.narrow, self.dtype)
@@ -57,7 +65,7 @@ class LinearisedOperator(PlannedOperator):
                 return flat(linear(self._row_as_tree(block, row)))
 
             rows = jnp.arange(block.shape[0], dtype=jnp.int32)
-            return jnp.moveaxis(jax.lax.map(product, rows), 0, -2)
+            return jnp.moveaxis(map_rows(product, rows, self.plan.abreast), 0, -2)
 
         return functools.reduce(operator.add, [maps.weighted_sum(of_batch) for maps in self.maps])
 

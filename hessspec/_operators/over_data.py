@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import shown
 from hessspec._base.checks import check_losses, check_precision
-from hessspec._base.memory import resolve_budget
+from hessspec._base.memory import platform_of, resolve_budget
 from hessspec._base.selection import Where, choose, held_numbers
 from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
@@ -88,6 +88,7 @@ class DataOperator(PlannedOperator):
         memory_budget: int | None,
         block_rows: int | None,
         rematerialize: bool | None,
+        abreast: int | None,
     ) -> None:
         budget = resolve_budget(memory_budget)
         self.source = _Source(functions)
@@ -99,8 +100,10 @@ class DataOperator(PlannedOperator):
         self.chunks = chunks if self.streamed is None else ()
         self.num_losses = _num_tasks(shape)
         self.label = _describe(data)
+        # What is tried and measured beforehand takes one row at a time.
+        self.plan = ProductPlan(1, False, self._demand(0.0), budget)
         modes = least(self._modes(chunk) for chunk in chunks)
-        plan = self._planned(chunks, budget, block_rows, rematerialize, modes)
+        plan = self._planned(chunks, budget, (block_rows, rematerialize, modes, abreast))
         self.plan = replace(plan, narrow=max(map(self._narrow, chunks)))
 
     @property
@@ -232,20 +235,22 @@ class DataOperator(PlannedOperator):
         self,
         chunks: tuple[Chunk, ...],
         budget: int,
-        block_rows: int | None,
-        rematerialize: bool | None,
-        modes: Modes,
+        choices: tuple[int | None, bool | None, Modes, int | None],
     ) -> ProductPlan:
-        vector, tasks = self.dim * self.dtype.itemsize, self.num_losses or 1
         bound = max(
             sum(linearised_bound(f.program.trace) for f in chunk.functions) for chunk in chunks
         )
-        demand = Demand(vector, tasks, bound)
+        demand = self._demand(bound)
         # Differentiating costs a second for a large network: only where the bound does not settle.
-        is_usual = modes.products == FORWARD_OVER_REVERSE
-        if is_usual and demand.of(BLOCK_ROWS, rematerialize=False) > budget:
-            demand = Demand(vector, tasks, max(map(self._linearised_bytes, chunks)))
-        return demand.plan(budget, block_rows, rematerialize, modes)
+        is_usual = choices[2].products == FORWARD_OVER_REVERSE
+        platform = platform_of(self.chosen)
+        abreast = 1 if platform == "cpu" else BLOCK_ROWS
+        if is_usual and demand.of(BLOCK_ROWS, False, abreast) > budget:
+            demand = self._demand(max(map(self._linearised_bytes, chunks)))
+        return demand.plan(budget, *choices, platform)
+
+    def _demand(self, linearised: float) -> Demand:
+        return Demand(self.dim * self.dtype.itemsize, self.num_losses or 1, linearised)
 
     def _modes(self, chunk: Chunk) -> Modes:
         """How JAX can differentiate the functions of a chunk, tried once for each program."""

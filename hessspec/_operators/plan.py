@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ BLOCK_ROWS = 16  # rows multiplied together; measured best for products in block
 # Measured on fully connected, convolutional and elementwise losses: kept 0.5 to 1.25, recomputed
 # 0.1 to 0.9 (docs/performance.md).
 KEPT, RECOMPUTED = 1.25, 0.9
+# What each further vector of a vectorised pass adds, by the same measure: 0.4 to 0.9.
+ABREAST = 0.9
 # The linearised gradient keeps at most this many arrays for each one in the loss.
 _ARRAYS_FOR_ONE = 4.0
 
@@ -31,18 +34,23 @@ class Demand:
     tasks: int
     linearised: float  # the arrays that a linearised gradient keeps for one batch
 
-    def of(self, rows: int, rematerialize: bool) -> int:
-        """Bytes of one block: vectors in and out, those of the row in work, the arrays kept."""
+    def of(self, rows: int, rematerialize: bool, abreast: int = 1) -> int:
+        """Bytes of one block: vectors in and out, those of the rows in work, the arrays kept."""
         kept = KEPT if rows > 1 and not rematerialize else RECOMPUTED
-        return self._vectors(rows) + int(kept * self.linearised)
+        more = ABREAST * (min(rows, abreast) - 1)
+        return self._vectors(rows, abreast) + int((kept + more) * self.linearised)
 
-    def of_kept(self, rows: int, kept: float, largest: float) -> int:
+    def of_kept(self, rows: int, kept: float, largest: float, abreast: int = 1) -> int:
         """The same where all batches are linearised already: `kept` bytes, `largest` of one."""
-        return self._vectors(rows) + int(kept + RECOMPUTED * largest)
+        more = ABREAST * (min(rows, abreast) - 1)
+        return self._vectors(rows, abreast) + int(kept + (RECOMPUTED + more) * largest)
 
-    def _vectors(self, rows: int) -> int:
-        # In; out, added over batches, and once more where tasks are brought to the front.
-        return (rows * (1 + self.tasks * (1 + (self.tasks > 1))) + 2 + self.tasks) * self.vector
+    def _vectors(self, rows: int, abreast: int) -> int:
+        # In; out, added over batches, and once more where tasks are brought to the front, or where
+        # several vectorised passes follow one another. Each row under way is in work.
+        copies = (self.tasks > 1) + (1 < abreast < rows)
+        in_work = 2 + self.tasks + (1 + self.tasks) * (min(rows, abreast) - 1)
+        return (rows * (1 + self.tasks * (1 + copies)) + in_work) * self.vector
 
     def plan(
         self,
@@ -50,30 +58,36 @@ class Demand:
         block_rows: int | None = None,
         rematerialize: bool | None = None,
         modes: Modes = USUAL,
+        abreast: int | None = None,
+        platform: str = "cpu",
     ) -> ProductPlan:
         """The first that fits of: full blocks, smaller ones, and both again rematerialised.
 
-        What is given is not changed.
+        Then as many of their rows go abreast as fit, on an accelerator; on a CPU one. What is given
+        is not changed.
 
         Raises:
-            TypeError: if `block_rows` is no whole number.
+            TypeError: if `block_rows` or `abreast` is no whole number.
             ValueError: if it is below 1.
             MemoryError: if nothing fits, with the ways out.
         """
         if block_rows is not None:
             block_rows = whole_number("block_rows", block_rows)
+        least = 1 if abreast is None else whole_number("abreast", abreast)
         sizes = [BLOCK_ROWS, 8, 4, 2] if block_rows is None else [block_rows]
         ways = [False, True] if rematerialize is None else [rematerialize]
         choices = [(rows, again) for again in ways for rows in sizes]
         if block_rows is None:
             choices.append((1, ways[-1]))
         for rows, again in choices:
-            if self.of(rows, again) <= budget:
-                return ProductPlan(rows, again, self, budget, modes=modes)
-        given = {"block_rows": block_rows, "rematerialize": rematerialize}
+            if self.of(rows, again, least) <= budget:
+                most = rows if abreast is None and platform != "cpu" else least
+                plan = ProductPlan(rows, again, self, budget, modes=modes, abreast=most)
+                return plan.narrowed(plan.bytes_abreast, budget) or plan
+        given = {"block_rows": block_rows, "rematerialize": rematerialize, "abreast": abreast}
         own = " and ".join(f"`{name}`" for name, value in given.items() if value is not None)
         require_memory(
-            min(self.of(rows, again) for rows, again in choices),
+            min(self.of(rows, again, least) for rows, again in choices),
             budget,
             f"a block of {choices[-1][0]} products with the Hessian",
             "raise `memory_budget`, split the data into smaller `Batches`, or let `where` select "
@@ -95,6 +109,7 @@ class ProductPlan:
         kept: whether the gradient stays linearised between blocks, for a whole run.
         modes: by which orders of forward and reverse mode the loss is differentiated.
         narrow: a dtype narrower than theirs in which the loss computes with parameters, or "".
+        abreast: vectors of a block that go through the loss together, in one vectorised pass.
     """
 
     block_rows: int
@@ -104,6 +119,7 @@ class ProductPlan:
     kept: bool = False
     modes: Modes = USUAL
     narrow: str = ""
+    abreast: int = 1
 
     def __str__(self) -> str:
         if self.modes.products is None:
@@ -114,11 +130,29 @@ class ProductPlan:
         elif self.rematerialize or self.block_rows == 1:
             often = "for each vector"
         order = f"{self.modes}, " if str(self.modes) else ""
-        return f"{order}blocks of at most {self.block_rows}, the gradient linearised {often}"
+        size = f"blocks of at most {self.block_rows}"
+        if self.abreast > 1:
+            size += f", {min(self.abreast, self.block_rows)} of them abreast"
+        return f"{order}{size}, the gradient linearised {often}"
 
     def product_bytes(self, rows: int | None = None) -> int:
         """Estimate of what one compiled block of products needs: its vectors, not the data."""
-        return self.demand.of(self.block_rows if rows is None else rows, self.rematerialize)
+        count = self.block_rows if rows is None else rows
+        return self.demand.of(count, self.rematerialize, self.abreast)
+
+    def bytes_abreast(self, abreast: int) -> int:
+        """What a full block would need with so many of its vectors abreast."""
+        return self.demand.of(self.block_rows, self.rematerialize, abreast)
+
+    def narrowed(self, needed: Callable[[int], int], budget: int) -> ProductPlan | None:
+        """This plan with as many vectors abreast as fit, or half, ...; None if not even one does.
+
+        `needed(abreast)` is in bytes.
+        """
+        abreast = self.abreast
+        while abreast > 1 and needed(abreast) > budget:
+            abreast //= 2
+        return replace(self, abreast=abreast) if needed(abreast) <= budget else None
 
 
 def nbytes(tree: Any) -> float:

@@ -1,9 +1,10 @@
 """How products with a Hessian are computed from a loss: linearise once, apply to a block.
 
 Everything here works on flat vectors and on `losses(x) -> (T,)`, the T losses at x. The unit of
-work is a block of k vectors (rows), because the gradient is linearised once for all of them. The
-rows are mapped over, not vectorised: the activations of one product are alive at a time, and
-scattered sums (graphs, embeddings) stay fast on a CPU.
+work is a block of k vectors (rows), because the gradient is linearised once for all of them. So
+many of them go abreast, in one vectorised pass, as `abreast` says, and one such pass follows the
+other. On a CPU it is one: the activations of one product are alive at a time, and scattered sums
+(graphs, embeddings) stay fast. `plan.py` chooses.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,24 @@ def weighted_gradient(losses: Losses, weights: Float[Array, " T"]) -> Gradient:
     return jax.grad(lambda y: jnp.vdot(weights, losses(y)))
 
 
-def task_gradients(losses: Losses, num_tasks: int, dtype: jnp.dtype) -> Gradient:
+def map_rows(
+    function: Callable[[Array], Array], rows: Float[Array, "k *row"], abreast: int
+) -> Array:
+    """`function` of each row, stacked: `abreast` rows in a vectorised pass, then the next ones."""
+    if abreast == 1:
+        return jax.lax.map(function, rows)
+    if abreast >= rows.shape[0]:
+        return jax.vmap(function)(rows)
+    return jax.lax.map(function, rows, batch_size=abreast)
+
+
+def task_gradients(losses: Losses, num_tasks: int, dtype: jnp.dtype, abreast: int = 1) -> Gradient:
     """∇L_t of all tasks as a function; their forward pass and its tangents are shared."""
     units = jnp.eye(num_tasks, dtype=dtype)
 
     def gradients(y: Float[Array, " dim"]) -> Float[Array, "T dim"]:
         _, pullback = jax.vjp(losses, y)
-        return jax.lax.map(lambda unit: pullback(unit)[0], units)
+        return map_rows(lambda unit: pullback(unit)[0], units, abreast)
 
     return gradients
 
@@ -41,6 +53,7 @@ def block_products(
     block: Float[Array, "k dim"],
     rematerialize: bool = False,
     order: str = FORWARD_OVER_REVERSE,
+    abreast: int = 1,
 ) -> Float[Array, "k *T dim"]:
     """The derivative of `gradient` at x along each row, by linearising it once for all rows.
 
@@ -53,8 +66,8 @@ def block_products(
     if block.shape[0] == 1:
         return along(gradient, x, block[0])[None]
     if rematerialize:
-        return jax.lax.map(lambda v: _afresh(along, gradient, x, v), block)
-    return jax.lax.map(linearised(gradient, x), block)
+        return map_rows(lambda v: _afresh(along, gradient, x, v), block, abreast)
+    return map_rows(linearised(gradient, x), block, abreast)
 
 
 def _afresh(along: Callable[..., Array], gradient: Gradient, x: Array, v: Array) -> Array:
@@ -80,7 +93,7 @@ def _pullback(function: Callable[[Array], Array], x: Array) -> Callable[[Array],
 
 
 def task_forms(
-    losses: Losses, x: Float[Array, " dim"], block: Float[Array, "k dim"]
+    losses: Losses, x: Float[Array, " dim"], block: Float[Array, "k dim"], abreast: int = 1
 ) -> Float[Array, "T k"]:
     """v'H_t v for all tasks and rows, forward over forward: d²/dε² L_t(x + εv) at ε = 0.
 
@@ -97,7 +110,7 @@ def task_forms(
 
     # Both derivatives go along v, so the first derivative of everything stands there twice.
     once = without_repeats(form, x, block[0])
-    return jax.lax.map(lambda v: once(x, v), block).T
+    return map_rows(lambda v: once(x, v), block, abreast).T
 
 
 def gauss_newton_products(
@@ -107,6 +120,7 @@ def gauss_newton_products(
     block: Float[Array, "k dim"],
     rematerialize: bool = False,
     order: str = FORWARD_OVER_REVERSE,
+    abreast: int = 1,
 ) -> Float[Array, "k dim"]:
     """J'(∇²outer)J v for each row v: the Hessian of outer(model(x)) without the model's curvature.
 
@@ -119,7 +133,7 @@ def gauss_newton_products(
             y, v = jax.lax.optimization_barrier((x, v))
             return gauss_newton_products(model, outer, y, v[None], order=order)[0]
 
-        return jax.lax.map(product, block)
+        return map_rows(product, block, abreast)
     if order == REVERSE_OVER_REVERSE:
         outputs, pull = jax.vjp(model, x)
         push = _pullback(lambda cotangent: pull(cotangent)[0], jnp.zeros_like(outputs))
@@ -127,4 +141,4 @@ def gauss_newton_products(
         outputs, push = jax.linearize(model, x)
         pull = jax.linear_transpose(push, x)
     curve = _ORDERS[order][1](jax.grad(outer), outputs)
-    return jax.lax.map(lambda v: pull(curve(push(v)))[0], block)
+    return map_rows(lambda v: pull(curve(push(v)))[0], block, abreast)

@@ -318,6 +318,7 @@ COUNTS = {
     "k": lambda n: hessspec.eigenpairs(identity(), key=KEY, k=n),
     "max_matvecs": lambda n: hessspec.eigenpairs(identity(), key=KEY, k=1, max_matvecs=n),
     "block_rows": lambda n: HessianOperator(alone, PARAMS, block_rows=n),
+    "abreast": lambda n: HessianOperator(alone, PARAMS, abreast=n),
     "num_steps of lanczos": lambda n: hessspec.lanczos(lambda v: v, jnp.ones(3), n),
 }
 

@@ -1,11 +1,16 @@
 """Rows in a block and what is kept of a gradient, within a budget of bytes."""
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hessspec._base.memory import platform_of
 from hessspec._operators.algebra import compiled_rows
-from hessspec._operators.hessian import HessianOperator
+from hessspec._operators.hessian import GaussNewtonOperator, HessianOperator
+from hessspec._operators.plan import Demand
 from tests.networks import X, Y, close, network_params, scalar_loss, vector_loss
 
 
@@ -70,3 +75,82 @@ def test_a_product_that_cannot_fit_names_the_ways_out():
         HessianOperator(wide_loss, WIDE[0], data=WIDE[1], memory_budget=100_000)
     with pytest.raises(ValueError, match="`block_rows` must be at least 1, got 0"):
         HessianOperator(scalar_loss, network_params(), data=(X, Y), block_rows=0)
+
+
+RNG = np.random.default_rng(3)
+
+
+def network(params, batch):
+    return jnp.tanh(batch[0] @ params["w1"] + params["b1"][None]) @ params["w2"]
+
+
+def curved(outputs, batch):
+    return jnp.log(1 + (outputs - batch[1]) ** 2).mean(0)
+
+
+@pytest.mark.parametrize(("abreast", "rematerialize"), [(2, False), (16, False), (3, True)])
+def test_vectors_that_go_abreast_have_the_same_products_and_forms(abreast, rematerialize):
+    """In passes of two with one left over, of three, and all seven in one."""
+    params, block = network_params(), jnp.asarray(RNG.normal(size=(7, 24)))
+    choices = {"block_rows": 16, "rematerialize": rematerialize, "data": (X, Y)}
+    for loss in (vector_loss, scalar_loss):
+        alone, together = (
+            HessianOperator(loss, params, abreast=width, **choices) for width in (1, abreast)
+        )
+        close(together.rows(block), alone.rows(block))
+        close(together.forms(block), alone.forms(block))
+        if not rematerialize:
+            kept = together.linearised(7, 1 << 30)
+            close(kept.rows(block), alone.rows(block))
+            assert kept.plan.abreast == abreast
+
+
+def test_the_gauss_newton_matrix_goes_abreast_too():
+    alone, together = (
+        GaussNewtonOperator(network, curved, network_params(), (X, Y), abreast=width)
+        for width in (1, 5)
+    )
+    close(together.dense(), alone.dense())
+
+
+DEMAND = Demand(vector=100, tasks=1, linearised=1000.0)
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize(
+    ("platform", "budget", "abreast"),
+    [("cpu", 1 << 30, 1), ("gpu", 1 << 30, 16), ("gpu", 10_000, 4), ("gpu", 4_800, 1)],
+)
+def test_an_accelerator_takes_as_many_vectors_abreast_as_fit(platform, budget, abreast):
+    """A block of 16 needs 4,750 bytes with one vector at a time, 9,650 with four, 14,050 with 8."""
+    plan = DEMAND.plan(budget, platform=platform)
+    assert (plan.block_rows, plan.abreast) == (16, abreast)
+    assert plan.product_bytes() <= budget
+    assert (f", {abreast} of them abreast" in str(plan)) == (abreast > 1)
+
+
+@pytest.mark.any_dtype
+def test_what_is_given_goes_abreast_on_any_device_or_is_refused():
+    assert DEMAND.plan(1 << 30, abreast=8).abreast == 8
+    assert DEMAND.plan(1 << 30, abreast=1, platform="gpu").abreast == 1
+    with pytest.raises(MemoryError, match="leave `block_rows` and `abreast` to be chosen"):
+        DEMAND.plan(3_000, block_rows=8, abreast=8)
+    with pytest.raises(ValueError, match="`abreast` must be at least 1, got 0"):
+        DEMAND.plan(1 << 30, abreast=0)
+
+
+@pytest.mark.parametrize("abreast", [2, 16])
+def test_vectors_abreast_stay_within_what_is_estimated(abreast):
+    for loss, case in ((wide_loss, WIDE), (long_loss, LONG)):
+        operator = HessianOperator(loss, case[0], data=case[1], abreast=abreast, block_rows=16)
+        kept = max(map(operator._linearised_bytes, operator.chunks))
+        demand = replace(operator.plan.demand, linearised=kept)
+        assert compiled_bytes(operator, 16) <= 1.2 * demand.of(16, False, abreast)
+
+
+@pytest.mark.any_dtype
+def test_the_device_is_that_of_the_parameters():
+    assert platform_of({"w": jnp.ones(3), "n": 2}) == "cpu"
+    seen = []
+    jax.jit(lambda x: seen.append(platform_of(x)) or x)(jnp.ones(3))
+    assert seen == [jax.default_backend()]
