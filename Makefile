@@ -15,7 +15,8 @@ EXTRAS_DOCS := mtl,docs
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=
 
-.PHONY: help reproduce test test-fast lint types check check-all slow compat benchmarks docs house clean
+.PHONY: help reproduce test test-fast lint types check check-all slow compat benchmarks docs house \
+	gpu-kit gpu-kit-rehearsal clean
 
 help:
 	@echo "make reproduce   install and run the main job (ARGS=... is passed on)"
@@ -27,6 +28,8 @@ help:
 	@echo "make benchmarks  install, measure every claim on speed (half an hour), draw docs/benchmarks.md"
 	@echo "make docs        install and build the pages of docs/ into site/"
 	@echo "make house       draw the modules and what they use, for docs/built.md"
+	@echo "make gpu-kit     build gpu-kit/, what travels to a machine with a GPU (docs/gpu.md)"
+	@echo "make gpu-kit-rehearsal   build it from the embedded data and run all of it, tiny, on the CPU"
 	@echo "make clean       remove the virtual environment and caches"
 
 # A virtual environment without a working pip is one that was being made when something stopped it.
@@ -104,5 +107,12 @@ house: $(VENV)/.test
 benchmarks: $(VENV)/.run
 	$(BIN)/python -m benchmarks $(ARGS)
 
+gpu-kit: $(VENV)/.run
+	$(BIN)/python -m benchmarks.gpu.kit $(ARGS)
+
+gpu-kit-rehearsal: $(VENV)/.run
+	$(BIN)/python -m benchmarks.gpu.kit --embedded --to gpu-kit-rehearsal
+	$(BIN)/python -m benchmarks.gpu.rehearse --kit gpu-kit-rehearsal
+
 clean:
-	rm -rf .venv .venv-* site .pytest_cache .ruff_cache .hypothesis
+	rm -rf gpu-kit gpu-kit-rehearsal .venv .venv-* site .pytest_cache .ruff_cache .hypothesis

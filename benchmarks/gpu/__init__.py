@@ -1,0 +1,1 @@
+"""What is run on a GPU that is at hand for a quarter of an hour."""
