@@ -87,16 +87,21 @@ def check_symmetric(
     backward: Values,
     scale: Values | float,
     dtype: np.dtype,
+    most: float | None = None,
+    rounding: bool | None = None,
 ) -> None:
     """u'Hv (`forward`) must equal v'Hu (`backward`) up to rounding of products of size `scale`.
 
-    `scale` is |u| |Hv| or the like, elementwise or one number.
+    `scale` is |u| |Hv| or the like, elementwise or one number; `most` is the share of it that is
+    allowed, by default what the unit of rounding explains. `rounding`, where it is known, says
+    whether rounding of the loss is the cause.
 
     Raises:
         ValueError: if they differ by more than rounding can explain.
     """
     f, b = np.asarray(forward, np.float64), np.asarray(backward, np.float64)
-    allowed = ASYMMETRY_UNITS * np.finfo(dtype).eps * np.asarray(scale, np.float64)
+    units = ASYMMETRY_UNITS * np.finfo(dtype).eps if most is None else most
+    allowed = units * np.asarray(scale, np.float64)
     difference = np.abs(f - b)
     if np.any(difference > allowed):
         worst = int(np.argmax(difference - allowed))
@@ -105,6 +110,7 @@ def check_symmetric(
             f"u'Hv = {f.flat[worst]:.6g} but v'Hu = {b.flat[worst]:.6g}",
             float(difference.flat[worst]) / size if size > 0 else np.inf,
             dtype,
+            rounding=rounding,
         )
 
 
@@ -113,8 +119,12 @@ def asymmetric(
     share: float,
     dtype: np.dtype,
     what: str = "products with the operator are not symmetric",
+    rounding: bool | None = None,
 ) -> ValueError:
-    """The error for products that differ by this share of their size, the likely causes first."""
+    """The error for products that differ by this share of their size, the likely causes first.
+
+    `rounding` says which it is, where that was found out.
+    """
     wider = "take `params` and data in float64 (`jax_enable_x64`)"
     if dtype == np.float64:
         wider = "bring the loss into a better conditioned form"
@@ -129,8 +139,12 @@ def asymmetric(
         "a custom derivative rule, a `matvec` that is not symmetric, a random loss, or a cast to "
         "lower precision inside"
     )
-    few = share < MOST_ASYMMETRY
+    few = share < MOST_ASYMMETRY if rounding is None else rounding
     causes = f"Likely {lost}; less likely: {wrong}" if few else f"Likely {wrong}; or {lost}"
+    if rounding is not None:
+        moved = "as much" if rounding else "far less"
+        causes += f" (multiplying 3 v in place of v moves a product by {moved}, as rounding does"
+        causes += ")" if rounding else " not)"
     return ValueError(
         f"{what}: {found}, "
         f"{share / np.finfo(dtype).eps:.0f} units of rounding. Every method here needs H = H'. "

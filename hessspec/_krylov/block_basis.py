@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._base.checks import check_finite
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
     combine,
@@ -17,6 +17,7 @@ from hessspec._krylov.blocks import (
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
 from hessspec._krylov.tiles import Layout
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.symmetry import Symmetry
 
 PILOT = 8  # probes that measure the variance, and the block in which forms are taken
 WIDTH = 2  # vectors a step: two, so that a double eigenvalue is found whole
@@ -38,8 +39,12 @@ class KrylovBasis:
     Numbers on the host are in units of H/s, s a power of two.
     """
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
+    def __init__(
+        self, operator: AbstractOperator, key: PRNGKeyArray, symmetry: Symmetry | None = None
+    ) -> None:
         self.operator, self.key = operator, key
+        self.symmetry = symmetry or Symmetry(operator)
+        self.skew = 0.0  # ‖Q (H - Hᵀ) Qᵀ‖²_F, as far as products have shown it
         self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype))
         self.next, _ = orthonormal_rows(spherical(key, 0, WIDTH, operator.dim, operator.dtype))
         self.previous = self.next  # the last block of the basis, once there is one
@@ -75,7 +80,7 @@ class KrylovBasis:
         column[self.rank - known.shape[0] :] += known
         if not np.isfinite(column).all():
             check_finite(products, self.operator.space, "the product H v")
-        self._enter(column)
+        self._enter(block, column)
         self._observe(block, products)
         self._prepare(products, rest)
         self.previous = block
@@ -96,7 +101,12 @@ class KrylovBasis:
     def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
         """What a subclass keeps of a block and its products."""
 
-    def _enter(self, column: Float[np.ndarray, "r k"]) -> None:
+    @property
+    def asymmetry(self) -> float:
+        """‖Q (H - Hᵀ) Qᵀ‖_F, in the units of H."""
+        return self.scale * self.skew**0.5
+
+    def _enter(self, block: Float[Array, "k dim"], column: Float[np.ndarray, "r k"]) -> None:
         """A new column of T. For a symmetric H, what stands above its corner is known: Bᵀ."""
         old = self.compressed.shape[0]
         corner = column[old:]
@@ -104,9 +114,10 @@ class KrylovBasis:
         last = self.coupling.shape[1]
         above[old - last :] = self.coupling.T
         self.size = max(self.size, float(np.linalg.norm(column, 2)))
-        dtype = self.operator.dtype
-        check_symmetric(column[:old], above, self.size, dtype)
-        check_symmetric(corner, corner.T, self.size, dtype)
+        size = self.size * self.scale
+        self.symmetry.check(column[:old], above, self.size, block, size)
+        self.symmetry.check(corner, corner.T, self.size, block, size)
+        self.skew += 2 * np.sum((column[:old] - above) ** 2) + np.sum((corner - corner.T) ** 2)
         self.compressed = np.block([[self.compressed, above], [above.T, (corner + corner.T) / 2]])
 
     def _prepare(self, products: Float[Array, "k dim"], rest: Float[Array, "k dim"]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from hessspec._base.arguments import real_number, whole_number
-from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._base.checks import check_finite
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
@@ -20,6 +20,7 @@ from hessspec._base.tasks import TaskAxis
 from hessspec._krylov.lockstep import RowOperator
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 
 _KIND = "EigenPairs"
@@ -286,7 +287,8 @@ def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -
         matrix[begin : begin + chunk] = np.asarray(rows, np.float64)
         bar.update(chunk)
     size = max(float(np.linalg.norm(matrix, 2)), parts)
-    check_symmetric(matrix, matrix.T, size, dtype)
+    symmetry = Symmetry(operator)
+    symmetry.check_matrix(matrix, size)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     chosen = wanted_first(values, which)[:k]
     rows = vectors[:, chosen].T.astype(dtype)
@@ -297,7 +299,7 @@ def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -
         rows=jnp.asarray(rows),
         residuals=residuals,
         norm=max(float(np.abs(values).max()), parts),
-        num_matvecs=total,
+        num_matvecs=total + symmetry.num_matvecs,
     )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from hessspec._base.checks import ASYMMETRY_UNITS, asymmetric, check_finite
+from hessspec._base.checks import asymmetric, check_finite
 from hessspec._base.memory import require_memory
 from hessspec._base.progress import ProgressBar
 from hessspec._base.space import VectorSpace
@@ -30,6 +30,7 @@ from hessspec._krylov.lanczos import (
     three_terms,
 )
 from hessspec._krylov.tiles import Layout
+from hessspec._operators.symmetry import Symmetry
 
 _STEPS_IN_FLIGHT = 2
 
@@ -59,7 +60,7 @@ class KrylovRun:
         bases: of all probes; rows past the last valid step are zero. None without
             reorthogonalisation.
         asymmetry: largest asymmetry of the products, relative to H, or to the parts that H is
-            a sum of.
+            a sum of; where it is large, at least what rounding was found to move products by.
         num_matvecs: products executed, those of probes already exhausted included.
         parts: largest length of those parts of a product; 0 where H is no sum.
     """
@@ -178,16 +179,17 @@ def krylov(
         if j >= _STEPS_IN_FLIGHT and _over(outcomes[j - _STEPS_IN_FLIGHT]):
             break
     _check_finite(operator, starts, found)
-    asymmetry = float(np.max(np.asarray(_relative_asymmetry(found))))
-    _check_symmetric(asymmetry, starts.dtype)
     factor = np.asarray(scale, np.float64)[:, None]
+    size = float(np.max(np.asarray(found.size, np.float64) * factor[:, 0]))
+    asymmetry = float(np.max(np.asarray(_relative_asymmetry(found))))
+    symmetry = _checked_symmetry(operator, starts, asymmetry, size)
     return KrylovRun(
         alpha=np.asarray(found.alpha, np.float64)[:, :num_steps] * factor,
         beta=np.asarray(found.beta, np.float64)[:, :num_steps] * factor,
         num_valid_steps=np.asarray(found.num_valid_steps),
         bases=bases,
-        asymmetry=asymmetry,
-        num_matvecs=num_matvecs,
+        asymmetry=max(asymmetry, float(symmetry.noise)),
+        num_matvecs=num_matvecs + symmetry.num_matvecs,
         parts=0.0 if parts is None else float(np.max(np.asarray(parts))),
     )
 
@@ -210,9 +212,19 @@ def _check_finite(operator: RowOperator, starts: Array, found: Recurrence) -> No
     )
 
 
-def _check_symmetric(asymmetry: float, dtype: np.dtype) -> None:
-    if asymmetry > ASYMMETRY_UNITS * np.finfo(dtype).eps:
-        raise asymmetric(f"u'Hv and v'Hu differ by {asymmetry:.1e} of its norm", asymmetry, dtype)
+def _checked_symmetry(
+    operator: RowOperator, starts: Array, asymmetry: float, size: float
+) -> Symmetry:
+    """What is rounding is judged by images of the starts, which lie along the outliers."""
+    symmetry = Symmetry(operator)
+    if asymmetry > symmetry.units:
+        images, _ = _normalized(operator.rows(_normalized(starts)[0]))
+        symmetry.num_matvecs += starts.shape[0]
+        if not symmetry.allows(asymmetry, images, size):
+            found = f"u'Hv and v'Hu differ by {asymmetry:.1e} of its norm"
+            rounding = symmetry.explains(asymmetry)
+            raise asymmetric(found, asymmetry, starts.dtype, rounding=rounding)
+    return symmetry
 
 
 _normalized = jax.jit(normalized)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy import linalg, stats
 
-from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._base.checks import check_finite
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
@@ -29,6 +29,7 @@ from hessspec._krylov.blocks import (
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
 from hessspec._krylov.lockstep import RowOperator
 from hessspec._krylov.tiles import Layout
+from hessspec._operators.symmetry import Symmetry
 
 Which = Literal["LM", "LA", "SA", "BE"]
 
@@ -129,7 +130,7 @@ def search(
             seen = values
             basis.recombine(pairs, order[:count])
             basis.start_sweep()
-        if basis.num_matvecs + WIDTH + count > max_matvecs:
+        if basis.spent + WIDTH + count > max_matvecs:
             break
         if basis.rank + WIDTH > capacity:
             keep = count + WIDTH * ((capacity - count) // (2 * WIDTH))
@@ -143,7 +144,7 @@ def search(
         rows=basis.surrender(best),
         residuals=residuals[best] * basis.scale,
         norm=basis.norm * basis.scale,
-        num_matvecs=basis.num_matvecs,
+        num_matvecs=basis.spent,
     )
 
 
@@ -207,6 +208,7 @@ class RestartedBasis:
         self.scale = 0.0
         self.norm = 0.0
         self.num_matvecs = 0
+        self.symmetry = Symmetry(operator)
         self._num_drawn = 0
         self.next = self._orthonormal(self._random(WIDTH))
 
@@ -214,6 +216,11 @@ class RestartedBasis:
     def rank(self) -> int:
         """Number of rows of Q."""
         return self.basis.rank
+
+    @property
+    def spent(self) -> int:
+        """Products executed, those that asked what is rounding included."""
+        return self.num_matvecs + self.symmetry.num_matvecs
 
     def grow(self) -> int:
         """Multiply the next block and take it in; returns the products that took."""
@@ -225,7 +232,7 @@ class RestartedBasis:
             check_finite(products, self.operator.space, "a product with the operator")
         lengths = np.asarray(row_forms(products, products), np.float64) ** 0.5
         self.norm = max(self.norm, float(lengths.max()))
-        self._enter(column, old)
+        self._enter(block, column, old)
         self._prepare(products, rest, old)
         return WIDTH
 
@@ -304,12 +311,15 @@ class RestartedBasis:
             self.norm = max(self.norm, float(np.max(np.asarray(parts))) / self.scale)
         return products / jnp.asarray(self.scale, products.dtype)
 
-    def _enter(self, column: Float[np.ndarray, "n b"], old: int) -> None:
+    def _enter(
+        self, block: Float[Array, "b dim"], column: Float[np.ndarray, "n b"], old: int
+    ) -> None:
         """A new column of T. For a symmetric H what stands above its corner is known: Bᵀ."""
         tracked = (self.untracked == 0)[:, None]
         above, corner = np.where(tracked, self.coupling.T, column[:old]), column[old:]
-        check_symmetric(column[:old], above, self.norm, self.operator.dtype)
-        check_symmetric(corner, corner.T, self.norm, self.operator.dtype)
+        size = self.norm * self.scale
+        self.symmetry.check(column[:old], above, self.norm, block, size)
+        self.symmetry.check(corner, corner.T, self.norm, block, size)
         self.compressed = np.block([[self.compressed, above], [above.T, (corner + corner.T) / 2]])
         self.untracked = np.pad(self.untracked, (0, WIDTH))
         self.news = np.pad(self.news, (0, WIDTH), constant_values=1.0)

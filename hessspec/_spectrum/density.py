@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from hessspec._base.arguments import whole_number
-from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._base.checks import check_finite
 from hessspec._base.memory import resolve_budget
 from hessspec._base.probes import gaussian
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._spectrum.atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, product_error
 from hessspec._spectrum.deflation import Deflated, DeflatedRule
@@ -163,7 +164,10 @@ def dense_spectrum(
     check_finite(rows, operator.space, "the Hessian")
     parts = 0.0 if lengths is None else float(jnp.max(lengths))
     size = max(float(jnp.max(jnp.abs(rows))), parts)
-    check_symmetric(rows, rows.T, size, dtype)
+    symmetry = Symmetry(operator)
+    computed = np.asarray(rows, np.float64)
+    symmetry.check_matrix(computed, size)
+    skew, noise = float(np.linalg.norm(computed - computed.T, 2)), float(symmetry.noise) * size
     matrix = 0.5 * (rows + rows.T)
     run = krylov(_Matrix(operator, matrix), starts, dim)
     eigenvalues = np.linalg.eigvalsh(np.asarray(matrix, np.float64))
@@ -177,10 +181,10 @@ def dense_spectrum(
         alpha=run.alpha,
         beta=run.beta,
         num_valid_steps=run.num_valid_steps,
-        resolution=np.asarray(8.0 * float(jnp.finfo(dtype).eps) * norm),
+        resolution=np.asarray(max(8.0 * float(jnp.finfo(dtype).eps) * norm, skew, noise)),
         exact=np.asarray(True),
         dim=dim,
-        num_matvecs=dim,
+        num_matvecs=dim + symmetry.num_matvecs,
     )
 
 

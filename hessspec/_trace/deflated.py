@@ -21,6 +21,7 @@ from hessspec._krylov.block_basis import (
 from hessspec._krylov.blocks import gram, rescaled, spherical, without
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import (
     LOOKS,
@@ -49,14 +50,16 @@ class Deflated:
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, room: int) -> None:
         self.operator, self.key = operator.linearised(PILOT, room // 2), key
         self.max_rank = _rows_in(room, self.operator)
-        self.krylov = KrylovBasis(self.operator, jax.random.fold_in(key, SKETCH_STREAM))
+        self.symmetry = Symmetry(self.operator)
+        sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
+        self.krylov = KrylovBasis(self.operator, sketch_key, self.symmetry)
         self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
         self.inside = np.zeros((0, PILOT))  # inner products of the basis with the pilot probes
         self.images = np.zeros((0, PILOT))  # and with their products
         self.spent = 0
         self.drawn = PILOT
         self.forms = np.zeros((0, 0))
-        self.size, self.systematic = 0.0, np.zeros(())
+        self.size, self.asymmetry = 0.0, 0.0
         self.signs: Hutchinson | None = None
         self.samples: list[np.ndarray] = []
         self.squares: list[np.ndarray] = []
@@ -65,9 +68,9 @@ class Deflated:
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
         """The estimate from at most `budget` products in all."""
         if self.spent == 0:
-            found = guarded_products(self.operator, self.pilot)
+            found = guarded_products(self.operator, self.pilot, self.symmetry)
             self.products, self.product_scale, self.forms, self.size = found
-            self.systematic = SURE * found.asymmetry
+            self.asymmetry = found.asymmetry
             self._spend(PILOT, bar)
             share = diagonal_share(self.pilot, self.products)
             self.signs = Hutchinson(self.operator, self.key) if share > DIAGONAL_SHARE else None
@@ -128,7 +131,7 @@ class Deflated:
         outside, _ = self.krylov.basis.split(probes)
         outside = rescaled(outside, (dim - self.krylov.rank) ** 0.5)
         norm = self.krylov.size * self.krylov.scale
-        rows, scale, forms, _ = guarded_products(self.operator, outside, norm)
+        rows, scale, forms, _ = guarded_products(self.operator, outside, self.symmetry, norm)
         self.samples.append(np.diagonal(forms) * scale)
         self.squares.append(row_lengths(rows) ** 2 * scale**2)
         self._spend(count, bar)
@@ -152,7 +155,8 @@ class Deflated:
         krylov = self.krylov
         first, _ = self._pilot_forms()
         known = np.sum(krylov.compressed**2) + np.sum(krylov.coupling**2)  # Σ |Hqᵢ|²
-        common = {"method": self.method, "dim": self.operator.dim, "num_matvecs": self.spent}
+        spent = self.spent + self.symmetry.num_matvecs
+        common = {"method": self.method, "dim": self.operator.dim, "num_matvecs": spent}
         square = TraceEstimate.from_samples(
             np.concatenate([self._pilot_squares(), *self.squares]),
             exact=known * krylov.scale**2,
@@ -162,7 +166,7 @@ class Deflated:
             np.concatenate([first, *self.samples]),
             exact=np.trace(krylov.compressed) * krylov.scale,
             square=square,
-            systematic=self.systematic,
+            systematic=np.asarray(SURE * max(self.asymmetry, krylov.asymmetry)),
             **common,
         )
 
@@ -182,6 +186,7 @@ class SharedDeflation:
         self.tasks = operator.num_tasks or 1
         self.krylov: KrylovBasis | None = None
         self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
+        self.symmetry = Symmetry(operator)
         self.exact = np.zeros(self.tasks)
         self.systematic = np.zeros(self.tasks)
         self.cost = 0.0
@@ -215,9 +220,10 @@ class SharedDeflation:
         weights = weights / largest
         scalar = self.operator.weighted(jnp.asarray(weights))
         scalar = scalar.linearised(WIDTH, self.room // 2)
+        self.symmetry = Symmetry(scalar)
         self._compare(scalar, weights)
         self.max_rank = _rows_in(self.room, scalar)
-        return KrylovBasis(scalar, key)
+        return KrylovBasis(scalar, key, self.symmetry)
 
     def _compare(self, scalar: AbstractOperator, weights: Float[np.ndarray, " T"]) -> None:
         """Forms of the tasks beside products with their sum, by the program that grows the basis.
@@ -225,7 +231,7 @@ class SharedDeflation:
         What is found of the sum is put to the account of each task in turn.
         """
         forms = weights @ self.samples[0][:, :LOOKS]
-        found = disagreement(scalar, self.pilot[:LOOKS], forms)
+        found = disagreement(scalar, self.pilot[:LOOKS], forms, self.symmetry)
         self.systematic = np.divide(found, weights, out=self.systematic, where=weights > 0)
         self.cost += LOOKS
         self.num_matvecs += LOOKS
@@ -299,7 +305,7 @@ class SharedDeflation:
             systematic=self.systematic,
             method=self.method,
             dim=self.operator.dim,
-            num_matvecs=self.num_matvecs,
+            num_matvecs=self.num_matvecs + self.symmetry.num_matvecs,
             matvecs_per_sample=float(self.tasks),
         )
 

@@ -28,6 +28,7 @@ from hessspec._krylov.block_basis import (
 from hessspec._krylov.blocks import combine, row_forms
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, exact_diagonal, guarded_products
@@ -196,8 +197,8 @@ def _tasks(operator: AbstractOperator) -> list[AbstractOperator]:
 class _DiagonalBasis(KrylovBasis):
     """A Krylov basis that keeps Σ qᵢ ∘ Hqᵢ."""
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
-        super().__init__(operator, key)
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, symmetry: Symmetry) -> None:
+        super().__init__(operator, key, symmetry)
         self.crossed = jnp.zeros(operator.dim, operator.dtype)
 
     def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
@@ -222,20 +223,22 @@ class _Run:
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int) -> None:
         self.operator, self.key, self.max_rank = operator, key, max_rank
-        self.basis = _DiagonalBasis(operator, jax.random.fold_in(key, SKETCH_STREAM))
+        self.symmetry = Symmetry(operator, is_stated=False)  # the entries' errors say nothing of it
+        sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
+        self.basis = _DiagonalBasis(operator, sketch_key, self.symmetry)
         zeros = jnp.zeros(operator.dim, operator.dtype)
         self.count, self.mean, self.spread = 0, zeros, zeros
         self.samples: list[np.ndarray] = []
         self.drawn = 0
         self.spent = 0
-        self.systematic = 0.0
+        self.asymmetry = 0.0
 
     def advance(self, budget: int, bar: ProgressBar) -> None:
         """Spend `budget` products."""
         pilot = self._probes(min(PILOT, budget))
-        found = guarded_products(self.operator, pilot)
+        found = guarded_products(self.operator, pilot, self.symmetry)
         rows, forms = found.rows * jnp.asarray(found.scale, pilot.dtype), found.forms * found.scale
-        self.systematic = SURE * found.asymmetry
+        self.asymmetry = found.asymmetry
         self._spend(pilot.shape[0], bar)
         variances = [(0, off_diagonal(forms))]
         if budget >= 3 * PILOT and diagonal_share(pilot, rows) < DIAGONAL_SHARE:
@@ -255,10 +258,15 @@ class _Run:
             probes = self._probes(more)
             norm = self.basis.size * self.basis.scale
             left = self.basis.basis.without(probes)
-            images, scale, *_ = guarded_products(self.operator, left, norm)
+            images, scale, *_ = guarded_products(self.operator, left, self.symmetry, norm)
             images = self.basis.basis.without(images) * jnp.asarray(scale, images.dtype)
             self._spend(more, bar)
             self._add(probes, images)
+
+    @property
+    def rounding(self) -> float:
+        """How far rounding may have moved the sum of the diagonal."""
+        return SURE * max(self.asymmetry, self.basis.asymmetry)
 
     def _spend(self, count: int, bar: ProgressBar) -> None:
         self.spent += count
@@ -338,13 +346,13 @@ def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
     num_samples = min(run.count for run in runs)
     samples = np.stack([np.concatenate(run.samples)[:num_samples] for run in runs])
     exact = np.array([np.trace(run.basis.compressed) * run.basis.scale for run in runs])
-    num_matvecs = sum(run.spent for run in runs)
+    num_matvecs = sum(run.spent + run.symmetry.num_matvecs for run in runs)
     method = "deflated" if any(run.basis.rank for run in runs) else "hutchinson"
     scalar = operator.num_tasks is None
     trace = TraceEstimate.from_samples(
         samples[0] if scalar else samples,
         exact=exact[0] if scalar else exact,
-        systematic=np.squeeze([run.systematic for run in runs], 0 if scalar else ()),
+        systematic=np.squeeze([run.rounding for run in runs], 0 if scalar else ()),
         method=method,
         dim=operator.dim,
         num_matvecs=num_matvecs,

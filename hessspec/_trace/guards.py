@@ -13,17 +13,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.checks import (
-    ASYMMETRY_UNITS,
     MOST_ASYMMETRY,
     asymmetric,
     check_finite,
-    check_symmetric,
 )
 from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.blocks import gram, row_forms, unit_scale
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._operators.symmetry import Symmetry
 
 LOOKS = 2  # products for the guard of forms: two, so that they show an asymmetry too
 _SIGNS = 8  # vectors by which the asymmetry of a whole matrix is seen
@@ -59,14 +58,22 @@ class Guarded(NamedTuple):
         squares = np.sum((self.forms - self.forms.T) ** 2)
         return self.scale * float(np.sqrt(squares / max(k * (k - 1), 1)))
 
+    @property
+    def whole_asymmetry(self) -> float:
+        """‖V (H - Hᵀ) Vᵀ‖_F of the block as it is: of an orthonormal one, what its trace has."""
+        return self.scale * float(np.linalg.norm(self.forms - self.forms.T))
+
 
 def guarded_products(
-    operator: AbstractOperator, probes: Float[Array, "k dim"], norm: float = 0.0
+    operator: AbstractOperator,
+    probes: Float[Array, "k dim"],
+    symmetry: Symmetry,
+    norm: float = 0.0,
 ) -> Guarded:
     """H v for each row of a scalar operator.
 
-    `norm` is a lower bound of ‖H‖, for probes that were made orthogonal to the dominant space:
-    what is left of H v may be nothing but rounding of H.
+    `symmetry` is that of the run. `norm` is a lower bound of ‖H‖, for probes that were made
+    orthogonal to the dominant space: what is left of H v may be nothing but rounding of H.
 
     Raises:
         ValueError: if a product is not finite, or vᵢᵀHvⱼ and vⱼᵀHvᵢ differ by more than rounding.
@@ -80,7 +87,8 @@ def guarded_products(
     lengths = row_lengths(probes)
     images = row_lengths(rows) if parts is None else np.asarray(parts, np.float64) / scale
     size = max(float(np.max(images / np.maximum(lengths, 1e-30))), norm / scale)
-    check_symmetric(forms, forms.T, size * lengths[:, None] * lengths, operator.dtype)
+    allowed = size * lengths[:, None] * lengths
+    symmetry.check(forms, forms.T, allowed, probes, scale * size)
     return Guarded(rows, scale, forms, size)
 
 
@@ -110,8 +118,7 @@ def disagreement(
     operator: AbstractOperator,
     probes: Float[Array, "k dim"],
     forms: Float[np.ndarray, "*T k"],
-    *,
-    most: float | None = None,
+    symmetry: Symmetry | None = None,
 ) -> Float[np.ndarray, "*T"]:
     """How far an average of forms may be off, from products with the same probes, E[v vᵀ] = I.
 
@@ -119,8 +126,8 @@ def disagreement(
     u'Hv - v'Hu has the size of ‖H - Hᵀ‖_F. Cost: k products for each task.
 
     Raises:
-        ValueError: if a product is not finite, or one of the differences is more than `most` of
-            |Hv| |v|, by default what rounding can explain.
+        ValueError: if a product is not finite, or one of the differences is more of |Hv| |v| than
+            `symmetry` finds to be rounding; without one, more than `MOST_ASYMMETRY`.
     """
     rows, parts = operator.measured_rows(probes)
     check_finite(rows, operator.space, "the product H v")
@@ -133,16 +140,19 @@ def disagreement(
     size = np.max(images / lengths, axis=-1)
     found = [_disagreements(one, probes, f) for one, f in _by_task(rows, forms / scale)]
     worst = np.array([np.max(np.abs(gaps)) for gaps in found]).reshape(size.shape)
-    units = ASYMMETRY_UNITS * float(np.finfo(operator.dtype).eps) if most is None else most
-    allowed = units * size * float(np.max(lengths)) ** 2
-    if np.any(worst > allowed):
-        share = float(np.max(np.divide(worst, size, where=size > 0, out=np.zeros_like(worst))))
-        share /= operator.dim
+    shares = np.divide(worst, size, where=size > 0, out=np.zeros_like(worst))
+    shares = shares / float(np.max(lengths)) ** 2
+    fine = np.all(shares <= MOST_ASYMMETRY)
+    if symmetry is not None:
+        fine = symmetry.allows(shares, probes, scale * size)
+    if not fine:
+        share = float(np.max(shares))
         raise asymmetric(
             f"v'Hv, v'(Hv), u'Hv and v'Hu differ by up to {share:.1e} of |H| |u| |v|",
             share,
             operator.dtype,
             "forms v'Hv and products H v do not belong to one symmetric matrix",
+            None if symmetry is None else symmetry.explains(shares),
         )
     spread = np.array([np.sqrt(np.mean(gaps**2)) for gaps in found]).reshape(size.shape)
     return SURE * scale * spread
@@ -241,7 +251,7 @@ def _from_forms(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
     entries, forms = whole[..., :dim], whole[..., dim:]
     systematic = None
     if looks:
-        systematic = disagreement(operator, signs, forms, most=MOST_ASYMMETRY)
+        systematic = disagreement(operator, signs, forms)
     return ExactDiagonal(entries, systematic, tasks * (dim + 2 * looks))
 
 

@@ -10,6 +10,7 @@ from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.blocks import row_forms
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import (
     LOOKS,
@@ -37,6 +38,7 @@ class Hutchinson:
         self.samples: list[Float[np.ndarray, "*T k"]] = []
         self.squares: list[Float[np.ndarray, " k"]] = []
         self.drawn = 0
+        self.symmetry = Symmetry(operator)
         self.looks = 0  # products for each task that tell how sure forms are
         self.asymmetry: list[float] = []
         self.systematic: Float[np.ndarray, "*T"] | None = None
@@ -50,7 +52,7 @@ class Hutchinson:
             bar.update(probes.shape[0])
         tasks = self.operator.num_tasks or 1
         common = {"method": self.method, "dim": self.operator.dim}
-        spent = (self.drawn + self.looks) * tasks
+        spent = (self.drawn + self.looks + self.symmetry.num_matvecs) * tasks
         count = {"num_matvecs": spent, "matvecs_per_sample": float(tasks)}
         square = None
         if self.squares:
@@ -77,7 +79,7 @@ class Hutchinson:
 
     def _sample(self, probes: Float[Array, "k dim"]) -> None:
         if self._multiplies():
-            found = guarded_products(self.operator, probes)
+            found = guarded_products(self.operator, probes, self.symmetry)
             self.samples.append(np.diagonal(found.forms) * found.scale)
             lengths = np.asarray(row_forms(found.rows, found.rows), np.float64)
             self.squares.append(lengths * found.scale**2)
@@ -88,7 +90,9 @@ class Hutchinson:
         if self.systematic is None and self.looks:
             self.looks = min(self.looks, probes.shape[0])
             first = slice(self.looks)
-            self.systematic = disagreement(self.operator, probes[first], forms[..., first])
+            self.systematic = disagreement(
+                self.operator, probes[first], forms[..., first], self.symmetry
+            )
         self.samples.append(forms)
 
 

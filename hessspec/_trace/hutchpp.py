@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.blocks import orthonormal_rows, rescaled, row_forms, spherical, without
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, block_sizes, guarded_products
 
@@ -32,6 +33,7 @@ class HutchPlusPlus:
         self.operator, self.key = operator, key
         count = operator.num_tasks
         self.tasks = [operator] if count is None else [operator.task(t) for t in range(count)]
+        self.symmetries = [Symmetry(task) for task in self.tasks]
         self.bases: list[Float[Array, "r dim"]] = []
         self.norms: list[float] = []
         self.systematic = np.zeros(len(self.tasks))
@@ -61,11 +63,12 @@ class HutchPlusPlus:
         dim, dtype = self.operator.dim, self.operator.dtype
         tests = spherical(jax.random.fold_in(self.key, SKETCH_STREAM), 0, size, dim, dtype)
         for t, task in enumerate(self.tasks):
-            sketch = guarded_products(task, tests)
+            sketch = guarded_products(task, tests, self.symmetries[t])
             norm = sketch.scale * sketch.size
-            self.systematic[t] = SURE * sketch.asymmetry
             basis, _ = orthonormal_rows(sketch.rows)
-            images, scale, forms, largest = guarded_products(task, basis, norm)
+            found = guarded_products(task, basis, self.symmetries[t], norm)
+            images, scale, forms, largest = found
+            self.systematic[t] = SURE * max(sketch.asymmetry, found.whole_asymmetry)
             self.bases.append(basis)
             self.norms.append(scale * largest)
             self.exact[t] = np.trace(forms) * scale
@@ -78,7 +81,9 @@ class HutchPlusPlus:
     def _sample(self, t: int, probes: Float[Array, "k dim"]) -> None:
         basis, dim = self.bases[t], self.operator.dim
         inside = rescaled(without(basis, probes), (dim - basis.shape[0]) ** 0.5)
-        rows, scale, forms, _ = guarded_products(self.tasks[t], inside, self.norms[t])
+        rows, scale, forms, _ = guarded_products(
+            self.tasks[t], inside, self.symmetries[t], self.norms[t]
+        )
         self.samples[t].append(np.diagonal(forms) * scale)
         self.squares[t].append(np.asarray(row_forms(rows, rows), np.float64) * scale**2)
         self.num_matvecs += probes.shape[0]
@@ -100,6 +105,6 @@ class HutchPlusPlus:
             square=square,
             method=self.method,
             dim=self.operator.dim,
-            num_matvecs=self.num_matvecs,
+            num_matvecs=self.num_matvecs + sum(s.num_matvecs for s in self.symmetries),
             matvecs_per_sample=float(len(self.tasks)),
         )

@@ -90,8 +90,10 @@ def trace(
 
     Raises:
         ValueError: for arguments out of range, a loss that is not finite or is random, products
-            that are not finite (naming the parameters) or not symmetric, and forms that differ
-            from products by more than rounding; in an exact trace, by more than 1 %.
+            that are not finite (naming the parameters), and products that are not symmetric, or
+            differ from forms, by more than rounding: a thousand units of it, or more where a few
+            products of scaled vectors (on top of `num_matvecs`) show that the loss has more. In an
+            exact trace by more than 1 %.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
         MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.

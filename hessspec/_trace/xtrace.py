@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._base.checks import check_finite, check_symmetric
+from hessspec._base.checks import check_finite
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import off_diagonal
 from hessspec._krylov.blocks import (
@@ -19,8 +19,11 @@ from hessspec._krylov.blocks import (
     without,
 )
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, block_sizes
+
+_ASKED = 8  # test vectors that are asked what is rounding
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class XTrace:
             square=square,
             method=self.method,
             dim=self.operator.dim,
-            num_matvecs=self.num_matvecs,
+            num_matvecs=self.num_matvecs + sum(s.symmetry.num_matvecs for s in self.sketches),
             matvecs_per_sample=2.0 * len(self.sketches),
         )
 
@@ -200,6 +203,7 @@ class _Sketch:
 
     def __init__(self, operator: AbstractOperator) -> None:
         self.operator = operator
+        self.symmetry = Symmetry(operator)
         self.scale = 0.0
         self.basis: Float[Array, "r dim"]
         self.images: Float[Array, "r dim"]
@@ -252,10 +256,12 @@ class _Sketch:
         compressed = gram(self.basis, self.images)
         products = components.T @ self.factor
         lengths = dim**0.5 * np.maximum(np.sqrt(np.sum(self.factor**2, axis=0)), self.parts)
-        check_symmetric(
-            products, products.T, np.maximum(lengths[:, None], lengths), self.operator.dtype
-        )
-        self.asymmetry = self.scale * off_diagonal(products - products.T) ** 0.5
+        size = self.scale * float(np.max(lengths)) / dim  # lengths are |ωᵢ| |Aωᵢ|
+        allowed = np.maximum(lengths[:, None], lengths)
+        self.symmetry.check(products, products.T, allowed, self.probes[:_ASKED], size)
+        found = off_diagonal(products - products.T) ** 0.5
+        within = float(np.linalg.norm(compressed - compressed.T))
+        self.asymmetry = self.scale * max(found, within)
         compressed = (compressed + compressed.T) / 2
         directions = _directions(self.factor)
         first = leave_one_out(
