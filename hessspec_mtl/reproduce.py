@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import json
-import os
-import platform
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 import tyro
 
 from hessspec_mtl.datasets.base import MultitaskDataset
-from hessspec_mtl.datasets.computed import load_crystals, load_molecules
 from hessspec_mtl.datasets.csv_table import table_name
 from hessspec_mtl.datasets.grouping import with_whole_groups
-from hessspec_mtl.datasets.materials_project import load_materials_project
-from hessspec_mtl.datasets.own import load_own_crystals, load_own_molecules
-from hessspec_mtl.datasets.qm8 import load_qm8
+from hessspec_mtl.files.versions import this_machine
 from hessspec_mtl.files.whole import remove_parts, sole_use, write_whole
-from hessspec_mtl.study.options import SWITCHES, StudyOptions, configured, flag
-from hessspec_mtl.study.pipeline import DATA_SEED, run_study
-from hessspec_mtl.study.presets import PRESETS, DatasetName, StudyConfig
+from hessspec_mtl.study import loading
+from hessspec_mtl.study.folder import STUDY_FILE, machines, note_machine
+from hessspec_mtl.study.options import StudyOptions, configured, flag, typed, with_values
+from hessspec_mtl.study.pipeline import StudyWork, begin_study
+from hessspec_mtl.study.presets import DATA_SEED, PRESETS, DatasetName, StudyConfig
+from hessspec_mtl.study.stages import STAGES, Stage, StageError, check_stages
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,10 @@ class RunOptions:
     Attributes:
         preset: how much to do: "quick" (minutes on 2 cores), "small" (under an hour a data set
             on 2 cores), "compare" (a reduced network over five seeds, each task alone and all
-            together, an hour on a core), "paper" (a GPU).
+            together, an hour on a core), "gpu" (a GPU for a quarter of an hour a data set),
+            "paper" (a GPU).
+        stages: what of it; what is not done now can be done later, or on another machine to which
+            the run's folder is taken. The report reads what training and curvature left.
         out: folder of all runs.
         name: folder of this run below `out`; by default the preset's name, with the sets if
             `sets` is given, or the name of your own data. The same name again goes on where that
@@ -51,7 +50,8 @@ class RunOptions:
         progress: progress bars.
     """
 
-    preset: Literal["quick", "small", "compare", "paper"] = "quick"
+    preset: Literal["quick", "small", "compare", "gpu", "paper"] = "quick"
+    stages: tuple[Stage, ...] = STAGES
     out: Path = Path("runs")
     name: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: see there)")
@@ -76,11 +76,14 @@ class Reproduce(Options):
     Attributes:
         data_dir: folder with the data files; by default the variable HESSSPEC_DATA, then a cache
             that is filled by download.
+        encoded_dir: folder with encoded data sets (`python -m hessspec_mtl.encode`), which are read
+            without chemistry packages.
         sets: which data sets; default: the preset's.
         api_key: query the Materials Project with this key instead of reading a file.
     """
 
     data_dir: Path | None = None
+    encoded_dir: Path | None = None
     sets: tuple[DatasetName, ...] | None = None
     api_key: str | None = None
 
@@ -126,7 +129,7 @@ class OwnCrystals(Options):
 
 _OWN = {"molecules": OwnMolecules, "crystals": OwnCrystals}
 _PACKAGES = (
-    *("hessspec", "jax", "jaxlib", "equinox", "numpy", "scipy", "flax", "jraph", "optax"),
+    *("jax", "jaxlib", "equinox", "numpy", "scipy", "flax", "jraph", "optax"),
     *("orbax-checkpoint", "pandas", "rdkit", "pymatgen"),
 )
 
@@ -138,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = own or Reproduce
     options: Options = tyro.cli(
         kind,
-        args=_with_values(arguments[1:] if own else arguments),
+        args=with_values(arguments[1:] if own else arguments),
         prog="python -m hessspec_mtl.reproduce" + (f" {arguments[0]}" if own else ""),
         description=(kind.__doc__ or "").split("Attributes:")[0],
     )
@@ -152,21 +155,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"What is finished is kept. {_kept_traceback(error, options)}", file=sys.stderr)
         return 1
     return 0
-
-
-def _with_values(arguments: Sequence[str]) -> list[str]:
-    """`--single-task` becomes `--single-task True`, and `--no-single-task` the same with False."""
-    words: list[str] = []
-    for place, word in enumerate(arguments):
-        name = word.replace("_", "-").removeprefix("--")
-        if flag(name.removeprefix("no-")) not in map(flag, (*SWITCHES, "progress")):
-            words.append(word)
-        elif name.startswith("no-"):
-            words += ["--" + name.removeprefix("no-"), "False"]
-        else:
-            has_value = arguments[place + 1 : place + 2] in (["True"], ["False"], ["None"])
-            words += [word] if has_value else [word, "True"]
-    return words
 
 
 def _told(error: Exception, options: Options) -> str:
@@ -187,74 +175,110 @@ def _kept_traceback(error: Exception, options: Options) -> str:
     return f"Where it happened stands in {path}."
 
 
-def reproduce(options: Options) -> Path:
-    """Run the studies that `options` ask for and write their report; returns its path.
+def reproduce(options: Options) -> Path | None:
+    """Run the studies that `options` ask for; returns the path of the report, if that is asked for.
 
     Raises:
         FolderInUseError: if another process works in the same folder.
+        StageError: if a stage lacks what another one must have done before it.
     """
     _check(options)
     # Asked for all sets before the first is read: what cannot be is said at once.
     configs = {name: _configured(options, name) for name, _ in _sources(options)}
+    for config in configs.values():
+        check_stages(options.stages, config.keep_states)
     folder = options.out / _run_name(options)
+    if "train" not in options.stages:
+        _require_begun([folder / name for name in configs])
     with sole_use(folder):
         remove_parts(folder)
         return _reproduce(options, configs, folder)
 
 
-def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Path) -> Path:
-    # Imported late: plotting needs seconds to load, and `--help` does not need it.
+def _require_begun(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if not (folder / STUDY_FILE).exists():
+            raise StageError(
+                f"{folder} holds no study yet, so there is nothing to go on with; begin it with "
+                "`--stages train curvature` and the same options, here, or elsewhere and bring its "
+                "folder."
+            )
+
+
+def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Path) -> Path | None:
+    start = time.perf_counter()
+    done: dict[str, tuple[MultitaskDataset, StudyWork]] = {}
+    for name, load in _sources(options):
+        _say(f"Reading {name}")
+        whole, dataset = load(configs[name].num_examples)
+        if configs[name].keep_groups_whole:
+            dataset = with_whole_groups(dataset)
+        config = _fitted(configs[name], options, dataset)
+        work = begin_study(config, dataset, folder / name, progress=options.progress, say=_say)
+        done[name] = whole, work
+        _write_config(options, folder, {name: asdict(w.config) for name, (_, w) in done.items()})
+        if not {"train", "curvature"}.isdisjoint(options.stages) and work.unfinished():
+            note_machine(folder / name, this_machine(_PACKAGES))
+        with _full_precision():
+            work.run(options.stages)
+    if "report" not in options.stages:
+        _say(f"Results: {folder}")
+        return None
+    return _report(options, done, folder, start)
+
+
+def _write_config(options: Options, folder: Path, settings: Mapping[str, Any]) -> None:
+    effective = {
+        "command": _command(options),
+        "preset": options.preset,
+        "studies": settings,
+        "versions": this_machine(_PACKAGES).versions,
+    }
+    write_whole(folder / "config.json", json.dumps(effective, indent=2, default=str) + "\n")
+
+
+def _report(
+    options: Options,
+    done: Mapping[str, tuple[MultitaskDataset, StudyWork]],
+    folder: Path,
+    start: float,
+) -> Path:
+    # Imported late: plotting and chemistry need seconds to load, training needs neither.
     from hessspec_mtl.curvature.appendix_e import appendix_e
     from hessspec_mtl.report import FullDataset, Results, write_results
 
-    start = time.perf_counter()
-    studies, full = [], []
-    for name, load in _sources(options):
-        config = configs[name]
-        _say(f"Reading {name}")
-        whole, dataset = load(config.num_examples)
-        if config.keep_groups_whole:
-            dataset = with_whole_groups(dataset)
-        config = _fitted(config, options, dataset)
-        with _full_precision():
-            study = run_study(config, dataset, folder / name, progress=options.progress, say=_say)
-        encoded = dataset.encode(study.runs[0].split)
-        studies.append(study)
-        full.append(FullDataset(whole, encoded.node_features, encoded.edge_features))
+    studies = [work.read() for _, work in done.values()]
     _say("Appendix E: a Hessian whose spectrum is known")
     with _full_precision():
         appendix = appendix_e()
     _say("Tables, figures and report")
-    settings = {study.name: dict(study.settings) for study in studies}
+    made = [machine for name in done for machine in machines(folder / name)]
+    made = made or [this_machine(_PACKAGES)]
     results = Results(
         title="Curvature of multi-task graph networks",
         studies=studies,
-        full=full,
+        full=[
+            FullDataset(whole, work.encoded.node_features, work.encoded.edge_features)
+            for whole, work in done.values()
+        ],
         appendix=appendix,
         preset=options.preset,
         command=_command(options),
-        settings=settings,
-        versions=_versions(),
-        device=_device(),
+        settings={study.name: dict(study.settings) for study in studies},
+        versions=made[-1].versions,
+        device="; ".join(dict.fromkeys(machine.device for machine in made)),
         seconds=time.perf_counter() - start,
         finished=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         other_files={
             f"{name}/examples.csv": f"which examples of {name} were trained on, held out, and "
             "used for the Hessian"
-            for name, _ in _sources(options)
+            for name in done
         }
         | {
             f"{name}/left_out.csv": f"which records of {name} are not examples, and why"
-            for name, _ in _sources(options)
+            for name in done
         },
     )
-    effective = {
-        "command": _command(options),
-        "preset": options.preset,
-        "studies": settings,
-        "versions": _versions(),
-    }
-    write_whole(folder / "config.json", json.dumps(effective, indent=2, default=str) + "\n")
     report = write_results(results, folder).html
     _say(f"Report: {report}")
     return report
@@ -262,6 +286,12 @@ def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Pat
 
 def _check(options: Options) -> None:
     sets = getattr(options, "sets", None) or ()
+    if isinstance(options, Reproduce) and options.encoded_dir is not None:
+        for name in ("data_dir", "api_key"):
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"`--encoded-dir` and `{flag(name)}` both say where data come from; give one."
+                )
     if len(set(sets)) < len(sets):
         raise ValueError(f"`--sets` must name each data set once, got {' '.join(sets)}.")
     if isinstance(options, OwnMolecules | OwnCrystals) and options.keep_groups_whole is False:
@@ -297,86 +327,41 @@ def _fitted(config: StudyConfig, options: Options, dataset: MultitaskDataset) ->
     return replace(config, curvature=replace(config.curvature, num_graphs=wanted))
 
 
-# Takes the number of examples to keep; gives the whole data set (perhaps without its graphs), for
-# the tables, and the part to be studied.
-Load = Callable[[int | None], tuple[MultitaskDataset, MultitaskDataset]]
-
-
-def _sources(options: Options) -> Iterator[tuple[str, Load]]:
+def _sources(options: Options) -> Iterator[tuple[str, loading.Load]]:
     """Name and loader of each data set."""
     if isinstance(options, OwnMolecules):
-        yield _own_name(options), partial(_own_molecules, options)
+        load = partial(
+            loading.own_molecules,
+            path=options.file,
+            targets=options.targets,
+            smiles=options.smiles,
+            units=options.units,
+            add_hydrogens=options.add_hydrogens,
+            progress=options.progress,
+        )
+        yield _own_name(options), load
     elif isinstance(options, OwnCrystals):
-        yield _own_name(options), partial(_own_crystals, options)
+        load = partial(
+            loading.own_crystals,
+            directory=options.folder,
+            targets_file=options.targets,
+            targets=options.columns,
+            id_column=options.id_column,
+            units=options.units,
+            progress=options.progress,
+        )
+        yield _own_name(options), load
     elif isinstance(options, Reproduce):
         for name in options.sets or tuple(PRESETS[options.preset].studies):
-            yield name, partial(_published, options, name)
-
-
-def _own_molecules(
-    options: OwnMolecules, num_examples: int | None
-) -> tuple[MultitaskDataset, MultitaskDataset]:
-    whole = load_own_molecules(
-        options.file,
-        targets=options.targets,
-        smiles=options.smiles,
-        units=options.units,
-        add_hydrogens=options.add_hydrogens,
-        progress=options.progress,
-    )
-    return whole, _subset(whole, num_examples)
-
-
-def _own_crystals(
-    options: OwnCrystals, num_examples: int | None
-) -> tuple[MultitaskDataset, MultitaskDataset]:
-    whole = load_own_crystals(
-        options.folder,
-        options.targets,
-        targets=options.columns,
-        id_column=options.id_column,
-        units=options.units,
-        progress=options.progress,
-    )
-    return whole, _subset(whole, num_examples)
-
-
-def _published(
-    options: Reproduce, name: DatasetName, num_examples: int | None
-) -> tuple[MultitaskDataset, MultitaskDataset]:
-    match name:
-        case "molecules":
-            whole = load_molecules(progress=options.progress)
-        case "crystals":
-            whole = load_crystals(progress=options.progress)
-        case "qm8":
-            whole = load_qm8(options.data_dir, progress=options.progress)
-        case "mp":
-            # Making graphs takes 0.1 s a crystal: only those of the subset are made.
             load = partial(
-                load_materials_project,
-                options.data_dir,
+                loading.named,
+                name,
+                data_dir=options.data_dir,
+                encoded_dir=options.encoded_dir,
                 api_key=options.api_key,
                 progress=options.progress,
             )
-            whole = load(graphs=False)
-            few = num_examples is not None and num_examples < len(whole)
-            part = load(num_examples=num_examples if few else None, seed=DATA_SEED)
-            return _without_failures(whole, part), part
-    return whole, _subset(whole, num_examples)
-
-
-def _without_failures(whole: MultitaskDataset, part: MultitaskDataset) -> MultitaskDataset:
-    """`whole`, loaded without graphs, less the crystals that turned out to have none in `part`."""
-    failed = {record.id for record in set(part.left_out) - set(whole.left_out)}
-    kept = np.array([i for i, name in enumerate(whole.ids) if name not in failed], np.int64)
-    return replace(whole.take(kept), left_out=part.left_out)
-
-
-def _subset(whole: MultitaskDataset, num_examples: int | None) -> MultitaskDataset:
-    if num_examples is None or num_examples >= len(whole):
-        return whole
-    return whole.subset(num_examples, DATA_SEED)
+            yield name, load
 
 
 def _configured(options: Options, name: str) -> StudyConfig:
@@ -398,41 +383,10 @@ def _configured(options: Options, name: str) -> StudyConfig:
 
 
 def _command(options: Options) -> str:
-    """What a reader types to run this again."""
+    """What a reader types to run all of this again, in one go."""
     form = {OwnMolecules: " molecules", OwnCrystals: " crystals"}.get(type(options), "")
-    words = _typed(options)
+    words = typed(replace(options, stages=STAGES))
     return "python -m hessspec_mtl.reproduce" + form + " " * bool(words) + shlex.join(words)
-
-
-def _typed(options: Any, group: str = "") -> list[str]:
-    """The words that set what differs from its default."""
-    words: list[str] = []
-    for item in fields(options):
-        value = getattr(options, item.name)
-        if is_dataclass(value):
-            words += _typed(value, item.name)
-        elif value == item.default or item.name == "progress":
-            continue
-        elif item.name in ("file", "folder"):
-            words.insert(0, str(value))
-        elif isinstance(value, bool):
-            words.append(flag(item.name if value else f"no_{item.name}", group))
-        else:
-            value = "YOUR_KEY" if item.name == "api_key" else value
-            values = value if isinstance(value, tuple) else (value,)
-            words += [flag(item.name, group), *map(str, values)]
-    return words
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **versions}
-
-
-def _device() -> str:
-    device = jax.devices()[0]
-    kind = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
-    return f"{kind}, {'float64' if jax.config.read('jax_enable_x64') else 'float32'}"
 
 
 def _full_precision() -> AbstractContextManager[object]:

@@ -123,6 +123,15 @@ def hessian_indices(
     return np.sort(generator.choice(num_examples, num_graphs, replace=False))
 
 
+def is_measured(config: CurvatureConfig, directory: str | os.PathLike[str], epoch: int) -> bool:
+    """Whether `directory` holds all that `follow` would measure of `epoch`."""
+    return _Files.of(_folder(directory, epoch), config).complete
+
+
+def _folder(directory: str | os.PathLike[str], epoch: int) -> Path:
+    return Path(directory) / f"epoch_{epoch:06d}"
+
+
 def task_hessians(
     params: Params, network: NetworkConfig, examples: Examples, batch_size: int
 ) -> HessianOperator:
@@ -174,7 +183,7 @@ def follow(
     """
     records = []
     for epoch in epochs:
-        folder = Path(directory) / f"epoch_{epoch:06d}"
+        folder = _folder(directory, epoch)
         files = _Files.of(folder, config)
         try:
             params = load_params(training, epoch)

@@ -169,7 +169,8 @@ class MultitaskDataset:
         name: short name, as used in reports and file names.
         domain: what the structures are; decides how edges are encoded.
         ids: one unique name an example.
-        structures: SMILES strings, or `featurize.crystals.Crystal` records.
+        structures: SMILES strings, or `featurize.crystals.Crystal` records; none at all where the
+            set was read from an encoded file (`encoded`).
         graphs: one an example, or none at all where a loader was told `graphs=False`.
         targets: raw units, as `tasks` states them; NaN where it is not known, but every example has
             at least one. The paper's sets lack none.
@@ -180,6 +181,8 @@ class MultitaskDataset:
         sources: the files that all this was read from.
         published: which of the paper's two data sets this is, set by its loader alone; None for
             every other set, whatever its name.
+        twins: pairs of indices of crystals that are one in another cell (`grouping.equal_pairs`);
+            None where nobody has looked. Of molecules the graphs tell.
     """
 
     name: str
@@ -194,11 +197,12 @@ class MultitaskDataset:
     left_out: tuple[LeftOut, ...] = ()
     sources: tuple[Source, ...] = ()
     published: Literal["QM8", "Materials Project"] | None = None
+    twins: Int[np.ndarray, "m 2"] | None = None
 
     def __post_init__(self) -> None:
         lengths = {
             "ids": len(self.ids),
-            "structures": len(self.structures),
+            "structures": len(self.structures) if self.structures else len(self.ids),
             "graphs": len(self.graphs) if self.graphs else len(self.ids),
             "targets": self.targets.shape[0],
             "groups": self.groups.shape[0],
@@ -246,11 +250,21 @@ class MultitaskDataset:
         return replace(
             self,
             ids=tuple(self.ids[i] for i in chosen),
-            structures=tuple(self.structures[i] for i in chosen),
+            structures=tuple(self.structures[i] for i in chosen) if self.structures else (),
             graphs=tuple(self.graphs[i] for i in chosen) if self.graphs else (),
             targets=self.targets[chosen],
             groups=self.groups[chosen],
+            twins=self._twins_among(chosen),
         )
+
+    def _twins_among(self, chosen: Sequence[int]) -> Int[np.ndarray, "m 2"] | None:
+        """The pairs whose both ends are `chosen`, by their new indices."""
+        if self.twins is None:
+            return None
+        place = np.full(len(self), -1)
+        place[chosen] = np.arange(len(chosen))
+        pairs = place[self.twins]
+        return pairs[(pairs >= 0).all(axis=1)]
 
     def subset(self, n: int, seed: int) -> "MultitaskDataset":
         """`n` examples chosen at random, in their original order (`subset_indices`)."""

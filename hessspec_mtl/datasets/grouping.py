@@ -53,8 +53,10 @@ def one_to_the_network(dataset: MultitaskDataset) -> Int[np.ndarray, " N"]:
     """
     if dataset.domain == "molecules":
         found = indistinguishable_graphs(dataset.graphs)
-    else:
+    elif dataset.twins is None:
         found = equal_crystals(dataset.structures)
+    else:
+        found = _components(dataset.twins, len(dataset))
     return _joined(dataset.groups, found)
 
 
@@ -126,8 +128,17 @@ def equal_crystals(crystals: Sequence[Crystal]) -> Int[np.ndarray, " N"]:
 
     Cost: a few milliseconds for each crystal that shares its formula and volume with another.
     """
+    return _components(equal_pairs(crystals), len(crystals))
+
+
+def equal_pairs(crystals: Sequence[Crystal]) -> Int[np.ndarray, "m 2"]:
+    """The pairs of crystals that `equal_crystals` takes for one, by their indices.
+
+    Whether two are a pair depends on these two alone, so the pairs of a subset are those of the
+    whole that lie in it; its groups may be finer, where a third crystal connects two.
+    """
     pairs = [(i, j) for i, j, difference in _compared(crystals) if difference <= _TOLERANCE]
-    return _components(np.array(pairs, np.int64).reshape(-1, 2), len(crystals))
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def mean_distances(crystal: Crystal) -> Float[np.ndarray, "pairs 2 k"]:

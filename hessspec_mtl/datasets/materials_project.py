@@ -25,6 +25,7 @@ from hessspec_mtl.datasets.elastic_records import (
     read_matbench,
 )
 from hessspec_mtl.datasets.grouping import equal_names
+from hessspec_mtl.datasets.paper import BULK_RANGE, POISSON_RANGE, SHEAR_RANGE
 from hessspec_mtl.datasets.sources import (
     MATBENCH_G,
     MATBENCH_K,
@@ -47,12 +48,6 @@ TASKS = (
 
 ELEMENTS = tuple(range(1, MAX_ATOMIC_NUMBER + 1))
 """Hydrogen to copernicium: the 112 node features of the paper."""
-
-# The paper's printed minima and maxima are the logarithms of integer moduli: log 1 = 0 and
-# log 124 = 4.8203 for G, log 14 = 2.6391 and log 233 = 5.4510 for K (its Table 2). In GPa.
-BULK_RANGE = (14.0, 233.0)
-SHEAR_RANGE = (1.0, 124.0)
-POISSON_RANGE = (0.18, 0.50)
 
 # Moduli that were stored as log10 come back from it to about 12 digits.
 _MODULUS_DECIMALS = 6

@@ -11,9 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-import requests
-
 logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "HESSSPEC_DATA"
@@ -119,7 +116,12 @@ MP_API = Source(
 def cache_directory() -> Path:
     """Folder for downloads and for what is computed once: HESSSPEC_CACHE, or the platform's own."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else Path(pooch.os_cache("hessspec"))
+    if chosen:
+        return Path(chosen)
+    # Imported late: a machine that reads encoded data sets downloads nothing and need not have it.
+    import pooch
+
+    return Path(pooch.os_cache("hessspec"))
 
 
 def search_path(directory: str | os.PathLike[str] | None) -> tuple[Path, ...]:
@@ -180,6 +182,10 @@ def fetch(source: Source, verify: Callable[[Path], object] | None = None) -> Pat
             f"{source.name} has no public address; put `{source.file_name}` into a folder and "
             f"{_GIVE_FOLDER}."
         )
+    # Imported late, see `cache_directory`.
+    import pooch
+    import requests
+
     folder = cache_directory()
     logger.info("downloading %s from %s to %s", source.name, source.url, folder)
     registry = {source.file_name: f"sha256:{source.sha256}" if source.sha256 else None}

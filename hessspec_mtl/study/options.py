@@ -7,14 +7,14 @@ An option that is not given is None and leaves the field as the preset has it. T
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from hessspec_mtl.curvature.follow import CurvatureConfig
-from hessspec_mtl.study.presets import NetworkSizes, StudyConfig
+from hessspec_mtl.study.presets import KeptStates, NetworkSizes, StudyConfig
 from hessspec_mtl.training.config import TrainConfig
 
 Optimizer = Literal["adamw", "adam", "sgd"]
@@ -24,7 +24,10 @@ _GROUPS: Mapping[str, type[Any]] = {
     "train": TrainConfig,
     "curvature": CurvatureConfig,
 }
-_OF_STUDY = ("num_examples", "seeds", "test_fraction", "single_task", "keep_groups_whole")
+_OF_STUDY = (
+    *("num_examples", "seeds", "test_fraction"),
+    *("single_task", "keep_groups_whole", "keep_states"),
+)
 SWITCHES = ("single_task", "keep_groups_whole")
 _SHORT: Mapping[str, str] = {
     "optimizer": "train",
@@ -83,6 +86,8 @@ class StudyOptions:
         test_fraction: share of the examples that is held out.
         keep_groups_whole: structures that are one to the network (stereoisomers, cells of one
             crystal) stay on one side of the split; data of your own are always split so.
+        keep_states: which states of training stay on disk: those that are analysed, or, once all
+            results are there, the last alone.
         optimizer: which optimizer trains.
         learning_rate: of the first half of training.
         num_epochs: passes over the training examples.
@@ -98,6 +103,7 @@ class StudyOptions:
     single_task: Annotated[bool | None, YES_NO] = None
     test_fraction: Annotated[float | None, FLOAT] = None
     keep_groups_whole: Annotated[bool | None, YES_NO] = None
+    keep_states: Annotated[KeptStates | None, _arg("{analysed,last}")] = None
     optimizer: Annotated[Optimizer | None, _arg("{adamw,adam,sgd}")] = None
     learning_rate: Annotated[float | None, FLOAT] = None
     num_epochs: Annotated[int | None, INT] = None
@@ -164,3 +170,45 @@ def _changed(record: _Record, given: Mapping[str, Any], names: Mapping[str, str]
         for name, option in names.items():
             text = text.replace(f"`{name}`", f"`{option}`")
         raise ValueError(text) from error
+
+
+def with_values(arguments: Sequence[str]) -> list[str]:
+    """Words as tyro takes them, from words as people type them.
+
+    `--single-task` becomes `--single-task True`, `--no-single-task` the same with False, and
+    `--stages train,curvature` becomes `--stages train curvature`.
+    """
+    words: list[str] = []
+    for place, word in enumerate(arguments):
+        if "," in word and arguments[place - 1 : place] == ["--stages"]:
+            words += [part for part in word.split(",") if part]
+            continue
+        name = word.replace("_", "-").removeprefix("--")
+        if flag(name.removeprefix("no-")) not in map(flag, (*SWITCHES, "progress")):
+            words.append(word)
+        elif name.startswith("no-"):
+            words += ["--" + name.removeprefix("no-"), "False"]
+        else:
+            has_value = arguments[place + 1 : place + 2] in (["True"], ["False"], ["None"])
+            words += [word] if has_value else [word, "True"]
+    return words
+
+
+def typed(options: Any, group: str = "") -> list[str]:
+    """The words that set what differs from its default."""
+    words: list[str] = []
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if is_dataclass(value):
+            words += typed(value, item.name)
+        elif value == item.default or item.name == "progress":
+            continue
+        elif item.name in ("file", "folder"):
+            words.insert(0, str(value))
+        elif isinstance(value, bool):
+            words.append(flag(item.name if value else f"no_{item.name}", group))
+        else:
+            value = "YOUR_KEY" if item.name == "api_key" else value
+            values = value if isinstance(value, tuple) else (value,)
+            words += [flag(item.name, group), *map(str, values)]
+    return words

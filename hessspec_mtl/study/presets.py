@@ -11,6 +11,11 @@ from hessspec_mtl.training.config import TrainConfig
 
 DatasetName = Literal["molecules", "crystals", "qm8", "mp"]
 
+KeptStates = Literal["analysed", "last"]
+
+# The subset and the split are the same for all seeds of training, so that those compare.
+DATA_SEED = 0
+
 
 @dataclass(frozen=True)
 class NetworkSizes:
@@ -45,8 +50,10 @@ class StudyConfig:
         single_task: whether each task is trained alone too, for comparison.
         keep_groups_whole: whether structures that are one to the network stay on one side of the
             split, as they do in data of one's own. The paper's presets keep to equal names.
-        network, train, curvature: see there. `train.seed` is set from `seeds`; the analysed epochs
-            are kept beside `train.keep_epochs`.
+        keep_states: which states of training stay, beside `train.keep_epochs`: "analysed", those of
+            which the curvature is taken, or "last", the last alone once all results are there (the
+            others are dropped as soon as theirs are). A state of the paper's network is 23 MB.
+        network, train, curvature: see there. `train.seed` is set from `seeds`.
     """
 
     num_examples: int | None = None
@@ -54,6 +61,7 @@ class StudyConfig:
     test_fraction: float = 0.3
     single_task: bool = False
     keep_groups_whole: bool = False
+    keep_states: KeptStates = "analysed"
     network: NetworkSizes = field(default_factory=NetworkSizes)
     train: TrainConfig = field(default_factory=TrainConfig)
     curvature: CurvatureConfig = field(default_factory=CurvatureConfig)
@@ -64,6 +72,10 @@ class StudyConfig:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(
                 f"`seeds` must name at least one seed and each once, got {self.seeds}."
+            )
+        if self.keep_states not in ("analysed", "last"):
+            raise ValueError(
+                f"`keep_states` must be 'analysed' or 'last', got {self.keep_states!r}."
             )
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"`test_fraction` must lie in (0, 1), got {self.test_fraction}.")
@@ -132,6 +144,20 @@ _PAPER = StudyConfig(
         gradient_groups=8,
     ),
 )
+# A quarter of an hour of a GPU must do: 7 epochs instead of 18, a quarter of the graphs, in one
+# batch, and 60 steps. All of a visit's results and one state are what is carried home.
+_GPU = replace(
+    _PAPER,
+    keep_states="last",
+    curvature=replace(
+        _PAPER.curvature,
+        num_epochs=7,
+        num_graphs=256,
+        batch_size=256,
+        trace_matvecs=64,
+        num_steps=60,
+    ),
+)
 
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
@@ -145,6 +171,10 @@ PRESETS: dict[str, Preset] = {
     "compare": Preset(
         "about an hour on 1 core: a reduced network, five seeds, each task alone and all together",
         {"qm8": _COMPARE_QM8, "mp": _COMPARE_MP},
+    ),
+    "gpu": Preset(
+        "a GPU for a quarter of an hour a data set: the paper's network, data and 512 epochs",
+        {"qm8": _GPU, "mp": replace(_GPU, train=replace(_GPU.train, warmup_steps=200))},
     ),
     "paper": Preset(
         "for a GPU: the paper's network, data sets and 512 epochs",

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hessspec_mtl.datasets.materials_project import BULK_RANGE, POISSON_RANGE, SHEAR_RANGE
-from hessspec_mtl.datasets.paper import PAPER, STATISTICS, is_papers_dataset, target_statistics
+from hessspec_mtl.datasets.paper import (
+    BULK_RANGE,
+    PAPER,
+    POISSON_RANGE,
+    SHEAR_RANGE,
+    STATISTICS,
+    is_papers_dataset,
+    target_statistics,
+)
 from hessspec_mtl.datasets.sources import MP_API
 from hessspec_mtl.files.whole import write_whole
 

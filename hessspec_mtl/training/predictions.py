@@ -25,6 +25,11 @@ from hessspec_mtl.network.model import NetworkConfig, Params, predict
 from hessspec_mtl.training.train import EVALUATION_BATCH, load_params
 
 
+def predictions_file(training: str | os.PathLike[str], epoch: int) -> Path:
+    """Where `predictions` keeps its table."""
+    return Path(training) / f"predictions_{epoch:06d}.csv"
+
+
 def predictions(
     network: NetworkConfig,
     encoded: EncodedDataset,
@@ -39,7 +44,7 @@ def predictions(
 
     Cost: one forward pass a test example.
     """
-    path = Path(training) / f"predictions_{epoch:06d}.csv"
+    path = predictions_file(training, epoch)
     if path.exists():
         # Through strings: pandas' own parser of numbers is off by a bit in some versions.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)  # a task may be called "NA"

@@ -140,13 +140,19 @@ class Training:
         network: NetworkConfig,
         encoded: EncodedExamples,
         directory: str | os.PathLike[str],
+        *,
+        keep_first: bool = True,
     ) -> None:
         """Claims `directory` for this run, and looks at what is there of it.
+
+        Args:
+            keep_first: whether the state after epoch 0 stays, as `TrainConfig.keep_epochs` has it.
 
         Raises:
             ValueError, CheckpointError: as `train`.
         """
         self._config, self._network, self._folder = config, network, Path(directory)
+        self._kept = {*config.keep_epochs, *((0,) if keep_first else ())}
         train, test = (_columns(encoded, split, network.tasks) for split in SPLITS)
         claim(self._folder, config, describe(config, network, {"train": train, "test": test}))
         self._checkpoints = Checkpoints(self._folder / "checkpoints")
@@ -175,7 +181,7 @@ class Training:
             ValueError: if `until` is not an epoch of the run.
             CheckpointError, FloatingPointError: as `train`.
         """
-        num_epochs, kept = self._config.num_epochs, {0, *self._config.keep_epochs}
+        num_epochs, kept = self._config.num_epochs, self._kept
         if until is not None and not 0 <= until <= num_epochs:
             raise ValueError(
                 f"`until` must lie in [0, {num_epochs}], the epochs of this run, got {until}."

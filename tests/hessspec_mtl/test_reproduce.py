@@ -13,8 +13,8 @@ from hessspec_mtl import reproduce
 from hessspec_mtl.curvature.follow import CurvatureConfig
 from hessspec_mtl.datasets.base import LeftOut
 from hessspec_mtl.files.whole import sole_use
-from hessspec_mtl.study import pipeline, presets
-from hessspec_mtl.study.options import CurvatureOptions
+from hessspec_mtl.study import loading, pipeline, presets
+from hessspec_mtl.study.options import CurvatureOptions, with_values
 from hessspec_mtl.study.presets import NetworkSizes, Preset, StudyConfig
 from hessspec_mtl.training.config import TrainConfig
 from tests.smaller import SMALLER_APPENDIX
@@ -142,7 +142,7 @@ def test_crystals_that_turn_out_to_have_no_graph_are_counted_as_left_out(records
     whole = replace(whole, left_out=(duplicate,))
     failed = LeftOut(whole.ids[3], "no Voronoi graph")
     part = replace(whole.take(np.array([5, 7])), left_out=(duplicate, failed))
-    known = reproduce._without_failures(whole, part)
+    known = loading.without_failures(whole, part)
     assert known.left_out == (duplicate, failed)
     assert set(whole.ids) - set(known.ids) == {whole.ids[3]}
 
@@ -168,7 +168,7 @@ def test_the_command_line_is_written_as_a_reader_would_type_it(tmp_path):
 
 
 def test_a_switch_needs_no_word_behind_it():
-    words = reproduce._with_values(
+    words = with_values(
         ["--single-task", "--seeds", "1", "--no-progress", "--single_task", "False"]
     )
     assert words == [
@@ -195,7 +195,8 @@ def test_the_column_that_names_crystals_can_be_said(tmp_path, monkeypatch):
     table.write_text("number,name,t\n" + "".join(f"{i},{3 - i},{i}\n" for i in range(4)))
     arguments = [str(tmp_path), "--targets", str(table), "--id-column", "name", "--columns", "t"]
     options = tyro.cli(reproduce.OwnCrystals, args=arguments)
-    whole, part = reproduce._own_crystals(options, None)
+    ((_, load),) = reproduce._sources(options)
+    whole, part = load(None)
     assert part is whole
     assert dict(zip(whole.ids, whole.targets[:, 0], strict=True)) == {
         "3": 0,

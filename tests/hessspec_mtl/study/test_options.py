@@ -32,6 +32,7 @@ TYPED = {
     "test_fraction": "0.4",
     "single_task": "False",
     "keep_groups_whole": "True",
+    "keep_states": "last",
     "network.num_steps": "2",
     "network.width": "5",
     "network.head_width": "6",

@@ -15,6 +15,7 @@ from hessspec_mtl.report.words import copies
 from hessspec_mtl.study import pipeline
 from hessspec_mtl.study.presets import StudyConfig
 from hessspec_mtl.study.records import SeedRun, Study
+from hessspec_mtl.study.seeds import all_timed
 
 NAMES = ("CC=CC", "C/C=C/C", "CC=CO", "C/C=C/O", "CC=CN", r"C/C=C\N", "CO", "C[18OH]", "CN", "CF")
 
@@ -39,10 +40,11 @@ def molecules() -> MultitaskDataset:
 def study(tmp_path, monkeypatch):
     """A function that makes the study of a configuration in which nothing is trained."""
 
-    def untrained(config, seed, network, encoded, split, *others):
-        return SeedRun(seed=seed, split=split, history=pd.DataFrame())
+    def untrained(work):
+        return SeedRun(seed=work.seed, split=work.split, history=pd.DataFrame())
 
-    monkeypatch.setattr(pipeline, "_run_seed", untrained)
+    monkeypatch.setattr(pipeline, "run_seed", lambda work, stages: None)
+    monkeypatch.setattr(pipeline, "read_seed", untrained)
 
     def made(**settings) -> Study:
         return pipeline.run_study(
@@ -89,11 +91,11 @@ def test_what_was_left_out_is_listed_with_the_reasons(study, tmp_path):
 def test_the_time_of_work_is_known_only_where_every_unit_has_kept_it(tmp_path):
     write_whole(tmp_path / "training" / "history.csv", "epoch\n")
     write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n")
-    assert pipeline.all_timed(tmp_path)
+    assert all_timed(tmp_path)
     unit = tmp_path / "curvature" / "epoch_000000" / "trace.npz"
     write_whole(unit, b"")
-    assert not pipeline.all_timed(tmp_path)
+    assert not all_timed(tmp_path)
     write_whole(unit.parent / "seconds.json", '{"trace": 2.0}')
-    assert pipeline.all_timed(tmp_path)
+    assert all_timed(tmp_path)
     write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n1,\n")
-    assert not pipeline.all_timed(tmp_path)
+    assert not all_timed(tmp_path)

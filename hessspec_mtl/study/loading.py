@@ -1,0 +1,107 @@
+"""Data sets by the names that the command knows them by, read as late and as little as can be.
+
+Loaders are imported when they are called: chemistry packages take seconds to load, and a machine
+that reads encoded data sets (`datasets.encoded`) need not have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hessspec_mtl.datasets.base import MultitaskDataset
+from hessspec_mtl.datasets.encoded import read_encoded
+from hessspec_mtl.study.presets import DATA_SEED, DatasetName
+
+Loaded = tuple[MultitaskDataset, MultitaskDataset]
+"""The whole data set (perhaps without its graphs), for the tables, and the part to be studied."""
+
+Load = Callable[[int | None], Loaded]
+"""Takes the number of examples to keep."""
+
+
+def named(
+    name: DatasetName,
+    num_examples: int | None,
+    *,
+    data_dir: Path | None = None,
+    encoded_dir: Path | None = None,
+    api_key: str | None = None,
+    progress: bool | None = None,
+) -> Loaded:
+    """One of the sets that presets know: from its encoded file in `encoded_dir`, if that is given.
+
+    Raises:
+        DataError: if a file cannot be had, or is not what it should be.
+    """
+    if encoded_dir is not None:
+        return encoded(encoded_dir / encoded_name(name), num_examples)
+    match name:
+        case "molecules":
+            from hessspec_mtl.datasets.computed import load_molecules
+
+            whole = load_molecules(progress=progress)
+        case "crystals":
+            from hessspec_mtl.datasets.computed import load_crystals
+
+            whole = load_crystals(progress=progress)
+        case "qm8":
+            from hessspec_mtl.datasets.qm8 import load_qm8
+
+            whole = load_qm8(data_dir, progress=progress)
+        case "mp":
+            from hessspec_mtl.datasets.materials_project import load_materials_project
+
+            # Making graphs takes 0.1 s a crystal: only those of the subset are made.
+            load = partial(load_materials_project, data_dir, api_key=api_key, progress=progress)
+            whole = load(graphs=False)
+            few = num_examples is not None and num_examples < len(whole)
+            part = load(num_examples=num_examples if few else None, seed=DATA_SEED)
+            return without_failures(whole, part), part
+    return whole, subset(whole, num_examples)
+
+
+def encoded_name(name: str) -> str:
+    """What the encoded file of a set is called."""
+    return f"{name}.npz"
+
+
+def encoded(path: Path, num_examples: int | None) -> Loaded:
+    """The data set in an encoded file."""
+    whole = read_encoded(path)
+    return whole, subset(whole, num_examples)
+
+
+def own_molecules(num_examples: int | None, **arguments: Any) -> Loaded:
+    """A table of SMILES (`datasets.own.load_own_molecules`)."""
+    from hessspec_mtl.datasets.own import load_own_molecules
+
+    whole = load_own_molecules(**arguments)
+    return whole, subset(whole, num_examples)
+
+
+def own_crystals(num_examples: int | None, **arguments: Any) -> Loaded:
+    """A folder of CIF files (`datasets.own.load_own_crystals`)."""
+    from hessspec_mtl.datasets.own import load_own_crystals
+
+    whole = load_own_crystals(**arguments)
+    return whole, subset(whole, num_examples)
+
+
+def without_failures(whole: MultitaskDataset, part: MultitaskDataset) -> MultitaskDataset:
+    """`whole`, loaded without graphs, less the crystals that turned out to have none in `part`."""
+    failed = {record.id for record in set(part.left_out) - set(whole.left_out)}
+    kept = np.array([i for i, name in enumerate(whole.ids) if name not in failed], np.int64)
+    return replace(whole.take(kept), left_out=part.left_out)
+
+
+def subset(whole: MultitaskDataset, num_examples: int | None) -> MultitaskDataset:
+    """`num_examples` of `whole`, the same whenever it is asked; all if there are no more."""
+    if num_examples is None or num_examples >= len(whole):
+        return whole
+    return whole.subset(num_examples, DATA_SEED)

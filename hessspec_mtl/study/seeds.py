@@ -1,0 +1,358 @@
+"""One training run of a study: its stages, each done where it is asked for, and what they left.
+
+An epoch's curvature is taken as soon as the epoch is trained, in the same process: a run that is
+killed has all results up to its last analysed epoch, and its states need not be kept for later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from hessspec import TraceEstimate
+from hessspec_mtl.curvature.follow import (
+    CurvatureConfig,
+    EpochCurvature,
+    analysed_epochs,
+    follow,
+    hutchinson_trace,
+    is_measured,
+    task_hessians,
+)
+from hessspec_mtl.datasets.base import EncodedDataset, Examples, Split
+from hessspec_mtl.files.timing import unit_seconds
+from hessspec_mtl.graphs import with_any_target
+from hessspec_mtl.network.model import NetworkConfig
+from hessspec_mtl.study.presets import StudyConfig
+from hessspec_mtl.study.records import SeedRun
+from hessspec_mtl.study.stages import Stage, StageError
+from hessspec_mtl.training.checkpoints import Checkpoints
+from hessspec_mtl.training.config import TrainConfig
+from hessspec_mtl.training.predictions import predictions, predictions_file
+from hessspec_mtl.training.state import load_history, training_seconds
+from hessspec_mtl.training.train import Training, load_params, saved_epochs
+
+
+@dataclass(frozen=True, eq=False)
+class SeedWork:
+    """What one training run works with, and where.
+
+    Attributes:
+        config: of the study.
+        seed: of this run.
+        network: of all tasks.
+        encoded: both sides of the split.
+        split: indices of both sides.
+        examples: the graphs of the Hessians.
+        folder: of this run.
+        progress: whether to show progress bars.
+        say: told in plain English what is being done.
+    """
+
+    config: StudyConfig
+    seed: int
+    network: NetworkConfig
+    encoded: EncodedDataset
+    split: Split
+    examples: Examples
+    folder: Path
+    progress: bool | None
+    say: Callable[[str], None] = field(repr=False)
+
+    @cached_property
+    def epochs(self) -> tuple[int, ...]:
+        """The analysed epochs, the last of which is the last of training."""
+        return analysed_epochs(self.config.train.num_epochs, self.config.curvature.num_epochs)
+
+    @property
+    def last(self) -> int:
+        return self.epochs[-1]
+
+    @property
+    def settings(self) -> TrainConfig:
+        """How this run is trained, and which states it keeps."""
+        kept = set(self.config.train.keep_epochs)
+        if self.config.keep_states == "analysed":
+            kept |= set(self.epochs)
+        return replace(self.config.train, seed=self.seed, keep_epochs=tuple(sorted(kept)))
+
+    @property
+    def training(self) -> Path:
+        return self.folder / "training"
+
+    @property
+    def curvature(self) -> Path:
+        return self.folder / "curvature"
+
+    @property
+    def alone(self) -> Mapping[str, Path]:
+        """The folder of each task's own network: named after it, but never a path of its own."""
+        if not self.config.single_task:
+            return {}
+        return {task: alone_folder(self.folder, task) for task in self.network.tasks}
+
+    @property
+    def hutchinson_file(self) -> Path | None:
+        """Where the paper's own estimate of the last epoch is, if it is asked for."""
+        samples = self.config.curvature.hutchinson_samples
+        name = f"hutchinson_{samples}.npz"
+        return self.curvature / f"epoch_{self.last:06d}" / name if samples else None
+
+    def tell(self, text: str) -> None:
+        self.say(f"{self.encoded.name}, seed {self.seed}: {text}")
+
+
+def run_seed(work: SeedWork, stages: Collection[Stage]) -> None:
+    """Do what `stages` ask for and is not done.
+
+    Raises:
+        StageError: if the curvature is asked for without training, of a state that is not there.
+    """
+    if "train" in stages:
+        _train(work, measure="curvature" in stages)
+        for task, folder in work.alone.items():
+            work.tell(f"training on {task} alone")
+            _train_alone(work, task, folder)
+    if "curvature" in stages:
+        _measure(work)
+    if work.config.keep_states == "last" and not unfinished(work):
+        _release(work)
+
+
+def read_seed(work: SeedWork) -> SeedRun:
+    """The records of a finished run.
+
+    Raises:
+        StageError: if something is not finished; says what.
+    """
+    if missing := unfinished(work):
+        raise StageError(
+            f"the report of {work.encoded.name}, seed {work.seed}, needs what is not in "
+            f"{work.folder}: {'; '.join(missing)}. Run the same command with `--stages train "
+            "curvature` first, here, or elsewhere and bring its folder."
+        )
+    single = list(work.alone)
+    hutchinson = {}
+    if work.hutchinson_file is not None:
+        hutchinson[work.last] = TraceEstimate.load(work.hutchinson_file)
+    return SeedRun(
+        seed=work.seed,
+        split=work.split,
+        history=load_history(work.training),
+        curvature=_followed(work, work.epochs),
+        hessian_ids=work.examples.ids,
+        hutchinson=hutchinson,
+        single_task={task: load_history(folder) for task, folder in work.alone.items()},
+        single_curvature={task: _followed_alone(work, task) for task in single},
+        predictions=_predictions(work),
+        single_predictions={task: _predictions(work, task) for task in single},
+        seconds=_seconds(work),
+        timed=all_timed(work.folder),
+    )
+
+
+def unfinished(work: SeedWork) -> list[str]:
+    """What a report needs and is not there, in words; nothing is computed to tell."""
+    missing = []
+    trainings = {"": work.training} | {f" on {t} alone": f for t, f in work.alone.items()}
+    for of, folder in trainings.items():
+        reached = _reached(folder)
+        if reached < work.last:
+            where = f"after epoch {reached} of {work.last}" if reached >= 0 else "altogether"
+            missing.append(f"training{of} {where}")
+        elif not predictions_file(folder, work.last).exists() and not _has_state(work, folder):
+            missing.append(f"the predictions of the network{of} after epoch {work.last}")
+    lacking = [e for e in work.epochs if not is_measured(work.config.curvature, work.curvature, e)]
+    if lacking:
+        missing.append(f"the curvature after epochs {', '.join(map(str, lacking))}")
+    for task, folder in work.alone.items():
+        if not is_measured(_config_alone(work.config.curvature), folder / "curvature", work.last):
+            missing.append(f"the curvature of the network trained on {task} alone")
+    if work.hutchinson_file is not None and not work.hutchinson_file.exists():
+        missing.append(f"the plain Hutchinson trace after epoch {work.last}")
+    return missing
+
+
+def _train(work: SeedWork, *, measure: bool) -> None:
+    encoded, settings = work.encoded, work.settings
+    along = f"; curvature after epochs {', '.join(map(str, work.epochs))}" if measure else ""
+    work.tell(
+        f"training on {len(encoded.train)} examples, {len(encoded.test)} held out, "
+        f"{settings.num_epochs} epochs{_missing_targets(encoded)}{along}"
+    )
+    training = Training(
+        settings,
+        work.network,
+        encoded,
+        work.training,
+        keep_first=work.config.keep_states == "analysed",
+    )
+    for epoch in work.epochs if measure else ():
+        if not is_measured(work.config.curvature, work.curvature, epoch):
+            training.to(epoch, progress=work.progress)
+            _followed(work, (epoch,))
+    training.to(progress=work.progress)
+    _predictions(work)
+
+
+def _train_alone(work: SeedWork, task: str, folder: Path) -> None:
+    network = replace(work.network, tasks=(task,))
+    keep_first = work.config.keep_states == "analysed"
+    training = Training(work.settings, network, work.encoded, folder, keep_first=keep_first)
+    training.to(progress=work.progress)
+    _predictions(work, task)
+
+
+def _measure(work: SeedWork) -> None:
+    """What is not measured yet of the curvature, of states that are there."""
+    for epoch in work.epochs:
+        if not is_measured(work.config.curvature, work.curvature, epoch):
+            _require_state(work, work.training, epoch)
+            work.tell(f"curvature after epoch {epoch}")
+            _followed(work, (epoch,))
+    for task, folder in work.alone.items():
+        if not is_measured(_config_alone(work.config.curvature), folder / "curvature", work.last):
+            _require_state(work, folder, work.last)
+            work.tell(f"curvature of the network trained on {task} alone")
+            _followed_alone(work, task)
+    if work.hutchinson_file is not None and not work.hutchinson_file.exists():
+        _require_state(work, work.training, work.last)
+        work.tell(f"plain Hutchinson trace after epoch {work.last}")
+        config = work.config.curvature
+        params = load_params(work.training, work.last)
+        hutchinson_trace(
+            task_hessians(params, work.network, work.examples, config.batch_size),
+            config.hutchinson_samples,
+            work.hutchinson_file,
+            seed=work.seed,
+            epoch=work.last,
+            progress=work.progress,
+        )
+
+
+def _require_state(work: SeedWork, training: Path, epoch: int) -> None:
+    if epoch not in saved_epochs(training):
+        raise StageError(
+            f"the curvature after epoch {epoch} needs the state after it, which is not in "
+            f"{training}; it has {saved_epochs(training) or 'none'}. Train first, or in the same "
+            "command: `--stages train curvature`."
+        )
+
+
+def _has_state(work: SeedWork, training: Path) -> bool:
+    return work.last in saved_epochs(training)
+
+
+def _release(work: SeedWork) -> None:
+    """Remove every state but the last and those that were asked for by their epochs."""
+    kept = {work.last, *work.config.train.keep_epochs}
+    for folder in (work.training, *work.alone.values()):
+        Checkpoints(folder / "checkpoints").prune(kept, newest=1)
+
+
+def _reached(training: Path) -> int:
+    """The epoch that the run in `training` has reached; -1 if it has not begun."""
+    if not (training / "history.csv").exists():
+        return -1
+    return int(load_history(training)["epoch"].max())
+
+
+def _followed(work: SeedWork, epochs: Sequence[int]) -> tuple[EpochCurvature, ...]:
+    return follow(
+        work.config.curvature,
+        work.network,
+        work.examples,
+        epochs,
+        work.training,
+        work.curvature,
+        seed=work.seed,
+        progress=work.progress,
+    )
+
+
+def _config_alone(config: CurvatureConfig) -> CurvatureConfig:
+    """What is measured of the network of one task: there is nothing to compare it with."""
+    return replace(config, num_eigenpairs=0, gradient_groups=0)
+
+
+def _followed_alone(work: SeedWork, task: str) -> EpochCurvature:
+    """Trace and density at the last epoch of the network trained on `task` alone."""
+    targets = work.examples.targets[:, [work.network.tasks.index(task)]]
+    (record,) = follow(
+        _config_alone(work.config.curvature),
+        replace(work.network, tasks=(task,)),
+        take(replace(work.examples, targets=targets), with_any_target(targets)),
+        (work.last,),
+        work.alone[task],
+        work.alone[task] / "curvature",
+        seed=work.seed,
+        progress=work.progress,
+    )
+    return record
+
+
+def _predictions(work: SeedWork, task: str | None = None) -> pd.DataFrame:
+    network = work.network if task is None else replace(work.network, tasks=(task,))
+    folder = work.training if task is None else work.alone[task]
+    return predictions(network, work.encoded, folder, work.last)
+
+
+def alone_folder(folder: Path, task: str) -> Path:
+    """The folder of the network of one task: named after it, but never a path of its own."""
+    if not task.strip("."):
+        task = task.replace(".", "%2E")
+    return folder / "single" / "".join(f"%{ord(c):02X}" if c in "/\\%\0" else c for c in task)
+
+
+def _seconds(work: SeedWork) -> dict[str, float]:
+    """Wall-clock seconds by stage: what its finished units took, each in its own process."""
+    units: dict[str, float] = {}
+    for epoch in work.epochs:
+        for unit, seconds in unit_seconds(work.curvature / f"epoch_{epoch:06d}").items():
+            stage = "plain Hutchinson trace" if unit.startswith("hutchinson") else "curvature"
+            units[stage] = units.get(stage, 0.0) + seconds
+    name = f"epoch_{work.last:06d}"
+    if work.alone:
+        units["curvature of each task alone"] = sum(
+            sum(unit_seconds(folder / "curvature" / name).values())
+            for folder in work.alone.values()
+        )
+    training = {"training": work.training}
+    training |= {f"training on {task} alone": folder for task, folder in work.alone.items()}
+    return {stage: training_seconds(path) for stage, path in training.items()} | units
+
+
+def all_timed(folder: Path) -> bool:
+    """Whether every epoch trained and every unit of curvature under `folder` has its seconds."""
+    trained = [pd.read_csv(path) for path in folder.rglob("seconds.csv")]
+    histories = len(list(folder.rglob("history.csv")))
+    units = [path for path in folder.rglob("epoch_*/*.npz") if "curvature" in path.parts]
+    return (
+        len(trained) == histories
+        and all(bool(table["seconds"].notna().all()) for table in trained)
+        and all(path.stem in unit_seconds(path.parent) for path in units)
+    )
+
+
+def take(examples: Examples, indices: Int[np.ndarray, " n"]) -> Examples:
+    """The examples at `indices`, in that order."""
+    return Examples(
+        ids=tuple(examples.ids[i] for i in indices),
+        graphs=tuple(examples.graphs[i] for i in indices),
+        targets=examples.targets[indices],
+    )
+
+
+def _missing_targets(encoded: EncodedDataset) -> str:
+    """How many training examples each task has, where they differ."""
+    counts = np.count_nonzero(~np.isnan(encoded.train.targets), axis=0)
+    if (counts == len(encoded.train)).all():
+        return ""
+    each = (f"{task.name} in {n}" for task, n in zip(encoded.tasks, counts, strict=True))
+    return f"; of the training examples, {', '.join(each)}"
