@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from hessspec_mtl.claims import Judgement, Verdict
 from hessspec_mtl.claims.ledger import number
+from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.report.results import FullDataset, Results, test_errors
 from hessspec_mtl.report.tasks import error_findings
 from hessspec_mtl.study.records import Study
@@ -122,7 +124,33 @@ def _study_paragraph(results: Results, position: int) -> str:
             f". Not every property is known of each of the {things}: {known}. All means, losses "
             "and Hessians of a property are over those of which it is known"
         )
-    return text + "."
+    return text + "." + outlier_sentence(dataset)
+
+
+def outlier_sentence(dataset: MultitaskDataset) -> str:
+    """Which single records make more than half of a property's variance, if any do.
+
+    Such a value is most often a slip (another unit, a misplaced point), and the standardised values
+    of all others are next to nothing.
+    """
+    found = []
+    for task, column in zip(dataset.tasks, dataset.targets.T, strict=True):
+        # Scaled first: a value of 1e200 has no square.
+        scaled = column / np.nanmax(np.abs(column), initial=np.finfo(float).tiny)
+        squares = np.square(scaled - np.nanmean(scaled))
+        largest = int(np.nanargmax(squares))
+        share = squares[largest] / max(np.nansum(squares), np.finfo(float).tiny)
+        if share > 0.5:
+            found.append(
+                f"{dataset.ids[largest]} makes {100 * share:.0f} % of the variance of {task.label} "
+                f"({column[largest]:.4g})"
+            )
+    if not found:
+        return ""
+    return (
+        f" Look at these records first: {listed(found)}. Their errors and curvature are, in the "
+        "main, those of a single record; correct it, or leave it out."
+    )
 
 
 def _error_paragraph(studies: Sequence[Study]) -> str:

@@ -268,8 +268,8 @@ def why_fewer(dataset: MultitaskDataset) -> str:
 
 
 def axis_label(label: str, unit: str) -> str:
-    """`label (unit)`, or `label` alone for a pure number."""
-    return label if unit in {"", "1"} else f"{label} ({unit})"
+    """`label (unit)`, or `label` alone for a pure number or where it ends with the unit already."""
+    return label if unit in {"", "1"} or label.endswith(f"({unit})") else f"{label} ({unit})"
 
 
 def slug(name: str) -> str:
