@@ -25,6 +25,7 @@ from hessspec._verify import verify
 
 # What comes out
 from hessspec._spectrum.record import SpectralDensity
+from hessspec._spectrum.bins import Histogram
 from hessspec._spectrum.readings import Extremes, IntervalEstimate
 from hessspec._spectrum.trace import SpectralTrace
 from hessspec._trace.estimate import TraceEstimate
@@ -50,6 +51,7 @@ __all__ = [
     "GaussNewtonOperator",
     "GaussRule",
     "HessianOperator",
+    "Histogram",
     "IntervalEstimate",
     "KrylovDecomposition",
     "SpectralDensity",

@@ -1,11 +1,10 @@
 """Progress bars with the time left, shown where a person is looking."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
-
-from tqdm import tqdm
 
 
 class ProgressBar(Protocol):
@@ -22,12 +21,28 @@ def progress_bar(
 ) -> Iterator[ProgressBar]:
     """A bar for `total` units of work; silent when `enabled` is False.
 
-    With `enabled=None` the bar is shown only if standard error is a terminal, so logs and
-    notebooks' captured output stay clean.
+    With `enabled=None` the bar is shown if standard error is a terminal or the code runs in a
+    notebook, so that logs stay clean.
     """
-    shown = sys.stderr.isatty() if enabled is None else enabled
+    shown = is_watched() if enabled is None else enabled
+    with warnings.catch_warnings():
+        # Without ipywidgets a notebook gets a bar of text, which needs no warning.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
     bar = tqdm(total=total, desc=description, unit=unit, disable=not shown, leave=False)
     try:
         yield bar
     finally:
         bar.close()
+
+
+def is_watched() -> bool:
+    """Whether a person is looking: at a terminal, or at a notebook that this process serves."""
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    # A notebook has imported IPython; nobody else needs it.
+    ipython = sys.modules.get("IPython")
+    shell = getattr(ipython, "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})

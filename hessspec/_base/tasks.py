@@ -37,6 +37,13 @@ class TaskAxis:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 
+def task_labels(label: str | None, num_tasks: int | None) -> list[str | None]:
+    """Entries of a legend: `label` for a scalar loss, else one a task, "task 0" without a label."""
+    if num_tasks is None:
+        return [label]
+    return [f"{label or 'task'} {t}" for t in range(num_tasks)]
+
+
 def task_number(index: Any, count: int) -> int:
     """`index` as the number of one of `count` tasks, from the end if negative.
 

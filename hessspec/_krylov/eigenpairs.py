@@ -13,15 +13,18 @@ from jaxtyping import Array, Bool, Float, PyTree
 from hessspec._base.arguments import real_number, whole_number
 from hessspec._base.checks import check_finite
 from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.printing import Facts, Printed, with_error
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.space import VectorSpace, leaf_path
-from hessspec._base.tasks import TaskAxis
+from hessspec._base.tasks import TaskAxis, task_labels
 from hessspec._krylov.lockstep import RowOperator
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
+from hessspec._pictures.frame import small_figure
+from hessspec._pictures.intervals import Pairs, draw_pairs
 
 _KIND = "EigenPairs"
 DEFAULT_COUNT = 10
@@ -33,8 +36,8 @@ _DENSE_CHUNK = 64
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class EigenPairs(TaskAxis):
+@dataclass(frozen=True, repr=False)
+class EigenPairs(Printed, TaskAxis):
     """k eigenvalues of H and their eigenvectors, the most wanted first.
 
     A loss with T values adds a leading task axis to every array.
@@ -113,6 +116,47 @@ class EigenPairs(TaskAxis):
             num_matvecs=meta["num_matvecs"],
             product_plan=meta.get("product_plan", ""),
         )
+
+    def plot(self, *, ax: Any = None, label: str | None = None) -> Any:
+        """Draw the eigenvalues in order, with their residuals; hollow what has not converged.
+
+        Args:
+            ax: axes to draw into; new ones by default.
+            label: legend entry; with tasks, " 0", " 1", ... are added.
+
+        Returns:
+            The axes. A loss with tasks has one colour for each.
+
+        Raises:
+            ImportError: without matplotlib.
+        """
+        singles = [self] if self.num_tasks is None else [*map(self.task, range(self.num_tasks))]
+        drawn = [
+            Pairs(one.values, one.residuals, one.converged, entry)
+            for one, entry in zip(singles, task_labels(label, self.num_tasks), strict=True)
+        ]
+        return draw_pairs(drawn, ax)
+
+    def _facts(self) -> Facts:
+        values, residuals, converged = (
+            np.asarray(c).reshape(-1, np.shape(self.values)[-1])
+            for c in (self.values, self.residuals, self.converged)
+        )
+        missed, spent = int((~converged).sum()), f"{self.num_matvecs:,} products"
+        rows = []
+        for task, columns in enumerate(zip(values, residuals, converged, strict=True)):
+            name = "θ" if self.num_tasks is None else f"task {task}, θ"
+            rows += [
+                (f"{name} {i + 1}", with_error(value, error) + ("" if ok else "  NOT converged"))
+                for i, (value, error, ok) in enumerate(zip(*columns, strict=True))
+            ]
+        told = "all converged" if missed == 0 else f"{missed} NOT converged"
+        many = "" if self.num_tasks is None else f" for each of {self.num_tasks} tasks"
+        title = f"EigenPairs: {values.shape[1]} of P = {self.dim:,}{many}, {told} "
+        return Facts(f"{title}(± residual; {spent})", rows)
+
+    def _draw_small(self) -> Any:
+        return small_figure(lambda ax: self.plot(ax=ax))
 
     def _lead(self) -> tuple[int, ...]:
         return np.shape(self.values)[:-1]

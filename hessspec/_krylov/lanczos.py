@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hessspec._base.arguments import whole_number
+from hessspec._base.printing import Printed
 from hessspec._krylov.tiles import project
 
 # A remainder this small, relative to the operator, is rounding: O(64 eps) keeps the bulk of a
@@ -25,8 +26,8 @@ BREAKDOWN_UNITS = 64.0
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class KrylovDecomposition:
+@dataclass(frozen=True, repr=False)
+class KrylovDecomposition(Printed):
     """H Qᵀ = Qᵀ T + r eᵀ with Q Qᵀ = I and T tridiagonal, after m steps from one start.
 
     A block of starts adds a leading axis to every field. Slots past `num_valid_steps` are zero,

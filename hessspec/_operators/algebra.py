@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -20,7 +19,9 @@ from hessspec._base.space import VectorSpace
 from hessspec._base.tasks import task_number
 from hessspec._operators.matrices import dense_matrix, scipy_operator
 from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._operators.rows import block_of, with_lengths
 from hessspec._operators.scales import Scale, diagonal_of
+from hessspec._operators.words import Naming, multiple_of, operator_words, sum_of, task_words
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -213,6 +214,13 @@ class AbstractOperator(eqx.Module):
     def __neg__(self) -> ScaledOperator:
         return ScaledOperator(self, -1.0)
 
+    def __repr__(self) -> str:
+        return operator_words(self)
+
+    def _formula(self, name: Naming) -> str:
+        """How this operator is written in a sum, where `name` gives the letter of a part."""
+        return name(self)
+
     # What a class implements; called inside the compiled programs below.
 
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
@@ -227,21 +235,12 @@ class AbstractOperator(eqx.Module):
 
 @eqx.filter_jit
 def compiled_rows(linear: AbstractOperator, block: Array) -> Array:
-    return linear._products(_block_of(linear, block))
+    return linear._products(block_of(linear, block))
 
 
 @eqx.filter_jit
 def compiled_forms(linear: AbstractOperator, block: Array) -> Array:
-    return linear._quadratic(_block_of(linear, block))
-
-
-def _block_of(linear: AbstractOperator, block: Array) -> Array:
-    if block.ndim != 2 or block.shape[1] != linear.dim:
-        raise ValueError(
-            f"`block` must have shape (k, {linear.dim}), one flat vector in each row, got "
-            f"{block.shape}; for trees use `matvec`, `matmat` and `quadratic_forms`."
-        )
-    return block.astype(linear.dtype)
+    return linear._quadratic(block_of(linear, block))
 
 
 def _summand(other: Any) -> AbstractOperator:
@@ -329,7 +328,7 @@ class SumOperator(ComposedOperator):
     def measured_rows(
         self, block: Float[Array, "k dim"]
     ) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"]]:
-        first, second = (_with_lengths(part, block) for part in self.parts)
+        first, second = (with_lengths(part, block) for part in self.parts)
         return first[0] + second[0], first[1] + second[1]
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
@@ -340,19 +339,9 @@ class SumOperator(ComposedOperator):
         first, second = self.parts
         return SumOperator(first.weighted(weights), second.weighted(weights))
 
-
-def _with_lengths(
-    part: AbstractOperator, block: Float[Array, "k dim"]
-) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"]]:
-    rows, lengths = part.measured_rows(block)
-    return rows, _lengths(rows) if lengths is None else lengths
-
-
-@jax.jit
-def _lengths(rows: Float[Array, "*T k dim"]) -> Float[Array, "*T k"]:
-    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)  # its square may underflow
-    shown = jnp.where(largest > 0, largest, 1)
-    return jnp.linalg.norm(rows / shown, axis=-1) * largest[..., 0]
+    def _formula(self, name: Naming) -> str:
+        first, second = (part._formula(name) for part in self.parts)
+        return sum_of(first, second)
 
 
 class ScaledOperator(ComposedOperator):
@@ -384,6 +373,9 @@ class ScaledOperator(ComposedOperator):
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
         return ScaledOperator(self.parts[0].weighted(weights), self.scale)  # type: ignore[arg-type]
 
+    def _formula(self, name: Naming) -> str:
+        return multiple_of(self.scale, self.parts[0]._formula(name))
+
 
 class WeightedOperator(ComposedOperator):
     """Σ_t w_t H_t of an operator with tasks."""
@@ -410,13 +402,16 @@ class WeightedOperator(ComposedOperator):
     def measured_rows(
         self, block: Float[Array, "k dim"]
     ) -> tuple[Float[Array, "k dim"], Float[Array, " k"]]:
-        rows, parts = _with_lengths(self.parts[0], block)
+        rows, parts = with_lengths(self.parts[0], block)
         whole = jnp.einsum("t,tkp->kp", self.weights, rows, precision="highest")
         return whole, jnp.einsum("t,tk->k", jnp.abs(self.weights), parts, precision="highest")
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, " k"]:
         forms = self.parts[0].forms(block)
         return jnp.einsum("t,tk->k", self.weights, forms, precision="highest")
+
+    def _formula(self, name: Naming) -> str:
+        return f"({task_words(self.weights)} of {self.parts[0]._formula(name)})"
 
 
 class CongruentOperator(ComposedOperator):
@@ -448,3 +443,6 @@ class CongruentOperator(ComposedOperator):
 
     def _scaled(self, rows: Float[Array, "*k dim"]) -> Float[Array, "*k dim"]:
         return rows * jnp.broadcast_to(self.diagonal, rows.shape)
+
+    def _formula(self, name: Naming) -> str:
+        return f"(D {self.parts[0]._formula(name)} D)"

@@ -69,6 +69,17 @@ class Batches:
         self._read = False
         self.reduction = reduction
 
+    def __repr__(self) -> str:
+        # Batches are counted where that reads none of them: a loader may take long for its first.
+        if isinstance(self._batches, list | tuple):
+            held = _counted(len(self._batches), _sizes_at_hand(self._batches))
+        else:
+            name = getattr(self._batches, "__qualname__", type(self._batches).__name__)
+            held = f"batches from {name}"
+        if self._sizes is not None:
+            held = _counted(len(self._sizes), self._sizes)
+        return f"Batches({held}; the loss is their {self.reduction})"
+
     def __iter__(self) -> Iterator[PyTree]:
         iterable = self._batches() if callable(self._batches) else self._batches
         return iter(iterable)
@@ -121,6 +132,30 @@ class Batches:
             )
         (length,) = lengths
         return float(length)  # type: ignore[arg-type]
+
+
+def _counted(count: int, sizes: Sequence[float] | None) -> str:
+    if not sizes:
+        return _many(count)
+    first, last = f"{sizes[0]:g}", f"{sizes[-1]:g}"
+    each = first if len(set(sizes)) == 1 else f"{first}, ..., {last}"
+    return f"{_many(count)} of {each} items, {sum(sizes):,g} in all"
+
+
+def _many(count: int) -> str:
+    return "1 batch" if count == 1 else f"{count:,} batches"
+
+
+def _sizes_at_hand(batches: Sequence[PyTree]) -> list[float] | None:
+    """The number of items of each batch, as the shapes of its arrays have it."""
+    found = []
+    for batch in batches:
+        lengths = {_length(leaf) for leaf in jax.tree.leaves(batch) if hasattr(leaf, "shape")}
+        length = lengths.pop() if len(lengths) == 1 else None
+        if length is None:
+            return None
+        found.append(float(length))
+    return found
 
 
 def _length(leaf: Any) -> int | None:

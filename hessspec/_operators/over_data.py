@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from hessspec._base.arguments import shown
 from hessspec._base.checks import check_losses, check_precision
 from hessspec._base.memory import platform_of, resolve_budget
-from hessspec._base.selection import Where, choose, held_numbers
+from hessspec._base.selection import Where, choose
 from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
@@ -27,6 +26,7 @@ from hessspec._operators.modes import FORWARD_OVER_REVERSE, Modes, find_modes, l
 from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
 from hessspec._operators.planned import PlannedOperator
 from hessspec._operators.precision import narrowed
+from hessspec._operators.words import data_operator_words
 
 # How the loss is called, without a batch and with one, and what to do if it cannot be.
 _CALLS = (
@@ -170,18 +170,7 @@ class DataOperator(PlannedOperator):
         return values[0] if self.num_losses is None else values
 
     def __repr__(self) -> str:
-        space = self.space
-        entries = zip(space.paths, space.shapes, space.dtypes, space.wrappers, strict=True)
-        leaves = [
-            f"{path}: {dtype.name}{list(shape)}{f' ({wrapper.__name__})' if wrapper else ''}"
-            for path, shape, dtype, wrapper in entries
-        ]
-        held = [f"{path}: {_shown_leaf(leaf)}" for path, leaf in held_numbers(self.held)]
-        tasks = "" if self.num_tasks is None else f", {self.num_tasks} tasks"
-        blocks = _by_block(space)
-        title = f"{type(self).__name__} of {self.dim:,} parameters{blocks}{tasks}, {self.label}:"
-        constant = ["  held constant:", *_listed(held, 8)] if held else []
-        return "\n".join([title, *_listed(leaves, 24), *constant])
+        return data_operator_words(self)
 
     def _over_stream(self, program: Callable[..., Array], *arguments: Array) -> Array:
         if self.streamed is None:
@@ -417,27 +406,6 @@ def _num_tasks(shape: Any) -> int | None:
     if leaves[0].shape == (0,):
         raise ValueError("`loss_fn` must return at least one loss, got shape (0,)")
     return leaves[0].shape[0] if leaves[0].shape else None
-
-
-def _by_block(space: VectorSpace) -> str:
-    """How many parameters each top-level part of the tree has, where there are several."""
-    counts: dict[str, int] = {}
-    for path, size in zip(space.paths, space.sizes, strict=True):
-        block = path.split("/")[0]
-        counts[block] = counts.get(block, 0) + size
-    if not 1 < len(counts) < min(7, len(space.paths)):
-        return ""
-    return f" ({', '.join(f'{block} {count:,}' for block, count in counts.items())})"
-
-
-def _shown_leaf(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}" if eqx.is_array(leaf) else shown(leaf)
-
-
-def _listed(lines: list[str], most: int) -> list[str]:
-    if len(lines) > most:
-        lines = [*lines[: most - 4], f"... and {len(lines) - most + 4} more leaves"]
-    return [f"    {line}" for line in lines]
 
 
 def _describe(data: PyTree | Batches | None) -> str:

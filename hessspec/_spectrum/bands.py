@@ -5,6 +5,8 @@ is Beta(k/2, (P - k)/2), exactly. Inverting this law on the bounds that T puts o
 (`mass_bounds`) gives an interval for k, even from a single probe.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
@@ -84,6 +86,21 @@ def atoms_at_most(
     return (below * np.maximum(multiplicities, 0)[:, :, None]).sum(axis=1)
 
 
+class OpenCounts(NamedTuple):
+    """What the coefficients leave open of the numbers of eigenvalues in some intervals.
+
+    Attributes:
+        inside: eigenvalues that every row knows to be there.
+        size: of how many more it is not known where they are.
+        low, high: bounds on the share of these that the starts see there, mean over rows.
+    """
+
+    inside: Float[np.ndarray, " g"]
+    size: Float[np.ndarray, " g"]
+    low: Float[np.ndarray, " g"]
+    high: Float[np.ndarray, " g"]
+
+
 def count_band(
     rows: Rows,
     lo: Float[np.ndarray, " g"],
@@ -91,25 +108,10 @@ def count_band(
     level: float,
     uniform: bool,
 ) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
-    """Bounds on the number of eigenvalues in (lo, hi]: atoms counted, the bulk estimated.
-
-    Rows may differ in their atoms. What all of them have is counted; what only some have is
-    left to the law of the bulk, which is too wide for it.
-    """
-    known = np.round(rows.counts) if rows.exact else rows.known
-    radii = np.maximum(0.0 if rows.exact else rows.residuals, rows.resolution)
-    early, late = rows.nodes - radii, rows.nodes + radii
-    surely = np.maximum(atoms_at_most(late, known, hi) - atoms_at_most(early, known, lo), 0)
-    maybe = atoms_at_most(early, known, hi) - atoms_at_most(late, known, lo)
+    """Bounds on the number of eigenvalues in (lo, hi]: atoms counted, the bulk estimated."""
+    inside, size, low, high = open_counts(rows, lo, hi)
     if rows.exact:
-        return surely.min(axis=0).astype(float), maybe.max(axis=0).astype(float)
-    whole = known.sum(axis=1)[:, None]
-    inside, outside = surely.min(axis=0), (whole - maybe).min(axis=0)
-    size = rows.dim - inside - outside
-    low, high = _bulk_mass_bounds(rows, lo, hi)
-    bulk = rows.dim - whole
-    low = np.clip((surely - inside + bulk * low).mean(axis=0) / size, 0.0, 1.0)
-    high = np.clip((maybe - inside + bulk * high).mean(axis=0) / size, 0.0, 1.0)
+        return inside, inside + size
     if uniform:
         half = uniform_half_width(int(size.max()), rows.num_probes, level)
         few, many = size * (low - half), size * (high + half)
@@ -118,11 +120,37 @@ def count_band(
     return inside + np.clip(few, 0, size), inside + np.clip(many, 0, size)
 
 
+def open_counts(rows: Rows, lo: Float[np.ndarray, " g"], hi: Float[np.ndarray, " g"]) -> OpenCounts:
+    """What is known of the number of eigenvalues in (lo, hi] before the starts' randomness.
+
+    Rows may differ in their atoms. What all of them have is counted; what only some have is
+    left to the law of the bulk, which is too wide for it. In an exact spectrum only eigenvalues
+    closer than the resolution to an end are open.
+    """
+    known = np.round(rows.counts) if rows.exact else rows.known
+    radii = np.maximum(0.0 if rows.exact else rows.residuals, rows.resolution)
+    early, late = rows.nodes - radii, rows.nodes + radii
+    surely = np.maximum(atoms_at_most(late, known, hi) - atoms_at_most(early, known, lo), 0)
+    maybe = atoms_at_most(early, known, hi) - atoms_at_most(late, known, lo)
+    if rows.exact:
+        least, most = surely.min(axis=0).astype(float), maybe.max(axis=0).astype(float)
+        return OpenCounts(least, most - least, np.zeros(hi.size), np.ones(hi.size))
+    whole = known.sum(axis=1)[:, None]
+    inside, outside = surely.min(axis=0), (whole - maybe).min(axis=0)
+    size = rows.dim - inside - outside
+    low, high = _bulk_mass_bounds(rows, lo, hi)
+    bulk = rows.dim - whole
+    low = np.clip((surely - inside + bulk * low).mean(axis=0) / size, 0.0, 1.0)
+    high = np.clip((maybe - inside + bulk * high).mean(axis=0) / size, 0.0, 1.0)
+    return OpenCounts(inside, size, low, high)
+
+
 def _bulk_mass_bounds(
     rows: Rows, lo: Float[np.ndarray, " g"], hi: Float[np.ndarray, " g"]
 ) -> tuple[Float[np.ndarray, "probes g"], Float[np.ndarray, "probes g"]]:
     """Bounds on the share of each row's bulk in (lo, hi]."""
-    at = np.concatenate([lo, hi])
+    at, back = np.unique(np.concatenate([lo, hi]), return_inverse=True)
+    first, last = back[: lo.size], back[lo.size :]
     lows, highs = (np.zeros((rows.num_probes, hi.size)) for _ in range(2))
     for probe, counts in enumerate(rows.bulk):
         used = counts > 0
@@ -134,6 +162,6 @@ def _bulk_mass_bounds(
         rounding = rows.resolution / norm if norm > 0 else 0.0
         low, high = np.clip(low - rounding, 0.0, 1.0), np.clip(high + rounding, 0.0, 1.0)
         low, high = (np.where(np.isinf(at), at > 0, side) for side in (low, high))
-        lows[probe] = np.maximum(low[lo.size :] - high[: lo.size], 0.0)
-        highs[probe] = high[lo.size :] - low[: lo.size]
+        lows[probe] = np.maximum(low[last] - high[first], 0.0)
+        highs[probe] = high[last] - low[first]
     return lows, highs

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.arguments import check_kind
+from hessspec._base.printing import Facts, Printed, one_number, with_error
 from hessspec._base.records import load_record, save_record
 from hessspec._krylov.blocks import gram, orthonormal_rows, without
 from hessspec._krylov.eigenpairs import EigenPairs
@@ -18,8 +19,8 @@ _KIND = "SpectralDistance"
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SpectralDistance:
+@dataclass(frozen=True, repr=False)
+class SpectralDistance(Printed):
     """A distance between two estimated spectra, with the part of it that probes alone can make.
 
     Attributes:
@@ -36,7 +37,24 @@ class SpectralDistance:
     kind: str = field(metadata={"static": True})
 
     def __float__(self) -> float:
-        return float(self.value)
+        return one_number(self, self.value)
+
+    def __format__(self, spec: str) -> str:
+        if spec and np.ndim(self.value) == 0:
+            return with_error(self.value, self.error, spec)
+        return format(str(self), spec)
+
+    def _facts(self) -> Facts:
+        value, error = np.asarray(self.value), np.asarray(self.error)
+        shape, kind = value.shape, self.kind
+        if not shape:
+            return Facts(f"SpectralDistance: {kind} {with_error(value, error)}")
+        rows = [
+            (f"task {' and '.join(map(str, place))}", with_error(value[place], error[place]))
+            for place in np.ndindex(*shape)
+            if len(shape) == 1 or place[0] < place[-1]
+        ]
+        return Facts(f"SpectralDistance: {kind} of {shape[0]} tasks", rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""

@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.linalg import eigh_tridiagonal
 
+from hessspec._base.printing import Printed
 
-@dataclass(frozen=True)
-class GaussRule:
+
+@dataclass(frozen=True, repr=False)
+class GaussRule(Printed):
     """Nodes and weights with Σ wᵢ p(θᵢ) = q'p(H)q for every polynomial of degree 2m - 1.
 
     Slots past the valid steps repeat the last node with weight and residual 0.

@@ -6,10 +6,21 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from hessspec._base.printing import (
+    Facts,
+    Printed,
+    interval,
+    listed,
+    number,
+    one_number,
+    task_rows,
+    with_error,
+)
+
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class IntervalEstimate:
+@dataclass(frozen=True, repr=False)
+class IntervalEstimate(Printed):
     """A number with an interval that covers the truth with probability `level`.
 
     Attributes:
@@ -24,12 +35,27 @@ class IntervalEstimate:
     level: float = field(default=0.95, metadata={"static": True})
 
     def __float__(self) -> float:
-        return float(self.value)
+        return one_number(self, self.value)
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        columns = zip(*map(np.ravel, (self.value, self.lower, self.upper)), strict=True)
+        texts = (f"{v:{spec}} [{low:{spec}}, {high:{spec}}]" for v, low, high in columns)
+        return listed(texts, np.ndim(self.value) > 0)
+
+    def _facts(self) -> Facts:
+        columns = zip(*map(np.ravel, (self.value, self.lower, self.upper)), strict=True)
+        level = f"{100 * self.level:.4g} % interval"
+        texts = [f"{number(value)}, {level} {interval(*ends)}" for value, *ends in columns]
+        if np.ndim(self.value) == 0:
+            return Facts(f"IntervalEstimate: {texts[0]}")
+        return Facts(f"IntervalEstimate of {len(texts)} tasks", task_rows("task", texts))
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Extremes:
+@dataclass(frozen=True, repr=False)
+class Extremes(Printed):
     """Both ends of the spectrum; an eigenvalue lies within the residual of each value.
 
     Attributes:
@@ -41,3 +67,14 @@ class Extremes:
     largest: Float[Array | np.ndarray, "*tasks"]
     smallest_residual: Float[Array | np.ndarray, "*tasks"]
     largest_residual: Float[Array | np.ndarray, "*tasks"]
+
+    def _facts(self) -> Facts:
+        columns = zip(
+            *map(np.ravel, (self.smallest, self.smallest_residual)),
+            *map(np.ravel, (self.largest, self.largest_residual)),
+            strict=True,
+        )
+        texts = [f"{with_error(a, r)} to {with_error(b, q)}" for a, r, b, q in columns]
+        if np.ndim(self.smallest) == 0:
+            return Facts(f"Extremes: {texts[0]}")
+        return Facts(f"Extremes of {len(texts)} tasks", task_rows("task", texts))

@@ -11,11 +11,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hessspec._base.intervals import check_level
+from hessspec._base.printing import Facts, Printed, number, percent, with_error
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._base.tasks import TaskAxis
+from hessspec._pictures.frame import small_figure
 from hessspec._pictures.scales import Scale, coordinate
 from hessspec._spectrum.bands import count_band
-from hessspec._spectrum.drawing import linear_part, plot_density
+from hessspec._spectrum.bins import Histogram, Steps, cells_of, histogram
+from hessspec._spectrum.drawing import linear_part, plot_cdf, plot_density
 from hessspec._spectrum.quadrature import gauss_quadrature
 from hessspec._spectrum.readings import Extremes, IntervalEstimate
 from hessspec._spectrum.rows import Rows
@@ -43,8 +46,8 @@ def _for_each_task(method: Method) -> Method:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SpectralDensity(TaskAxis):
+@dataclass(frozen=True, repr=False)
+class SpectralDensity(Printed, TaskAxis):
     """The distribution of the P eigenvalues of H as each probe's quadrature rule shows it.
 
     The density integrates to 1 (the density of states is P times it). Nothing is smoothed; all
@@ -249,6 +252,33 @@ class SpectralDensity(TaskAxis):
             level,
         )
 
+    def histogram(
+        self, scale: Scale = "symlog", *, level: float = 0.95, linthresh: float | None = None
+    ) -> Histogram:
+        """Numbers of eigenvalues in the finest bins that this run resolves, with intervals.
+
+        A bin is resolved if what the Lanczos coefficients leave open of its number (bounds that
+        hold for every measure with these moments) is at most that number, or one eigenvalue.
+        Cost: no product.
+
+        Args:
+            scale: "symlog" and "log" for ends at 1, 2 and 5 times powers of ten, "linear" for
+                round steps.
+            level: of each interval, for its bin alone.
+            linthresh: no end of "log" and "symlog" is nearer to 0; twice `resolution` by default.
+
+        Raises:
+            ValueError: with a task axis, unless 0 < level < 1, or if `scale` is unknown.
+            TypeError: if `level` is no number.
+        """
+        check_level(level)
+        if self.num_tasks is not None:
+            raise ValueError(
+                f"`histogram` needs one spectrum, this density has {self.num_tasks} tasks, each "
+                "with bins of its own; use `density.task(t).histogram()`."
+            )
+        return self._histogram(scale, level, linthresh)
+
     def trace(self) -> SpectralTrace:
         """tr H from the same run: no further product. See `SpectralTrace` for its error."""
         return SpectralTrace(
@@ -309,6 +339,24 @@ class SpectralDensity(TaskAxis):
         """Draw the spectrum; see `hessspec.plotting.plot_density`. Needs matplotlib."""
         return plot_density(self, **options)
 
+    def plot_cdf(self, **options: Any) -> Any:
+        """Draw its distribution; see `hessspec.plotting.plot_cdf`. Needs matplotlib."""
+        return plot_cdf(self, **options)
+
+    def _facts(self) -> Facts:
+        spent = f"{self.num_probes} probes x {self.num_steps} steps, {self.num_matvecs:,} products"
+        if self.num_tasks is not None:
+            rows = [(f"task {t}", _in_a_line(self.task(t))) for t in range(self.num_tasks)]
+            title = f"SpectralDensity of {self.num_tasks} tasks, P = {self.dim:,} ({spent})"
+            return Facts(title, rows)
+        found = self._histogram("decades")
+        known = "all, exact" if bool(self.exact) else f"{found.multiplicities.sum():,} one by one"
+        rows = [("contents", _in_a_line(self)), ("known", f"{known}; the rest in bins, 95 % each")]
+        return Facts(f"SpectralDensity of P = {self.dim:,} ({spent})", rows, found.lines())
+
+    def _draw_small(self) -> Any:
+        return small_figure(lambda ax: self.plot(ax=ax), self.num_tasks or 1)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""
         arrays, meta = record_parts(self)
@@ -332,6 +380,12 @@ class SpectralDensity(TaskAxis):
     def _trace_parts(self) -> TraceParts:
         return trace_parts(self._rows())
 
+    def _histogram(
+        self, steps: Steps, level: float = 0.95, linthresh: float | None = None
+    ) -> Histogram:
+        rows = self._rows()
+        return histogram(rows, cells_of(rows, steps, linthresh), level)
+
     def _rows(self) -> Rows:
         """One spectrum as plain arrays."""
         return Rows(
@@ -343,3 +397,11 @@ class SpectralDensity(TaskAxis):
             resolution=float(self.resolution),
             exact=bool(self.exact),
         )
+
+
+def _in_a_line(density: SpectralDensity) -> str:
+    """The ends of one spectrum, its negative share and its trace."""
+    ends, below, trace = density.extremes(), density.mass(-np.inf, 0.0), density.trace()
+    share = f"{percent(below.value)} [{percent(below.lower)}, {percent(below.upper)}] below 0"
+    total = with_error(trace.value, trace.standard_error)
+    return f"{number(ends.smallest)} to {number(ends.largest)}, {share}, tr H = {total}"

@@ -21,7 +21,7 @@ _DUST = 1e-6
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectralTrace(TraceEstimate):
     """tr H = Σ of the atoms + P_b times the mean of the bulk, as a few probes see it.
 
@@ -133,6 +133,12 @@ class SpectralTrace(TraceEstimate):
         """The record that `save` wrote to `path`."""
         arrays, meta = load_record(path, _KIND)
         return cls(**arrays, **meta)
+
+    def _reliability(self) -> str:
+        if self.offsets is None or self.counts is None:
+            return super()._reliability()
+        few = f"NOT reliable: fewer than {_MIN_SHARING:.0f} eigenvalues share the error"
+        return "reliable" if self.reliable else few
 
     def _unseen(self) -> Float[np.ndarray, "*tasks"]:
         return np.zeros(np.shape(self.exact)) if self.unseen is None else np.asarray(self.unseen)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.printing import Facts, Printed, listed, with_error
 from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
@@ -30,9 +31,11 @@ from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
+from hessspec._pictures.intervals import draw_leaves
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, exact_diagonal, guarded_products
 from hessspec._trace.hutchpp import SKETCH_STREAM
+from hessspec._trace.layers import layers
 
 DEFAULT_MATVECS = 64
 _KIND = "DiagonalEstimate"
@@ -40,8 +43,8 @@ _VECTORS = 6  # of each task: sums, the next block and the answers
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class DiagonalEstimate(TaskAxis):
+@dataclass(frozen=True, repr=False)
+class DiagonalEstimate(Printed, TaskAxis):
     """An estimate of diag H, entry by entry, with the error of each entry.
 
     Attributes:
@@ -116,6 +119,35 @@ class DiagonalEstimate(TaskAxis):
         counts = {name: meta[name] for name in ("num_samples", "num_matvecs")}
         plan = meta.get("product_plan", "")
         return cls(trees[0], trees[1], trace, method=meta["method"], product_plan=plan, **counts)
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """Draw the entries leaf by leaf: their mean as a point, nine tenths of them as a bar.
+
+        Args:
+            ax: axes to draw into; new ones by default.
+
+        Returns:
+            The axes. A loss with tasks has one colour for each.
+
+        Raises:
+            ImportError: without matplotlib.
+        """
+        return draw_leaves(layers(self.value, self.num_tasks), ax)
+
+    def _facts(self) -> Facts:
+        trace = self.trace
+        pairs = zip(np.ravel(trace.value), np.ravel(trace.standard_error), strict=True)
+        total = listed((with_error(*pair) for pair in pairs), bool(self._lead()))
+        how = "" if self.num_samples == 0 else f"{self.num_samples} samples, "
+        leaves = jax.tree.leaves(self.value)
+        size = sum(int(np.prod(np.shape(leaf)[len(self._lead()) :])) for leaf in leaves)
+        rows = [
+            ("entries", f"{size:,} in {len(leaves)} leaves, each with a standard error"),
+            ("their sum", f"tr H = {total}"),
+            ("method", f"{self.method}: {how}{self.num_matvecs:,} products"),
+        ]
+        many = "" if self.num_tasks is None else f" of {self.num_tasks} tasks"
+        return Facts(f"DiagonalEstimate{many}", rows)
 
     def _lead(self) -> tuple[int, ...]:
         return self.trace._lead()

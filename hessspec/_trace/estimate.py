@@ -9,16 +9,28 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.intervals import check_level, mean_interval
+from hessspec._base.printing import (
+    Facts,
+    Printed,
+    interval,
+    listed,
+    one_number,
+    shortened,
+    task_rows,
+    with_error,
+)
 from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
+from hessspec._pictures.frame import small_figure
+from hessspec._pictures.intervals import Estimates, draw_estimates
 
 MIN_RELIABLE_SAMPLES = 8
 _KIND = "TraceEstimate"
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TraceEstimate(TaskAxis):
+@dataclass(frozen=True, repr=False)
+class TraceEstimate(Printed, TaskAxis):
     """An estimate of tr H, or of tr H_t for T tasks: `exact` plus the mean of `samples`.
 
     All arrays are float64 on the host, with a leading task axis if the loss has one, and carry
@@ -198,6 +210,60 @@ class TraceEstimate(TaskAxis):
         ratio = np.max(np.where(width > 0, width / np.where(target > 0, target, 1.0), 0.0))
         more = int(np.ceil(self.num_samples * (ratio**2 - 1.0)))
         return float(more * self.matvecs_per_sample)
+
+    def plot(self, *, ax: Any = None, level: float = 0.95, label: str | None = None) -> Any:
+        """Draw the trace of each task with its interval; returns the axes. Needs matplotlib.
+
+        Args:
+            ax: axes to draw into; new ones by default.
+            level: with which each interval holds.
+            label: legend entry.
+
+        Raises:
+            ImportError: without matplotlib.
+            ValueError: unless 0 < level < 1.
+        """
+        low, high = self.confidence_interval(level)
+        names = [""] if self.num_tasks is None else [str(t) for t in range(self.num_tasks)]
+        drawn = Estimates(names, self.value, low, high, label)
+        return draw_estimates(drawn, ax, f"tr H with its {level:.0%} interval")
+
+    def __float__(self) -> float:
+        return one_number(self, self.value)
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        pairs = zip(np.ravel(self.value), np.ravel(self.standard_error), strict=True)
+        return listed((with_error(*pair, spec) for pair in pairs), bool(self._lead()))
+
+    def _facts(self) -> Facts:
+        value, error = np.ravel(self.value), np.ravel(self.standard_error)
+        low, high = map(np.ravel, self.confidence_interval())
+        found = [with_error(*pair) for pair in zip(value, error, strict=True)]
+        ends = [interval(*pair) for pair in zip(low, high, strict=True)]
+        how = f"{self.method}: {self.num_samples} samples, {self.num_matvecs:,} products"
+        told = self._reliability() + {None: "", True: "; tolerance met"}.get(
+            self.converged, "; tolerance NOT met"
+        )
+        size = [("P", f"{self.dim:,}")] if self.dim else []
+        rest = [("method", how), *size]
+        if self._lead():
+            pairs = zip(found, ends, strict=True)
+            rows = task_rows("task", [f"tr H = {a}, 95 % {b}" for a, b in pairs])
+            title = f"{type(self).__name__} of {len(rows)} tasks"
+            return Facts(title, [*shortened(rows, 9), ("intervals", told), *rest])
+        rows = [("95 % interval", f"{ends[0]}, {told}"), *rest]
+        return Facts(f"{type(self).__name__}: tr H = {found[0]}", rows)
+
+    def _reliability(self) -> str:
+        if self.num_samples == 0:
+            return "nothing was sampled: rounding alone"
+        few = f"NOT reliable: fewer than {MIN_RELIABLE_SAMPLES} samples"
+        return "reliable" if self.reliable else few
+
+    def _draw_small(self) -> Any:
+        return small_figure(lambda ax: self.plot(ax=ax))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""

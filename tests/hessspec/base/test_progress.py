@@ -1,5 +1,8 @@
 """Bars are shown where a person is looking, count what they are told and are closed by errors."""
 
+import sys
+from types import MappingProxyType, SimpleNamespace
+
 import pytest
 
 from hessspec._base.progress import progress_bar
@@ -28,3 +31,23 @@ def test_an_error_closes_the_bar_and_passes():
     with pytest.raises(KeyError), progress_bar(40, "trace", enabled=True) as bar:
         raise KeyError
     assert bar.disable  # what tqdm makes of a bar that is closed
+
+
+class Shell:
+    config = MappingProxyType({"IPKernelApp": {}})
+
+
+def test_a_notebook_counts_as_someone_looking(capsys, monkeypatch):
+    notebook = SimpleNamespace(get_ipython=lambda: Shell())
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    with progress_bar(40, "trace") as bar:
+        bar.update(3)
+    assert "/40" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", [None, SimpleNamespace(config={})])
+def test_ipython_without_a_notebook_does_not(capsys, monkeypatch, shell):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    with progress_bar(40, "trace") as bar:
+        bar.update(3)
+    assert capsys.readouterr() == ("", "")
