@@ -17,6 +17,7 @@ import tyro
 
 from hessspec_mtl.datasets.encoded import write_encoded
 from hessspec_mtl.study.loading import encoded_name, named
+from hessspec_mtl.study.options import with_values
 from hessspec_mtl.study.presets import DatasetName
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (0: done, 1: stopped with a message)."""
     options = tyro.cli(
         Encode,
-        args=list(sys.argv[1:] if argv is None else argv),
+        args=with_values(sys.argv[1:] if argv is None else argv),
         prog="python -m hessspec_mtl.encode",
         description=(Encode.__doc__ or "").split("Attributes:")[0],
     )

@@ -44,12 +44,13 @@ EPOCHS = (0, 1, 4)
 
 # Where to die: at the n-th update of the m-th bar of that name, or just before the n-th renaming of
 # a finished temporary file to that name.
-IN_EPOCH_2 = {"bar": "training", "opened": 1, "update": 2}
-WRITING_CHECKPOINT_3 = {"rename": "epoch_000003", "time": 1}
-WRITING_THE_HISTORY = {"rename": "history.csv", "time": 2}
+# In the order of the work: each of the analysed epochs is measured when it is trained.
 IN_THE_TRACE_OF_EPOCH_1 = {"bar": "trace", "opened": 2, "update": 1}
 IN_THE_DENSITY_OF_EPOCH_1 = {"bar": "density", "opened": 1, "update": 1}
 WRITING_THE_DENSITY_OF_EPOCH_1 = {"rename": "density.npz", "time": 1}
+IN_EPOCH_2 = {"bar": "training", "opened": 2, "update": 1}
+WRITING_CHECKPOINT_3 = {"rename": "epoch_000003", "time": 1}
+WRITING_THE_HISTORY = {"rename": "history.csv", "time": 2}
 NOWHERE: dict[str, Any] = {}
 
 
@@ -71,12 +72,12 @@ def runs(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
     """Six deaths of one run, its completion, and (`uninterrupted`) a run that never died."""
     folder = tmp_path_factory.mktemp("killed")
     plan = [
-        IN_EPOCH_2,
-        WRITING_CHECKPOINT_3,
-        WRITING_THE_HISTORY,
         IN_THE_TRACE_OF_EPOCH_1,
         IN_THE_DENSITY_OF_EPOCH_1,
         WRITING_THE_DENSITY_OF_EPOCH_1,
+        IN_EPOCH_2,
+        WRITING_CHECKPOINT_3,
+        WRITING_THE_HISTORY,
         NOWHERE,
         {"out": "uninterrupted"},
     ]
@@ -96,15 +97,15 @@ def test_every_death_is_a_kill_and_the_last_run_ends(runs):
 def test_only_the_unit_that_was_interrupted_is_done_again(runs):
     """Steps of training that were asked for, and the traces and densities that were begun."""
     did = [run["bars"] for run in runs[1]]
-    assert [bars.pop("training") for bars in did] == [4, 3, 2, 1, 0, 0, 0, 4]
+    assert [bars.pop("training") for bars in did] == [1, 0, 0, 3, 3, 2, 1, 4]
     assert did == [
-        {},
-        {},
-        {},
         {"trace": 2, "density": 1},
         {"trace": 1, "density": 1},
         {"density": 1},
-        {"trace": 1, "density": 2},
+        {"density": 1},
+        {},
+        {},
+        {"trace": 1, "density": 1},
         {"trace": 3, "density": 3},
     ]
 
@@ -126,10 +127,10 @@ def test_what_was_half_written_lies_apart_and_is_swept_away(runs):
         for run in runs[1]
     ]
     hidden = [[name for name in names if name != ".lock"] for names in hidden]
-    assert [len(names) for names in hidden] == [0, 1, 1, 0, 0, 1, 0, 0]
-    assert hidden[1][0].startswith(".writing_000003")
-    assert hidden[2][0].startswith(".history.csv.")
-    assert hidden[5][0].startswith(".density.npz.")
+    assert [len(names) for names in hidden] == [0, 0, 1, 0, 1, 1, 0, 0]
+    assert hidden[2][0].startswith(".density.npz.")
+    assert hidden[4][0].startswith(".writing_000003")
+    assert hidden[5][0].startswith(".history.csv.")
 
 
 def test_the_numbers_are_those_of_a_run_that_was_never_interrupted(runs):
@@ -238,7 +239,7 @@ def run_in_a_fork(folder: Path, where: Mapping[str, Any]) -> dict[str, Any]:
     for line in log.read_text().splitlines():
         name, total = line.split("\t")
         if name == "training":
-            bars[name] = int(total)
+            bars[name] = bars.get(name, 0) + int(total)
         elif name in ("trace", "density"):
             bars[name] = bars.get(name, 0) + 1
     files = {
@@ -251,6 +252,7 @@ def run_in_a_fork(folder: Path, where: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(folder: Path, plan: list[dict[str, Any]]) -> None:
     import hessspec_mtl.curvature.appendix_e
+    import hessspec_mtl.datasets.computed
     import hessspec_mtl.report
 
     class Report:
@@ -261,7 +263,7 @@ def main(folder: Path, plan: list[dict[str, Any]]) -> None:
     hessspec_mtl.curvature.appendix_e.appendix_e = lambda: None
     # Read once, by the process that is forked.
     molecules = load_molecules(progress=False)
-    reproduce.load_molecules = lambda **_: molecules
+    hessspec_mtl.datasets.computed.load_molecules = lambda **_: molecules
     presets.PRESETS["quick"] = Preset("toy", {"molecules": TOY})
     outcomes = [run_in_a_fork(folder, where) for where in plan]
     (folder / "runs.json").write_text(json.dumps(outcomes))
