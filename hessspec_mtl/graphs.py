@@ -13,7 +13,7 @@ place and a weight of 0 beside it, since not even a product with 0 takes NaN out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -88,6 +88,21 @@ class Padding:
         return n_node < self.n_node and n_edge <= self.n_edge and n_graph < self.n_graph
 
 
+class Incidence(eqx.Module):
+    """Which edges leave and enter each node, and which nodes each graph has, as padded lists.
+
+    Row v of `leaving` holds the edges j with senders[j] = v, in order, and then the number of edges
+    of the batch, which names none; `entering` and `nodes` likewise. Nothing of padding is in a
+    list. They say no more than senders, receivers and n_node do, in the form in which a GPU can
+    form sums (`hessspec_mtl.network.ways`).
+    """
+
+    leaving: Int[Any, "nodes most_leaving"]
+    entering: Int[Any, "nodes most_entering"]
+    nodes: Int[Any, "graphs most_nodes"]
+    graph_of_node: Int[Any, " nodes"]
+
+
 class GraphBatch(eqx.Module):
     """Padded graphs with their targets: a pytree of arrays, one unit of work.
 
@@ -98,12 +113,15 @@ class GraphBatch(eqx.Module):
     the whole set having it, and 0 where it is not. So (1/N) Σ over the set is the mean over the
     graphs that have the target, whatever batch they are in. None stands for weights of 1, those of
     a set that lacks nothing.
+
+    `incidence` are lists for the sums over edges and nodes; None sums them by segments.
     """
 
     graph: jraph.GraphsTuple
     targets: Float[Any, "graphs tasks"]
     mask: Float[Any, " graphs"]
     weights: Float[Any, "graphs tasks"] | None = None
+    incidence: Incidence | None = None
 
     @property
     def num_graphs(self) -> int:
@@ -195,6 +213,65 @@ def batch_graphs(
         if weights is None
         else np.pad(present * weights[None, :], [(0, padding.n_graph - real[2]), (0, 0)]),
     )
+
+
+def with_incidence(batches: Sequence[GraphBatch]) -> list[GraphBatch]:
+    """The same batches (of NumPy arrays) with their `Incidence`; all lists of a kind as long.
+
+    Batches of one shape still have one shape.
+    """
+    found = [_lists(batch) for batch in batches]
+    depths = [max(each.shape[1] for each in kind) for kind in zip(*found, strict=True)]
+
+    def incidence(batch: GraphBatch, lists: Sequence[np.ndarray]) -> Incidence:
+        padding = batch.padding
+        nones = (padding.n_edge, padding.n_edge, padding.n_node)
+        deep = [
+            np.pad(each, [(0, 0), (0, depth - each.shape[1])], constant_values=none)
+            for each, depth, none in zip(lists, depths, nones, strict=True)
+        ]
+        return Incidence(*deep, graph_of_node=_graph_of_node(batch))
+
+    return [
+        replace(batch, incidence=incidence(batch, lists))
+        for batch, lists in zip(batches, found, strict=True)
+    ]
+
+
+def _graph_of_node(batch: GraphBatch) -> Int[np.ndarray, " nodes"]:
+    n_node: Any = batch.graph.n_node
+    return np.repeat(np.arange(len(n_node), dtype=np.int32), n_node)
+
+
+def _lists(batch: GraphBatch) -> tuple[Int[np.ndarray, "count depth"], ...]:
+    """Edges that leave and enter each node, and nodes of each graph, those of padding left out."""
+    arrays: Any = batch.graph
+    num_nodes, num_edges = (
+        int(n[: batch.num_graphs].sum()) for n in (arrays.n_node, arrays.n_edge)
+    )
+
+    def real(ends: np.ndarray, count: int) -> np.ndarray:
+        return np.where(np.arange(len(ends)) < count, ends, -1)
+
+    return (
+        listed(real(arrays.senders, num_edges), len(arrays.nodes)),
+        listed(real(arrays.receivers, num_edges), len(arrays.nodes)),
+        listed(real(_graph_of_node(batch), num_nodes), len(arrays.n_node)),
+    )
+
+
+def listed(ends: Int[np.ndarray, " m"], count: int) -> Int[np.ndarray, "count depth"]:
+    """Row i holds the j with ends[j] = i, in order, then m. The longest decides the depth.
+
+    Ends below 0 are in no row.
+    """
+    order = np.argsort(ends, kind="stable")
+    order = order[ends[order] >= 0]
+    lengths = np.bincount(ends[order], minlength=count)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    lists = np.full((count, lengths.max(initial=1)), len(ends), np.int32)
+    lists[ends[order], place] = order
+    return lists
 
 
 def target_weights(

@@ -37,8 +37,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec_mtl.graphs import GraphBatch, MultiGraph, batch_graphs
+from hessspec_mtl.graphs import GraphBatch, Incidence, MultiGraph, batch_graphs
 from hessspec_mtl.network.derivatives import matmul, tanh
+from hessspec_mtl.network.ways import Ways, by_lists, by_segments
 
 Params = dict[str, Any]
 """`{"shared": ..., "heads": {task: ...}}`: what all tasks use, and what each uses alone."""
@@ -138,42 +139,24 @@ class MessagePassing(nn.Module):
     kernel_init: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    def __call__(self, graph: jraph.GraphsTuple, ways: Ways) -> jraph.GraphsTuple:
         arrays: Any = graph  # jraph's fields may be trees; ours are single arrays
         x, e, u = arrays.nodes, arrays.edges, arrays.globals
-        senders, receivers = arrays.senders, arrays.receivers
-        num_nodes, num_edges, num_graphs = len(x), len(e), len(u)
-        graphs = jnp.arange(num_graphs)
-        graph_of_node = jnp.repeat(graphs, graph.n_node, total_repeat_length=num_nodes)
-        graph_of_edge = jnp.repeat(graphs, graph.n_edge, total_repeat_length=num_edges)
         update = partial(Update, self.width, self.kernel_init)
         # The variance as a mean of squared deviations: the difference of two means that flax takes
         # by default cancels, and its second derivative more so.
         norm = partial(nn.LayerNorm, use_fast_variance=False)
 
-        of_sender: Part = (x, lambda rows: rows[senders])
-        of_receiver: Part = (x, lambda rows: rows[receivers])
-        of_graph: Part = (u, lambda rows: rows[graph_of_edge])
-        e = update(name="edge_update")([(e, copied), of_sender, of_receiver, of_graph]) + e
+        parts: list[Part] = [(e, copied), (x, ways.at_sender), (x, ways.at_receiver)]
+        e = update(name="edge_update")([*parts, (u, ways.graph_of_edge)]) + e
         e = norm(name="edge_norm")(e)
 
-        leaving = jraph.segment_sum(e, senders, num_nodes)
-        entering = jraph.segment_sum(e, receivers, num_nodes)
-        of_graph = (u, lambda rows: rows[graph_of_node])
-        x = (
-            update(name="node_update")(
-                [(leaving, copied), (entering, copied), (x, copied), of_graph]
-            )
-            + x
-        )
+        parts = [(ways.leaving(e), copied), (ways.entering(e), copied), (x, copied)]
+        x = update(name="node_update")([*parts, (u, ways.graph_of_node)]) + x
         x = norm(name="node_norm")(x)
 
-        all_edges = jraph.segment_sum(e, graph_of_edge, num_graphs, indices_are_sorted=True)
-        all_nodes = jraph.segment_sum(x, graph_of_node, num_graphs, indices_are_sorted=True)
-        u = (
-            update(name="global_update")([(all_edges, copied), (all_nodes, copied), (u, copied)])
-            + u
-        )
+        parts = [(ways.over_edges(e), copied), (ways.over_nodes(x), copied), (u, copied)]
+        u = update(name="global_update")(parts) + u
         u = norm(name="global_norm")(u)
         return graph._replace(nodes=x, edges=e, globals=u)
 
@@ -186,14 +169,18 @@ class GraphNetwork(nn.Module):
     kernel_init: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, graph: jraph.GraphsTuple) -> Float[Array, "graphs width"]:
+    def __call__(
+        self, graph: jraph.GraphsTuple, incidence: Incidence | None = None
+    ) -> Float[Array, "graphs width"]:
         embed = partial(nn.Dense, self.width, use_bias=False, kernel_init=self.kernel_init)
         nodes = embed(name="embed_nodes")(graph.nodes)
         edges = embed(name="embed_edges")(graph.edges)
         ones = jnp.ones((len(graph.n_node), self.width), nodes.dtype)
         graph = graph._replace(nodes=nodes, edges=edges, globals=ones)
+        ways = by_segments(graph) if incidence is None else by_lists(graph, incidence)
         for step in range(self.num_steps):
-            graph = MessagePassing(self.width, self.kernel_init, name=f"step_{step + 1}")(graph)
+            passing = MessagePassing(self.width, self.kernel_init, name=f"step_{step + 1}")
+            graph = passing(graph, ways)
         return jnp.asarray(graph.globals)
 
 
@@ -270,7 +257,8 @@ def predict(
     network, head = _modules(config)
     dtype = params["shared"]["embed_nodes"]["kernel"].dtype
     nodes, edges = jnp.asarray(batch.graph.nodes, dtype), jnp.asarray(batch.graph.edges, dtype)
-    u = network.apply({"params": params["shared"]}, batch.graph._replace(nodes=nodes, edges=edges))
+    graph = batch.graph._replace(nodes=nodes, edges=edges)
+    u = network.apply({"params": params["shared"]}, graph, batch.incidence)
     columns: list[Any] = [head.apply({"params": params["heads"][task]}, u) for task in config.tasks]
     return jnp.stack(columns, axis=1)
 

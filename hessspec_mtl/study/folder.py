@@ -26,7 +26,7 @@ def claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
     # These add results, or say which states are kept, and change none.
     for free in ("seeds", "single_task", "keep_states"):
         settings.pop(free)
-    for free in ("seed", "keep_epochs"):
+    for free in ("seed", "keep_epochs", "checkpoint_seconds"):
         settings["train"].pop(free)
     for free in ("num_epochs", "batch_size", "hutchinson_samples"):
         settings["curvature"].pop(free)

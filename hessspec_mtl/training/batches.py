@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from hessspec_mtl.graphs import GraphBatch, MultiGraph, Padding, batch_graphs, padding_for
 
@@ -17,6 +19,33 @@ def epoch_batches(
     """Which examples make each batch of `epoch`: a random partition, from key and epoch alone."""
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), num_examples))
     return np.array_split(order, range(batch_size, num_examples, batch_size))
+
+
+def epoch_members(
+    key: PRNGKeyArray, epoch: Int[Array, ""], num_examples: int, batch_size: int
+) -> Int[Array, "batches batch"]:
+    """`epoch_batches` as one array, on the device; the last batch is filled up by `num_examples`,
+    which is the number of no example."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+    spare = -num_examples % batch_size
+    filled = jnp.pad(order, (0, spare), constant_values=num_examples)
+    return filled.reshape(-1, batch_size)
+
+
+@partial(jax.jit, static_argnames="batch_size")
+def largest_batches(
+    key: PRNGKeyArray,
+    epochs: Int[Array, " epochs"],
+    sizes: Int[Array, "examples 2"],
+    batch_size: int,
+) -> Int[Array, "epochs 2"]:
+    """The most nodes and the most edges that a batch of each epoch has: columns of `sizes`."""
+
+    def largest(epoch: Int[Array, ""]) -> Int[Array, " 2"]:
+        members = epoch_members(key, epoch, len(sizes), batch_size)
+        return sizes.at[members].get(mode="fill", fill_value=0).sum(axis=1).max(axis=0)
+
+    return jax.lax.map(largest, epochs)
 
 
 def padding_ladder(graphs: Sequence[MultiGraph], batch_size: int) -> tuple[Padding, ...]:

@@ -13,6 +13,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
 }
 
+MATMUL_PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}
+"""Names for users, and JAX's names of the same."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -35,6 +38,13 @@ class TrainConfig:
         keep_epochs: epochs whose checkpoints stay, beside 0, the last and the two newest; 0 is the
             state before training. One that is missing or damaged is made again, by training from
             the nearest earlier one.
+        checkpoint_seconds: the state after an epoch is saved when so much time has passed since
+            one was; 0 saves each. Those of `keep_epochs` and the last are saved in any case. What
+            was not saved is trained again after a kill, and no number changes. None stands for 0
+            on a CPU and 20 elsewhere, where an epoch may take less time than the writing of it.
+        matmul_precision: of training, one of `MATMUL_PRECISIONS`. "tf32" rounds what goes into a
+            product of matrices to 10 bits, on GPUs that gain by it; a CPU takes it for "highest".
+            It says nothing of curvature, which is in full precision always.
     """
 
     num_epochs: int = 512
@@ -47,6 +57,8 @@ class TrainConfig:
     seed: int = 0
     evaluate_every: int = 1
     keep_epochs: tuple[int, ...] = ()
+    checkpoint_seconds: float | None = None
+    matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_size", "evaluate_every"):
@@ -60,6 +72,15 @@ class TrainConfig:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(
                 f"`optimizer` must be one of {sorted(OPTIMIZERS)}, got {self.optimizer!r}."
+            )
+        if self.matmul_precision not in MATMUL_PRECISIONS:
+            raise ValueError(
+                f"`matmul_precision` must be one of {sorted(MATMUL_PRECISIONS)}, "
+                f"got {self.matmul_precision!r}."
+            )
+        if self.checkpoint_seconds is not None and not self.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"`checkpoint_seconds` must be at least 0, got {self.checkpoint_seconds}."
             )
         if not all(0 <= epoch <= self.num_epochs for epoch in self.keep_epochs):
             raise ValueError(

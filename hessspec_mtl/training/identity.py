@@ -27,7 +27,7 @@ def describe(
 ) -> dict[str, Any]:
     """What a folder was trained with, as JSON; the fields that may change later are not in it."""
     training = {**asdict(config), "decay_start": config.last_constant_epoch}
-    for free in ("num_epochs", "keep_epochs"):
+    for free in ("num_epochs", "keep_epochs", "checkpoint_seconds"):
         training.pop(free)
     data = {name: _fingerprint(*split) for name, split in splits.items()}
     parts = zip(_PARTS, (training, asdict(network), data), strict=True)

@@ -22,7 +22,8 @@ from hessspec_mtl.datasets.base import EncodedDataset
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.graphs import GraphBatch, balanced_batches, balanced_groups, with_any_target
 from hessspec_mtl.network.model import NetworkConfig, Params, predict
-from hessspec_mtl.training.train import EVALUATION_BATCH, load_params
+from hessspec_mtl.training.epochs import EVALUATION_BATCH
+from hessspec_mtl.training.train import load_params
 
 
 def predictions_file(training: str | os.PathLike[str], epoch: int) -> Path:

@@ -11,33 +11,24 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from hessspec._base.progress import ProgressBar, progress_bar
-from hessspec_mtl.graphs import (
-    GraphBatch,
-    MultiGraph,
-    balanced_batches,
-    target_weights,
-    with_any_target,
-)
-from hessspec_mtl.network.model import NetworkConfig, Params, init_params, predict
-from hessspec_mtl.network.tasks import standardised_errors, weighted_sums
-from hessspec_mtl.training.batches import epoch_batches, padded_batch, padding_ladder
+from hessspec_mtl.graphs import MultiGraph, with_any_target
+from hessspec_mtl.network.model import NetworkConfig, Params, init_params
 from hessspec_mtl.training.checkpoints import Checkpoints
-from hessspec_mtl.training.config import OPTIMIZERS, TrainConfig
+from hessspec_mtl.training.config import MATMUL_PRECISIONS, TrainConfig
+from hessspec_mtl.training.epochs import Epochs, HostEpochs, ResidentEpochs
 from hessspec_mtl.training.identity import claim, describe
+from hessspec_mtl.training.programs import Optimization, finite_leaves, programs
 from hessspec_mtl.training.state import (
     SPLITS,
     TrainingState,
@@ -46,8 +37,6 @@ from hessspec_mtl.training.state import (
     unpacked,
     write_curves,
 )
-
-EVALUATION_BATCH = 64
 
 
 class Named(Protocol):
@@ -154,18 +143,21 @@ class Training:
         self._config, self._network, self._folder = config, network, Path(directory)
         self._kept = {*config.keep_epochs, *((0,) if keep_first else ())}
         train, test = (_columns(encoded, split, network.tasks) for split in SPLITS)
-        claim(self._folder, config, describe(config, network, {"train": train, "test": test}))
+        splits = {"train": train, "test": test}
+        claim(self._folder, config, describe(config, network, splits))
         self._checkpoints = Checkpoints(self._folder / "checkpoints")
         self._checkpoints.sweep()
 
-        self._train, self._test = train, test
-        self._weights = target_weights(train[1])
-        self._steps = -(-len(train[0]) // config.batch_size)
-        optimization = _Optimization.of(config, self._steps)
-        self._optimizer, self._step, self._evaluate = _programs(network, optimization)
-        self._test_batches = balanced_batches(*test, EVALUATION_BATCH)
-        self._paddings = padding_ladder(train[0], config.batch_size)
-        self._weights_key, self._order_key = jax.random.split(jax.random.key(config.seed))
+        optimization = Optimization.of(config, len(train[0]))
+        self._steps = optimization.steps_per_epoch
+        self._weights_key, order_key = jax.random.split(jax.random.key(config.seed))
+        compiled = programs(network, optimization)
+        self._optimizer = compiled.optimizer
+        kind = HostEpochs if jax.default_backend() == "cpu" else ResidentEpochs
+        self._epochs: Epochs = kind(compiled, splits, config.batch_size, order_key)
+        on_cpu, seconds = jax.default_backend() == "cpu", config.checkpoint_seconds
+        self._interval = (0.0 if on_cpu else 20.0) if seconds is None else seconds
+        self._precision = MATMUL_PRECISIONS[config.matmul_precision]
         self._sound = self._checkpoints.sound_epochs()
         self._last: tuple[int, TrainingState] | None = None
         if self._sound:
@@ -192,7 +184,7 @@ class Training:
             wanted.add(goal)
         legs = _legs(self._sound, wanted, newest)
         num_steps = self._steps * sum(last - max(first, 0) for first, last in legs)
-        start = time.perf_counter()
+        saved = start = time.perf_counter()
         with progress_bar(num_steps, "training", enabled=progress, unit="step") as bar:
             for first, last in legs:
                 state = self._before_training() if first < 0 else self._after(first)
@@ -203,43 +195,36 @@ class Training:
                     end = time.perf_counter()
                     state = replace(state, seconds=np.append(state.seconds, end - start))
                     start = end
-                    self._checkpoints.save(now, state.packed())
-                    self._checkpoints.prune({now - 1, now, *kept, num_epochs})
-                    if now >= newest:
-                        write_curves(self._folder, state, self._network.tasks)
-                    self._sound = [*self._sound, now]
                     self._last = now, state
+                    if now in wanted or end - saved >= self._interval:
+                        self._save(now, state, {now - 1, now, *kept, num_epochs}, newest)
+                        saved = end
         self._checkpoints.prune({*kept, num_epochs})
         there = self._checkpoints.epochs()
         self._sound = [epoch for epoch in self._sound if epoch in there]
         return load_history(self._folder)
 
+    def _save(self, epoch: int, state: TrainingState, keep: Collection[int], newest: int) -> None:
+        self._checkpoints.save(epoch, state.packed())
+        self._checkpoints.prune(keep)
+        if epoch >= newest:
+            write_curves(self._folder, state, self._network.tasks)
+        self._sound = [*self._sound, epoch]
+
     def _before_training(self) -> TrainingState:
         params = init_params(self._weights_key, self._network)
-        graphs, targets = self._train
-        batches = balanced_batches(graphs, targets, EVALUATION_BATCH)
-        errors = _means([self._evaluate(params, batch) for batch in batches], len(graphs))
-        history = extended(None, errors, self._test_errors(params), self._network.tasks)
+        with jax.default_matmul_precision(self._precision):
+            train, test = (self._epochs.errors(params, split) for split in SPLITS)
+        history = extended(None, train, test, self._network.tasks)
         return TrainingState(params, self._optimizer.init(params), history, np.zeros(0))
-
-    def _test_errors(self, params: Params) -> Float[np.ndarray, "metrics tasks"]:
-        sums = [self._evaluate(params, batch) for batch in self._test_batches]
-        return _means(sums, len(self._test[0]))
 
     def _epoch(self, epoch: int, state: TrainingState, bar: ProgressBar) -> TrainingState:
         """The state after `epoch` from that before it, whose arrays are used up."""
-        config, (graphs, targets) = self._config, self._train
-        params, opt_state, sums = state.params, state.opt_state, []
-        for members in epoch_batches(self._order_key, epoch, len(graphs), config.batch_size):
-            batch = padded_batch(
-                [graphs[i] for i in members], targets[members], self._paddings, self._weights
-            )
-            params, opt_state, batch_sums = self._step(params, opt_state, batch)
-            sums.append(batch_sums)
-            bar.update(1)
-        evaluated = epoch == config.num_epochs or epoch % config.evaluate_every == 0
-        errors = self._test_errors(params) if evaluated else None
-        history = extended(state.history, _means(sums, len(graphs)), errors, self._network.tasks)
+        evaluated = epoch == self._config.num_epochs or epoch % self._config.evaluate_every == 0
+        with jax.default_matmul_precision(self._precision):
+            params, opt_state, train = self._epochs.epoch(epoch, state.params, state.opt_state, bar)
+            test = self._epochs.errors(params, "test") if evaluated else None
+        history = extended(state.history, train, test, self._network.tasks)
         _require_finite(params, epoch)
         return TrainingState(params, opt_state, history, state.seconds)
 
@@ -288,76 +273,11 @@ def _legs(sound: Collection[int], wanted: Collection[int], newest: int) -> list[
     return legs
 
 
-@dataclass(frozen=True)
-class _Optimization:
-    """What a training step depends on; equal ones share a compiled program."""
-
-    optimizer: str
-    learning_rate: float
-    last_constant_epoch: int
-    decay_rate: float
-    warmup_steps: int
-    steps_per_epoch: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, steps_per_epoch: int) -> _Optimization:
-        return cls(
-            config.optimizer,
-            config.learning_rate,
-            config.last_constant_epoch,
-            config.decay_rate,
-            config.warmup_steps,
-            steps_per_epoch,
-        )
-
-    def schedule(self, count: Array) -> Array:
-        """The learning rate after `count` steps: `TrainConfig.learning_rate_at`, and warm-up."""
-        epoch = count // self.steps_per_epoch + 1
-        decays = jnp.maximum(0, epoch - self.last_constant_epoch).astype(jnp.float32)
-        rate = self.learning_rate * jnp.float32(self.decay_rate) ** decays
-        if self.warmup_steps == 0:
-            return rate
-        return rate * jnp.minimum(1.0, (count + 1) / self.warmup_steps).astype(jnp.float32)
-
-
-@cache
-def _programs(
-    network: NetworkConfig, optimization: _Optimization
-) -> tuple[optax.GradientTransformation, Callable[..., Any], Callable[..., Any]]:
-    """The optimizer, the compiled training step and the compiled evaluation of a batch.
-
-    Both programs give sums over the batch's graphs of squared and absolute errors by task, weighted
-    where targets are missing.
-    """
-    optimizer = OPTIMIZERS[optimization.optimizer](optimization.schedule)
-
-    def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
-        errors = standardised_errors(predict(params, batch, network), batch)
-        return jnp.stack([weighted_sums(e, batch) for e in (jnp.square(errors), jnp.abs(errors))])
-
-    def objective(params: Params, batch: GraphBatch) -> tuple[Float[Array, ""], Array]:
-        sums = error_sums(params, batch)
-        return sums[0].sum() / batch.mask.sum(), sums
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Params, opt_state: Any, batch: GraphBatch) -> tuple[Params, Any, Array]:
-        gradient, sums = jax.grad(objective, has_aux=True)(params, batch)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        updated: Any = optax.apply_updates(params, updates)
-        return updated, opt_state, sums
-
-    return optimizer, step, jax.jit(error_sums)
-
-
-def _means(sums: Sequence[Array], count: int) -> Float[np.ndarray, "metrics tasks"]:
-    """Sums over batches, added in float64, as means over the examples that have the target."""
-    return np.sum(np.asarray(jax.device_get(list(sums)), np.float64), axis=0) / count
-
-
 def _require_finite(params: Params, epoch: int) -> None:
     """The last step of an epoch shows in no error of that epoch's training split."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not np.isfinite(np.asarray(leaf)).all():
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for path, finite in zip(paths, jax.device_get(finite_leaves(params)), strict=True):
+        if not finite:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise FloatingPointError(
                 f"the parameters {name} are not finite after epoch {epoch}; that epoch is not "

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hessspec_mtl.training.config import TrainConfig
-from hessspec_mtl.training.train import _Optimization
+from hessspec_mtl.training.programs import Optimization
 
 
 def test_the_learning_rate_is_that_of_the_paper():
@@ -15,7 +15,9 @@ def test_the_learning_rate_is_that_of_the_paper():
 
 
 def test_the_learning_rate_warms_up_in_proportion():
-    schedule = _Optimization.of(TrainConfig(warmup_steps=10, num_epochs=8), 5).schedule
+    schedule = Optimization.of(
+        TrainConfig(warmup_steps=10, num_epochs=8, batch_size=4), 18
+    ).schedule
     rates = [float(schedule(jnp.int32(count))) for count in (0, 4, 9, 10, 19, 20)]
     np.testing.assert_allclose(rates, [1e-4, 5e-4, 1e-3, 1e-3, 1e-3, 0.997e-3], rtol=1e-5)
 
@@ -27,6 +29,8 @@ def test_the_learning_rate_warms_up_in_proportion():
         ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
         ({"warmup_steps": -1}, "`warmup_steps` must be at least 0"),
         ({"optimizer": "lamb"}, r"`optimizer` must be one of \['adam', 'adamw', 'sgd'\]"),
+        ({"matmul_precision": "half"}, r"`matmul_precision` must be one of .* got 'half'"),
+        ({"checkpoint_seconds": -1.0}, "`checkpoint_seconds` must be at least 0, got -1.0"),
         ({"keep_epochs": (600,)}, r"`keep_epochs` must lie in \[0, 512\]"),
     ],
 )

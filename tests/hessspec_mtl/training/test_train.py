@@ -139,6 +139,29 @@ def test_what_is_kept_beyond_the_epoch_asked_for_is_not_removed(tmp_path):
     assert saved_epochs(tmp_path) == [0, 1, 3, 4]
 
 
+def test_a_run_on_the_device_stops_and_goes_on_with_the_same_numbers(tmp_path, monkeypatch):
+    """What training does where there is no CPU: the same run to rounding, resumed bit for bit."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    history = train(CONFIG, NETWORK, DATA, tmp_path / "whole")
+    for until in (2, None):
+        train(CONFIG, NETWORK, DATA, tmp_path / "stopped", until=until)
+    assert_same_run(tmp_path / "stopped", (tmp_path / "whole", history))
+
+
+def test_states_are_saved_no_more_often_than_asked_for(tmp_path, uninterrupted):
+    """What must be kept is, and a run that goes on from what was saved ends the same."""
+    seldom = replace(CONFIG, checkpoint_seconds=1e6, keep_epochs=(2,))
+    folder = tmp_path / "killed"
+    shutil.copytree(uninterrupted[0], folder)  # the settings of this run, and no state
+    shutil.rmtree(folder / "checkpoints")
+    train(seldom, NETWORK, DATA, folder, until=3)
+    assert saved_epochs(folder) == [0, 2, 3]
+    shutil.rmtree(Checkpoints(folder / "checkpoints").path(3))
+    train(seldom, NETWORK, DATA, folder)
+    assert saved_epochs(folder) == [0, 2, 4]
+    assert_same_run(folder, uninterrupted)
+
+
 def truncate(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
@@ -216,6 +239,7 @@ def test_a_folder_of_another_run_is_refused_by_field(tmp_path):
     [
         (lambda c, n, d: (replace(c, learning_rate=1e-4), n, d), "config.learning_rate"),
         (lambda c, n, d: (replace(c, decay_start=1), n, d), "config.decay_start"),
+        (lambda c, n, d: (replace(c, matmul_precision="tf32"), n, d), "config.matmul_precision"),
         (lambda c, n, d: (c, replace(n, head_width=5), d), "network.head_width"),
         (
             lambda c, n, d: (c, n, SimpleNamespace(train=d.train, test=d.train, tasks=d.tasks)),

@@ -1,0 +1,135 @@
+"""The compiled programs of training: a step, an epoch, and errors without a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from hessspec_mtl.graphs import GraphBatch, Padding
+from hessspec_mtl.network.model import NetworkConfig, Params, predict
+from hessspec_mtl.network.tasks import standardised_errors, weighted_sums
+from hessspec_mtl.training.batches import epoch_members
+from hessspec_mtl.training.config import OPTIMIZERS, TrainConfig
+from hessspec_mtl.training.resident import ResidentGraphs
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """What a training step depends on; equal ones share their compiled programs."""
+
+    optimizer: str
+    learning_rate: float
+    last_constant_epoch: int
+    decay_rate: float
+    warmup_steps: int
+    batch_size: int
+    steps_per_epoch: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, num_examples: int) -> Optimization:
+        return cls(
+            config.optimizer,
+            config.learning_rate,
+            config.last_constant_epoch,
+            config.decay_rate,
+            config.warmup_steps,
+            config.batch_size,
+            -(-num_examples // config.batch_size),
+        )
+
+    def schedule(self, count: Array) -> Array:
+        """The learning rate after `count` steps: `TrainConfig.learning_rate_at`, and warm-up."""
+        epoch = count // self.steps_per_epoch + 1
+        decays = jnp.maximum(0, epoch - self.last_constant_epoch).astype(jnp.float32)
+        rate = self.learning_rate * jnp.float32(self.decay_rate) ** decays
+        if self.warmup_steps == 0:
+            return rate
+        return rate * jnp.minimum(1.0, (count + 1) / self.warmup_steps).astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What runs on the device. A state that goes in is used up.
+
+    Sums are over the graphs of a batch, of squared and absolute errors by task, weighted where
+    targets are missing.
+
+    Attributes:
+        optimizer: makes the state of the optimizer.
+        step: (params, opt_state, batch) -> (params, opt_state, sums).
+        sums: (params, batch) -> sums.
+        epoch: (params, opt_state, graphs, key, epoch, padding) -> (params, opt_state, sums of each
+            batch); all its steps are one program, in which the host has no part.
+        all_sums: (params, graphs, members of each batch, padding) -> sums of each batch.
+    """
+
+    optimizer: optax.GradientTransformation
+    step: Callable[..., Any]
+    sums: Callable[..., Any]
+    epoch: Callable[..., Any]
+    all_sums: Callable[..., Any]
+
+
+@cache
+def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
+    """The programs that train `network`; they compile when they are first called."""
+    optimizer = OPTIMIZERS[optimization.optimizer](optimization.schedule)
+
+    def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
+        errors = standardised_errors(predict(params, batch, network), batch)
+        return jnp.stack([weighted_sums(e, batch) for e in (jnp.square(errors), jnp.abs(errors))])
+
+    def objective(params: Params, batch: GraphBatch) -> tuple[Float[Array, ""], Array]:
+        sums = error_sums(params, batch)
+        return sums[0].sum() / batch.mask.sum(), sums
+
+    def step(params: Params, opt_state: Any, batch: GraphBatch) -> tuple[Params, Any, Array]:
+        gradient, sums = jax.grad(objective, has_aux=True)(params, batch)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        updated: Any = optax.apply_updates(params, updates)
+        return updated, opt_state, sums
+
+    @partial(jax.jit, donate_argnums=(0, 1), static_argnames="padding")
+    def epoch(
+        params: Params,
+        opt_state: Any,
+        graphs: ResidentGraphs,
+        key: PRNGKeyArray,
+        epoch: Int[Array, ""],
+        padding: Padding,
+    ) -> tuple[Params, Any, Float[Array, "batches metrics tasks"]]:
+        def advanced(
+            state: tuple[Params, Any], members: Int[Array, " batch"]
+        ) -> tuple[tuple[Params, Any], Array]:
+            params, opt_state, sums = step(*state, graphs.batch(members, padding))
+            return (params, opt_state), sums
+
+        members = epoch_members(key, epoch, len(graphs.targets), optimization.batch_size)
+        (params, opt_state), sums = jax.lax.scan(advanced, (params, opt_state), members)
+        return params, opt_state, sums
+
+    @partial(jax.jit, static_argnames="padding")
+    def all_sums(
+        params: Params,
+        graphs: ResidentGraphs,
+        members: Int[Array, "batches batch"],
+        padding: Padding,
+    ) -> Float[Array, "batches metrics tasks"]:
+        return jax.lax.map(lambda few: error_sums(params, graphs.batch(few, padding)), members)
+
+    return Programs(
+        optimizer, jax.jit(step, donate_argnums=(0, 1)), jax.jit(error_sums), epoch, all_sums
+    )
+
+
+@jax.jit
+def finite_leaves(params: Params) -> list[Bool[Array, ""]]:
+    """Which leaves hold nothing but finite numbers, in the order of `jax.tree.leaves`."""
+    return [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]

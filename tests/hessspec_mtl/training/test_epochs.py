@@ -1,0 +1,112 @@
+"""An epoch as one program trains as batches from the host do, to rounding."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessspec._base.progress import progress_bar
+from hessspec_mtl.graphs import MultiGraph, padding_for
+from hessspec_mtl.network.model import NetworkConfig, init_params
+from hessspec_mtl.training import epochs
+from hessspec_mtl.training.batches import epoch_batches, epoch_members, largest_batches
+from hessspec_mtl.training.config import TrainConfig
+from hessspec_mtl.training.epochs import HostEpochs, ResidentEpochs
+from hessspec_mtl.training.programs import Optimization, programs
+
+NETWORK = NetworkConfig(
+    node_features=2, edge_features=1, tasks=("size", "bonds"), num_steps=2, width=4, head_width=4
+)
+RANDOM = np.random.default_rng(0)
+KEY = jax.random.key(7)
+
+
+def graph() -> MultiGraph:
+    num_nodes = int(RANDOM.integers(2, 6))
+    num_edges = int(RANDOM.integers(0, 3)) * num_nodes
+    return MultiGraph(
+        nodes=RANDOM.normal(size=(num_nodes, 2)),
+        edges=RANDOM.normal(size=(num_edges, 1)),
+        senders=RANDOM.integers(0, num_nodes, num_edges),
+        receivers=RANDOM.integers(0, num_nodes, num_edges),
+    )
+
+
+def examples(count: int) -> tuple[list[MultiGraph], np.ndarray]:
+    graphs = [graph() for _ in range(count)]
+    targets = np.array([(g.num_nodes / 2, g.num_edges / 5) for g in graphs])
+    targets[RANDOM.random(targets.shape) < 0.2] = np.nan
+    targets[0] = 1.0
+    return graphs, targets
+
+
+# 20 examples in steps of 8: the last batch of an epoch has 4.
+SPLITS = {"train": examples(20), "test": examples(9)}
+CONFIG = TrainConfig(num_epochs=3, batch_size=8, learning_rate=1e-2, optimizer="adam")
+PROGRAMS = programs(NETWORK, Optimization.of(CONFIG, 20))
+
+
+def trained(way) -> SimpleNamespace:
+    """Parameters, optimizer state and errors after two epochs."""
+    params = init_params(jax.random.key(0), NETWORK)
+    opt_state, errors = PROGRAMS.optimizer.init(params), []
+    before = [way.errors(params, split) for split in ("train", "test")]
+    for epoch in (1, 2):
+        with progress_bar(3, "training", enabled=False) as bar:
+            params, opt_state, sums = way.epoch(epoch, params, opt_state, bar)
+        errors.append(sums)
+    after = way.errors(params, "test")
+    return SimpleNamespace(params=params, opt_state=opt_state, errors=[*before, *errors, after])
+
+
+@pytest.fixture(scope="module")
+def by_host() -> SimpleNamespace:
+    return trained(HostEpochs(PROGRAMS, SPLITS, 8, KEY))
+
+
+@pytest.mark.parametrize("incidence", [True, False], ids=["lists", "segments"])
+def test_both_ways_train_alike(by_host, incidence):
+    """Missing targets, graphs without edges and a last batch that is not full included.
+
+    Rounding of a gradient by 1e-7 of its scale moves Adam's step by as much of the learning rate,
+    1e-2, where the gradient is not itself rounding: six steps, so 1e-6 and a margin.
+    """
+    resident = trained(ResidentEpochs(PROGRAMS, SPLITS, 8, KEY, incidence=incidence))
+    np.testing.assert_allclose(resident.errors, by_host.errors, rtol=2e-5)
+    for ours, theirs in zip(
+        jax.tree.leaves(resident.params), jax.tree.leaves(by_host.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_an_epoch_has_the_members_of_the_host_in_their_order():
+    members = np.asarray(epoch_members(KEY, jnp.int32(5), 20, 8))
+    expected = epoch_batches(KEY, 5, 20, 8)
+    assert members[-1, 4:].tolist() == [20] * 4
+    for ours, theirs in zip(members, expected, strict=True):
+        np.testing.assert_array_equal(ours[: len(theirs)], theirs)
+
+
+def test_the_largest_batches_are_those_of_the_epochs():
+    graphs, _ = SPLITS["train"]
+    sizes = np.array([(g.num_nodes, g.num_edges) for g in graphs])
+    found = largest_batches(KEY, jnp.array([3, 4]), jnp.asarray(sizes), 8)
+    for epoch, most in zip((3, 4), found.tolist(), strict=True):
+        sums = [sizes[members].sum(axis=0) for members in epoch_batches(KEY, epoch, 20, 8)]
+        assert most == np.max(sums, axis=0).tolist()
+
+
+def test_an_epoch_beyond_the_horizon_that_is_too_large_has_the_largest_shape(monkeypatch):
+    """Its shape is a function of the data, the key and the epoch, not of the run's length."""
+    monkeypatch.setattr(epochs, "HORIZON", 1)
+    way = ResidentEpochs(PROGRAMS, SPLITS, 8, KEY)
+    shapes = {epoch: way.padding(epoch) for epoch in range(1, 30)}
+    largest = padding_for(SPLITS["train"][0], 8)
+    assert set(shapes.values()) == {shapes[1], largest}
+    for epoch, shape in shapes.items():
+        for members in epoch_batches(KEY, epoch, 20, 8):
+            graphs = [SPLITS["train"][0][i] for i in members]
+            nodes, edges = sum(g.num_nodes for g in graphs), sum(g.num_edges for g in graphs)
+            assert shape.holds(nodes, edges, len(graphs))
