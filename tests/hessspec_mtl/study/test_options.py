@@ -46,6 +46,8 @@ TYPED = {
     "train.optimizer": "sgd",
     "train.evaluate_every": "3",
     "train.keep_epochs": "2 4",
+    "train.checkpoint_seconds": "2.5",
+    "train.matmul_precision": "tf32",
     "curvature.num_epochs": "3",
     "curvature.num_graphs": "13",
     "curvature.batch_size": "5",
