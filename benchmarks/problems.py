@@ -57,9 +57,9 @@ class TanhNetwork:
         ]
         return params, (arrays["inputs"], arrays["targets"])
 
-    def operator(self) -> HessianOperator:
+    def operator(self, **choices: Any) -> HessianOperator:
         params, batch = self.params_and_batch()
-        return HessianOperator(mean_squared_error, params, data=batch)
+        return HessianOperator(mean_squared_error, params, data=batch, **choices)
 
     @property
     def gradient_flops(self) -> float:
@@ -115,9 +115,10 @@ class GraphProblem:
     source: str
     state: str
 
-    def operator(self) -> HessianOperator:
+    def operator(self, **choices: Any) -> HessianOperator:
         """The Hessians of all tasks with respect to the shared parameters."""
-        return HessianOperator(self.losses, self.params, data=self.batch, where=is_shared)
+        given = {"data": self.batch, "where": is_shared, **choices}
+        return HessianOperator(self.losses, self.params, **given)
 
 
 FORWARD_FLOPS = 75e6
@@ -130,7 +131,13 @@ def is_shared(path: str, leaf: Any) -> bool:
     return path.startswith("shared/")
 
 
-def graph_problem(num_graphs: int, *, steps: int = 0, tiny: bool = False) -> GraphProblem:
+def graph_problem(
+    num_graphs: int,
+    *,
+    steps: int = 0,
+    tiny: bool = False,
+    molecules: tuple[Any, str] | None = None,
+) -> GraphProblem:
     """The paper's network on `num_graphs` training molecules, after `steps` steps of AdamW.
 
     QM8 where HESSSPEC_DATA (or the cache) holds it, else the molecules that come with the package.
@@ -138,13 +145,14 @@ def graph_problem(num_graphs: int, *, steps: int = 0, tiny: bool = False) -> Gra
 
     Args:
         tiny: a small relative of the network, to try a benchmark out.
+        molecules: a split and encoded data set and its name, in place of those.
     """
     from hessspec_mtl.curvature.follow import hessian_indices
     from hessspec_mtl.graphs import balanced_batches
     from hessspec_mtl.network.model import NetworkConfig, init_params
     from hessspec_mtl.network.tasks import partial_losses
 
-    encoded, source = _molecules(tiny)
+    encoded, source = molecules or _molecules(tiny)
     tasks = tuple(task.name for task in encoded.tasks)
     sizes = {"num_steps": 2, "width": 8, "head_width": 8} if tiny else {}
     network = NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)

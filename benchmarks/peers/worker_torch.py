@@ -1,6 +1,6 @@
 """The worker of curvlinops and hessian-eigenthings.
 
-worker_torch problem.npz curvlinops|eigenthings
+worker_torch problem.npz curvlinops|eigenthings [cpu|cuda]
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ from benchmarks.peers.worker import Answer, Work, layers_of, save, serve, vector
 class Problem:
     """The network as a `nn.Sequential`, whose flat vectors hold each kernel as (out, in)."""
 
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+    def __init__(self, arrays: dict[str, np.ndarray], device: str) -> None:
         self.layers = layers_of(arrays)
         modules: list[nn.Module] = []
         for bias, kernel in self.layers:
@@ -26,8 +26,10 @@ class Problem:
                 linear.weight.copy_(torch.from_numpy(kernel.T.copy()))
                 linear.bias.copy_(torch.from_numpy(bias))
             modules += [linear, nn.Tanh()]
-        self.model = nn.Sequential(*modules[:-1])
-        self.batch = (torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"]))
+        self.device = device
+        self.model = nn.Sequential(*modules[:-1]).to(device)
+        data = (torch.from_numpy(arrays[name]) for name in ("inputs", "targets"))
+        self.batch = tuple(array.to(device) for array in data)
         self.dim = sum(p.numel() for p in self.model.parameters())
         self._blocks: dict[int, torch.Tensor] = {}
 
@@ -35,7 +37,7 @@ class Problem:
         """The common vectors as rows in the order of the model's parameters."""
         if count not in self._blocks:
             rows = [self._reordered(v) for v in vectors(self.dim, count)]
-            self._blocks[count] = torch.from_numpy(np.stack(rows))
+            self._blocks[count] = torch.from_numpy(np.stack(rows)).to(self.device)
         return self._blocks[count]
 
     def _reordered(self, v: np.ndarray) -> np.ndarray:
@@ -49,7 +51,7 @@ class Problem:
     def restored(self, rows: torch.Tensor) -> np.ndarray:
         """Rows back in the common order."""
         found = []
-        for v in rows.detach().numpy():
+        for v in rows.detach().cpu().numpy():
             parts, at = [], 0
             for bias, kernel in self.layers:
                 k = v[at : at + kernel.size].reshape(kernel.shape[::-1]).T.ravel()
@@ -58,11 +60,17 @@ class Problem:
             found.append(np.concatenate(parts))
         return np.stack(found)
 
+    def answer(self, rows: torch.Tensor, out: str | None) -> Answer:
+        """When the device has the products: they, kept where they are asked for."""
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return save(out, self.restored(rows)) if out else {}
 
-def curvlinops(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
+
+def curvlinops(arrays: dict[str, np.ndarray], device: str) -> dict[str, Work]:
     import curvlinops as library
 
-    problem = Problem(arrays)
+    problem = Problem(arrays, device)
     hessian = library.HessianLinearOperator(
         problem.model, nn.MSELoss(), list(problem.model.parameters()), [problem.batch]
     )
@@ -72,7 +80,7 @@ def curvlinops(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
         if count not in columns:
             columns[count] = problem.block(count).T.contiguous()
         found = hessian @ columns[count]
-        return save(out, problem.restored(found.T)) if out else {}
+        return problem.answer(found.T, out)
 
     def slq(probes: int, steps: int, seed: int, boundaries: list[float]) -> Answer:
         torch.manual_seed(seed)
@@ -90,17 +98,17 @@ def curvlinops(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
     return {"products": products, "slq": slq, "hutchinson": hutchinson}
 
 
-def eigenthings(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
+def eigenthings(arrays: dict[str, np.ndarray], device: str) -> dict[str, Work]:
     import hessian_eigenthings as library
 
-    problem = Problem(arrays)
+    problem = Problem(arrays, device)
     hessian = library.HessianOperator(
         problem.model, [problem.batch], library.supervised_loss(nn.MSELoss())
     )
 
     def products(count: int, out: str | None = None) -> Answer:
         found = [hessian.matvec(v) for v in problem.block(count)]
-        return save(out, problem.restored(torch.stack(found))) if out else {}
+        return problem.answer(torch.stack(found), out)
 
     def slq(probes: int, steps: int, seed: int, boundaries: list[float]) -> Answer:
         found = library.spectral_density(hessian, num_runs=probes, lanczos_steps=steps, seed=seed)
@@ -117,8 +125,9 @@ def eigenthings(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
 
 
 if __name__ == "__main__":
-    name = sys.argv[2]
+    name, device = sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     package = {"curvlinops": "curvlinops-for-pytorch", "eigenthings": "hessian-eigenthings"}[name]
     found = {p: importlib.metadata.version(p) for p in (package, "torch")}
-    serve({"curvlinops": curvlinops, "eigenthings": eigenthings}[name], found)
+    make = {"curvlinops": curvlinops, "eigenthings": eigenthings}[name]
+    serve(lambda arrays: make(arrays, device), found)
