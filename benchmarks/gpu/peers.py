@@ -36,7 +36,7 @@ def compared(peer: str, network: TanhNetwork) -> Figures:
     block = jnp.asarray(vectors(hessian.dim, BLOCK))
     ours = _ours(hessian, block)
     ends = hessspec.density(hessian, key=jax.random.key(0), num_steps=STEPS, progress=False)
-    low, high = float(ends.extremes.smallest), float(ends.extremes.largest)
+    low, high = float(ends.extremes().smallest), float(ends.extremes().largest)
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

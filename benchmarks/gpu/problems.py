@@ -148,10 +148,10 @@ def in_full() -> None:
 
 
 @contextmanager
-def in_tf32() -> Iterator[None]:
-    """TF32 within, on all threads."""
-    before = jax.config.read("jax_default_matmul_precision")
-    jax.config.update("jax_default_matmul_precision", "tensorfloat32")
+def in_precision(name: str | None) -> Iterator[None]:
+    """Matrix products in this precision within, on all threads; None: what JAX takes by itself."""
+    before = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_default_matmul_precision", name)
     try:
         yield
     finally:

@@ -31,7 +31,7 @@ from benchmarks.gpu.problems import (
     decoder,
     graphs,
     in_full,
-    in_tf32,
+    in_precision,
     peak,
     tanh,
     tanh_network,
@@ -112,7 +112,7 @@ def blocks_in_tf32(problem: Any, size: int) -> Figures:
     p: Problem = problem()
     block = signs(size, p.dim)
     full = p.operator(abreast=size, block_rows=size).rows(block)
-    with in_tf32():
+    with in_precision("tensorfloat32"):
         again: Problem = problem.__wrapped__()  # traced anew, in the precision in force
         run = partial(again.operator(abreast=size, block_rows=size).rows, block)
         rows = run()
@@ -174,7 +174,7 @@ def density(problem: Any, num_probes: int, num_steps: int) -> Figures:
         found = run(seed)
         times.append(time.perf_counter() - start)
     later = min(times[1:])
-    ends = found.extremes
+    ends = found.extremes()
     return {
         "P": p.dim,
         "probes": num_probes,
@@ -185,7 +185,7 @@ def density(problem: Any, num_probes: int, num_steps: int) -> Figures:
         "plan": found.product_plan,
         "largest": float(ends.largest),
         "smallest": float(ends.smallest),
-        "trace": float(found.trace.value),
+        "trace": float(found.trace().value),
         **memory(),
     }
 
