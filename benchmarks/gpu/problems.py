@@ -24,8 +24,9 @@ from hessspec import HessianOperator
 from hessspec._base.space import VectorSpace
 
 ROOT = Path(__file__).parents[2]
-# A kit holds its encoded data at its root; a checkout has the kit beside it.
-_ENCODED = ("data/qm8.npz", "gpu-kit/data/qm8.npz", "data/molecules.npz")
+# A kit holds its encoded data at its root; a checkout has the kit within.
+_FOLDERS = ("", "gpu-kit/")
+_ENCODED = tuple(f"{folder}data/{name}.npz" for name in ("qm8", "molecules") for folder in _FOLDERS)
 _MOLECULES = 2400  # encoded; the network and its Hessian take a random few of them
 _APPLICATION = 22.8 / 38.4  # matrix products of a linear application, of 8 forward passes
 
