@@ -21,6 +21,7 @@ from hessspec._trace.diagonal import diagonal
 from hessspec._krylov.eigenpairs import eigenpairs
 from hessspec._spectrum.compare import kolmogorov_smirnov, principal_angles, wasserstein1
 from hessspec._tracking.adam import adam_scale
+from hessspec._tracking.tracker import Tracker
 from hessspec._verify import verify
 
 # What comes out
@@ -32,12 +33,15 @@ from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.diagonal import DiagonalEstimate
 from hessspec._krylov.eigenpairs import EigenPairs
 from hessspec._spectrum.compare import SpectralDistance
+from hessspec._tracking.steps import TrackedStep
 from hessspec._verify import Verification
 
 # Kernels, on plain arrays
 from hessspec._base.probes import gaussian, rademacher
 from hessspec._krylov.lanczos import KrylovDecomposition, lanczos
 from hessspec._spectrum.quadrature import GaussRule, gauss_quadrature
+from hessspec._tracking.kernel import track
+from hessspec._tracking.state import TrackedPairs, TrackerState
 
 __version__ = "0.1.0"
 
@@ -58,6 +62,10 @@ __all__ = [
     "SpectralDistance",
     "SpectralTrace",
     "TraceEstimate",
+    "TrackedPairs",
+    "TrackedStep",
+    "Tracker",
+    "TrackerState",
     "Verification",
     "adam_scale",
     "density",
@@ -71,6 +79,7 @@ __all__ = [
     "principal_angles",
     "rademacher",
     "trace",
+    "track",
     "verify",
     "wasserstein1",
 ]

@@ -90,6 +90,13 @@ class HessianOperator(DataOperator):
         by_forward = self.num_tasks is not None and self.plan.modes.forms
         return 5.0 / 8.0 if by_forward else super().form_cost
 
+    def gradients(self) -> Float[Array, "*T dim"]:
+        """∇L at the operator's parameters as a flat vector, for each task. Cost: one gradient each.
+
+        In the order of `jax.tree.leaves` of the selected parameters, as rows are.
+        """
+        return self._over_stream(_gradients)
+
     def linearised(self, rows: int, memory_budget: int) -> AbstractOperator:
         usual = self.plan.modes.products == FORWARD_OVER_REVERSE
         if self.streamed is not None or self.plan.rematerialize or not usual:
@@ -173,6 +180,12 @@ class HessianOperator(DataOperator):
     ) -> Float[Array, "T k"]:
         x = self.space.flatten(self.chosen)
         return task_forms(lambda y: self._values(functions, y, batch), x, block, self.plan.abreast)
+
+
+@eqx.filter_jit
+def _gradients(hessian: HessianOperator) -> Float[Array, "*T dim"]:
+    x = hessian.space.flatten(hessian.chosen)
+    return hessian._sum(lambda functions, batch: hessian._gradient(functions, batch)(x))
 
 
 @eqx.filter_jit
