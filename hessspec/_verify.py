@@ -138,7 +138,7 @@ def verify(
     if dim > MAX_DIM:
         raise ValueError(
             f"`verify` forms the dense matrix and takes at most {MAX_DIM} parameters, got {dim}; "
-            "shrink the model (fewer layers, narrower), or let `where` select one layer."
+            "shrink the model (fewer layers, narrower), or let `where` choose one layer."
         )
     truths = _truths(operator, memory_budget)
     results = _Results.of(operator, key)

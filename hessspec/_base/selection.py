@@ -185,6 +185,6 @@ def _nothing_chosen(
             "make arrays of them by `jnp.asarray(x, float)`)"
         )
     return (
-        f"`{name if where is None else 'where'}` must select at least one parameter, but {reason}; "
+        f"`{name if where is None else 'where'}` must choose at least one parameter, but {reason}; "
         f"the leaves are: {shown or 'none'}."
     )

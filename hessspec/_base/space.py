@@ -112,7 +112,7 @@ class VectorSpace:
         leaves, treedef = jax.tree.flatten(tree)
         if treedef != self.treedef:
             raise ValueError(
-                "`vector` must be a tree of the selected parameters, with structure "
+                "`vector` must be a tree of the chosen parameters, with structure "
                 f"{self.treedef}, got {treedef}"
             )
         expected = [lead + shape for shape in self.shapes]

@@ -231,7 +231,7 @@ def eigenpairs(
     if not 1 <= k <= dim:
         raise ValueError(
             f"`k` must lie in [1, {dim}] for {dim} selected parameters, got {k}; "
-            "lower `k` or let `where` select more."
+            "lower `k` or let `where` choose more."
         )
     wanted = eps ** (2 / 3) if tol is None else tol
     goal = max(wanted, SMALLEST_TOL_UNITS * eps)
@@ -295,7 +295,7 @@ class _Plan:
             ((dim if dense else least) + beside) * row,
             budget,
             f"a search for {k} eigenpairs of {dim:,} parameters",
-            "lower `k`, raise `memory_budget`, or let `where` select fewer parameters",
+            "lower `k`, raise `memory_budget`, or let `where` choose fewer parameters",
         )
         if dense:
             return cls(None, 0, True, dim, 0)

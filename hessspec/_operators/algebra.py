@@ -94,12 +94,12 @@ class AbstractOperator(eqx.Module):
         """D H D for a diagonal D > 0: the curvature in the coordinates D⁻¹θ.
 
         Its eigenvalues are those of D²H and of the pencil Hx = λ D⁻²x, an eigenvector y is the
-        direction Dy of parameters. `scale`: a tree of positive numbers with the selected
+        direction Dy of parameters. `scale`: a tree of positive numbers with the chosen
         parameters at their places, or a function of the path of a leaf; a number counts for all
         entries of its leaf. D is a leaf of the operator: another one compiles nothing.
 
         Raises:
-            ValueError: if a selected leaf is missing, of another shape, or not positive and finite.
+            ValueError: if a chosen leaf is missing, of another shape, or not positive and finite.
         """
         return CongruentOperator(self, diagonal_of(self.space, scale))
 
@@ -116,7 +116,7 @@ class AbstractOperator(eqx.Module):
 
     @property
     def dim(self) -> int:
-        """P, the number of selected parameters."""
+        """P, the number of chosen parameters."""
         return self.space.dim
 
     @property
@@ -158,10 +158,10 @@ class AbstractOperator(eqx.Module):
         return float(self.num_tasks or 1)
 
     def matvec(self, vector: PyTree) -> PyTree:
-        """H v as a tree like the selected parameters (with a leading task axis for T tasks).
+        """H v as a tree like the chosen parameters (with a leading task axis for T tasks).
 
         Raises:
-            ValueError: if `vector` is not a tree like the selected parameters.
+            ValueError: if `vector` is not a tree like the chosen parameters.
         """
         product = self.rows(self.space.flatten(vector)[None])
         return self.space.unflatten_block(product[..., 0, :])

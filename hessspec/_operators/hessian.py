@@ -34,7 +34,7 @@ from hessspec._operators.products import (
 
 
 class HessianOperator(DataOperator):
-    """H = ∇²L(params) of a loss, restricted to the selected parameters.
+    """H = ∇²L(params) of a loss, restricted to the chosen parameters.
 
     Products are Pearlmutter's: H v = d/dε ∇L(θ + εv) at ε = 0, by linearising the gradient once
     for a block of vectors. If the loss returns shape (T,), there are T Hessians of the same

@@ -40,7 +40,7 @@ def hvp(
     where: Where | None = None,
     memory_budget: int | None = None,
 ) -> PyTree:
-    """H v as a tree like the selected parameters; a leading task axis if the loss has shape (T,).
+    """H v as a tree like the chosen parameters; a leading task axis if the loss has shape (T,).
 
     H v = d/dε ∇L(θ + εv) at ε = 0, exact up to rounding. Call `hvp(loss_fn, params, vector,
     data=batch)` or `hvp(operator, vector=v)`; for many products build a `HessianOperator` once
@@ -49,7 +49,7 @@ def hvp(
     Args:
         loss_or_operator: `loss_fn(params)`, `loss_fn(params, batch)` with `data`, or an operator.
         params, data, where, memory_budget: see `HessianOperator`.
-        vector: tree of the selected parameters (None at the others).
+        vector: tree of the chosen parameters (None at the others).
 
     Cost: one product, about 8/3 of a gradient at first and 5/3 within a block.
 

@@ -24,7 +24,7 @@ def dense_matrix(operator: AbstractOperator, budget: int) -> Float[Array, "*T di
         budget,
         f"the dense matrix of {dim:,} parameters",
         "`density`, `trace` and `eigenpairs` answer most questions without it; or let "
-        "`where` select fewer parameters",
+        "`where` choose fewer parameters",
     )
     chunk = min(dim, 4 * operator.block_rows)
     identity = np.eye(chunk, dtype=operator.dtype)

@@ -108,7 +108,7 @@ class DataOperator(PlannedOperator):
 
     @property
     def space(self) -> VectorSpace:  # type: ignore[override]
-        """The trees of selected parameters."""
+        """The trees of chosen parameters."""
         return VectorSpace.of(self.chosen)
 
     @property

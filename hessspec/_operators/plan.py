@@ -90,7 +90,7 @@ class Demand:
             min(self.of(rows, again, least) for rows, again in choices),
             budget,
             f"a block of {choices[-1][0]} products with the Hessian",
-            "raise `memory_budget`, split the data into smaller `Batches`, or let `where` select "
+            "raise `memory_budget`, split the data into smaller `Batches`, or let `where` choose "
             f"fewer parameters{f', or leave {own} to be chosen' if own else ''}",
         )
         raise AssertionError("unreachable")

@@ -19,8 +19,8 @@ def diagonal_of(space: VectorSpace, scale: Scale) -> Float[Array, " dim"]:
     """The entries of D, in the order of flat vectors.
 
     Args:
-        space: the selected parameters.
-        scale: a tree that has every selected leaf at its place (others are ignored), or a function
+        space: the chosen parameters.
+        scale: a tree that has every chosen leaf at its place (others are ignored), or a function
             of the path of a leaf; a number stands for all entries of its leaf.
 
     Raises:
@@ -31,8 +31,8 @@ def diagonal_of(space: VectorSpace, scale: Scale) -> Float[Array, " dim"]:
     for path, shape in zip(space.paths, space.shapes, strict=True):
         if known is not None and path not in known:
             raise ValueError(
-                f"`scale` must have every selected parameter at its place, but lacks `{path}`; it "
-                f"has {', '.join(known) or 'no leaf'}: add it, or let `where` select what has one."
+                f"`scale` must have every chosen parameter at its place, but lacks `{path}`; it "
+                f"has {', '.join(known) or 'no leaf'}: add it, or let `where` choose what has one."
             )
         leaf = scale(path) if known is None else known[path]
         parts.append(jnp.ravel(_as_large(leaf, shape, path)).astype(space.dtype))

@@ -260,7 +260,7 @@ VALUES = {
     ),
     "whole numbers in like": (
         lambda: FunctionOperator(lambda v: v, jnp.arange(3)),
-        "`like` must select at least one parameter, but holds no float array with entries",
+        "`like` must choose at least one parameter, but holds no float array with entries",
     ),
     "numbers in params": (
         lambda: HessianOperator(alone, {"w": [1, 2, 3]}),
@@ -471,7 +471,7 @@ def test_a_loss_that_is_not_finite_says_which_batch_and_leaf_make_it_so(case):
 
 def test_a_budget_that_is_too_small_advises_to_leave_alone_only_what_was_set():
     for options, advice in (
-        ({}, "or let `where` select fewer parameters."),
+        ({}, "or let `where` choose fewer parameters."),
         ({"block_rows": 4}, "fewer parameters, or leave `block_rows` to be chosen."),
         (
             {"block_rows": 4, "rematerialize": False},

@@ -59,7 +59,7 @@ def test_a_scale_may_be_a_function_of_the_path_and_a_number_for_a_leaf():
     np.testing.assert_array_equal(by_path.dense(), by_tree.dense())
 
 
-def test_leaves_that_are_not_selected_need_no_scale():
+def test_leaves_that_are_not_chosen_need_no_scale():
     params = network_params()
     part = hessspec.HessianOperator(
         scalar_loss, params, data=(X, Y), where=lambda path, leaf: path != "w1"
