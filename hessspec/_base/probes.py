@@ -14,6 +14,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from hessspec._base.arguments import check_key, whole_number
 
+# The stream of the probes of a trace. Directions that are given to it may come from any other verb
+# or sampler with the same key: those draw from the key itself, and no index is as large as this.
+TRACE_STREAM = 0x74726163
+
 
 @partial(jax.jit, static_argnums=(2, 3))
 def rademacher(

@@ -17,6 +17,7 @@ from hessspec._krylov.blocks import (
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
 from hessspec._krylov.tiles import Layout
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.symmetry import Symmetry
 
 PILOT = 8  # probes that measure the variance, and the block in which forms are taken
@@ -36,6 +37,9 @@ class KrylovBasis:
     block that would come next, coupled to the last block only. Where the space is exhausted
     (a multiple eigenvalue, a low rank) the basis goes on from a new random block.
 
+    Rows that are given (`begin_with`) are the first of Q, and X is orthogonal to them: the blocks
+    are then a Krylov basis of H between the projections on their complement.
+
     Numbers on the host are in units of H/s, s a power of two.
     """
 
@@ -51,7 +55,8 @@ class KrylovBasis:
         self.starts = WIDTH
         self.scale = 0.0
         self.size = 0.0  # norm of the largest block of T so far, or of the parts H is a sum of
-        self.compressed = np.zeros((0, 0))  # T
+        self.given = 0  # rows that are no block of the Krylov space
+        self.compressed = np.zeros((0, 0))  # T; of given rows without forms, no corner
         self.coupling = np.zeros((WIDTH, 0))  # B, for the columns of the last block
 
     @property
@@ -63,6 +68,27 @@ class KrylovBasis:
     def full(self) -> bool:
         """Whether the next block has no room in the space any more."""
         return self.rank + self.next.shape[0] > self.operator.dim - WIDTH
+
+    def begin_with(
+        self,
+        rows: Float[Array, "r dim"],
+        forms: Float[np.ndarray, "r r"] | None = None,
+        scale: float = 0.0,
+        size: float = 0.0,
+    ) -> None:
+        """Put orthonormal rows first into Q, before it has grown.
+
+        `forms` is their corner of T in units of H/scale, and `size` the size of H seen there;
+        where nobody asks for T, it may be left out.
+        """
+        self.given = rows.shape[0]
+        self.basis.append(rows)
+        self.next, _ = orthonormal_rows(self.basis.without(self.next))
+        self.compressed = np.zeros((self.given, self.given))
+        if forms is not None:
+            self.scale, self.size = scale, size
+            self.compressed = (forms + forms.T) / 2
+            self.skew = float(np.sum((forms - forms.T) ** 2))
 
     def grow(self) -> int:
         """One block more; returns the products that took."""
@@ -111,6 +137,7 @@ class KrylovBasis:
         old = self.compressed.shape[0]
         corner = column[old:]
         above = np.zeros_like(column[:old])
+        above[: self.given] = column[: self.given]  # whose products are not kept
         last = self.coupling.shape[1]
         above[old - last :] = self.coupling.T
         self.size = max(self.size, float(np.linalg.norm(column, 2)))
@@ -200,3 +227,9 @@ def growth_pays(
         if expected < 1.0 / (count + lost):
             return True
     return False
+
+
+def rows_in(room: int, operator: AbstractOperator) -> int:
+    """How many rows of a basis fit into `room` bytes beside the products and the probes."""
+    row = operator.dim * operator.dtype.itemsize
+    return (room - operator.product_bytes(PILOT)) // row - 4 * BLOCK_ROWS

@@ -18,6 +18,7 @@ from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.space import VectorSpace, leaf_path
 from hessspec._base.tasks import TaskAxis, task_labels
+from hessspec._krylov.given import orthonormal_span, task_rows
 from hessspec._krylov.lockstep import RowOperator
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
 from hessspec._operators.algebra import AbstractOperator
@@ -170,6 +171,7 @@ def eigenpairs(
     which: Which = "LM",
     tol: float | None = None,
     max_matvecs: int | None = None,
+    start: PyTree = None,
     progress: bool | None = None,
     memory_budget: int | None = None,
 ) -> EigenPairs:
@@ -197,6 +199,10 @@ def eigenpairs(
             have not converged by then are returned as they are, and flagged. An end inside a
             dense bulk ("SA" of many networks) takes far more than outliers do: ask for fewer
             pairs, a larger `tol`, or raise the budget.
+        start: vectors along which the first block is to lie, such as the `vectors` of an epoch
+            before: a tree like the selected parameters with leading axes on every leaf (of tasks
+            and vectors, or of vectors for all tasks), flat rows of shape (n, P), or a list of
+            such. Half of the block stays random, so that what they have not seen is found too.
         progress: show a bar; by default where a person is looking.
         memory_budget: bytes that the basis may take, by default set from the device. It holds
             max(3 k, k + 48) vectors or, with more restarts and products, as few as k + 15.
@@ -206,7 +212,8 @@ def eigenpairs(
         one more product with each vector, which is counted.
 
     Raises:
-        ValueError: if `k` exceeds P, `max_matvecs` is too small to return k pairs, an option is
+        ValueError: if `k` exceeds P, `start` has other shapes or is not finite, `max_matvecs` is
+            too small to return k pairs, an option is
             unknown, or a product is not finite or not symmetric.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
@@ -238,13 +245,14 @@ def eigenpairs(
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     limit = 40 * (k + 10) if max_matvecs is None else max_matvecs
     plan = _Plan.of(k, dim, limit, tasks, operator.dtype, resolve_budget(memory_budget))
+    starts = _starts(start, operator)
 
-    def of(scalar: AbstractOperator, bar: ProgressBar) -> FoundPairs:
+    def of(scalar: AbstractOperator, first: Array | None, bar: ProgressBar) -> FoundPairs:
         if plan.capacity is None:
             found = dense_pairs(scalar, k, which, bar)
             return replace(found, product_plan=scalar.product_plan)
         kept = scalar.linearised(WIDTH, plan.room)
-        found = search(kept, key, k, which, goal, plan.search_limit, plan.capacity, bar)
+        found = search(kept, key, k, which, goal, plan.search_limit, plan.capacity, bar, first)
         found = replace(found, product_plan=kept.product_plan)
         if plan.may_be_dense and np.any(found.residuals > goal * found.norm):
             spent = found.num_matvecs
@@ -255,8 +263,16 @@ def eigenpairs(
     with progress_bar(plan.products(tasks), "eigenpairs", enabled=progress) as bar:
         lead = () if operator.num_tasks is None else (tasks,)
         scalars = [operator.task(t) for t in range(tasks)] if lead else [operator]
-        found = [of(scalar, bar) for scalar in scalars]
+        found = [of(one, first, bar) for one, first in zip(scalars, starts, strict=True)]
     return replace(_record(found, operator.space, goal, lead), product_plan=found[0].product_plan)
+
+
+def _starts(start: PyTree, operator: AbstractOperator) -> list[Array | None]:
+    """The given starts of each task, orthonormal."""
+    tasks = operator.num_tasks
+    if start is None:
+        return [None] * (tasks or 1)
+    return [orthonormal_span(rows) for rows in task_rows("start", start, operator.space, tasks)]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ Which = Literal["LM", "LA", "SA", "BE"]
 WIDTH = 2
 # Chance of overlooking an eigenvalue in the search for further copies.
 MISS_PROBABILITY = 1e-6
+_START_STREAM = 0x57A7  # of the weights by which a given start is mixed
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def search(
     max_matvecs: int,
     capacity: int,
     bar: ProgressBar,
+    start: Float[Array, "s dim"] | None = None,
 ) -> FoundPairs:
     """The k most wanted eigenpairs, by at most `max_matvecs` products.
 
@@ -110,9 +112,10 @@ def search(
         max_matvecs: at least 2·k + 4·WIDTH.
         capacity: vectors that the basis may hold, at least k + 3·WIDTH.
         bar: told of every product.
+        start: orthonormal rows that the first block is to lie along, beside its random part.
     """
     count = WIDTH * math.ceil(k / WIDTH)  # the residuals are measured in whole blocks
-    basis = RestartedBasis(operator, key)
+    basis = RestartedBasis(operator, key, start)
     seen = np.zeros(0)  # what earlier sweeps had found
     while True:
         bar.update(basis.grow())
@@ -196,7 +199,9 @@ class RestartedBasis:
     Not a record: it changes in place. Numbers on the host are in units of H/s, s a power of two.
     """
 
-    def __init__(self, operator: RowOperator, key: PRNGKeyArray) -> None:
+    def __init__(
+        self, operator: RowOperator, key: PRNGKeyArray, start: Float[Array, "s dim"] | None = None
+    ) -> None:
         self.operator, self.key = operator, key
         self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype))
         self.compressed = np.zeros((0, 0))  # T
@@ -210,7 +215,10 @@ class RestartedBasis:
         self.num_matvecs = 0
         self.symmetry = Symmetry(operator)
         self._num_drawn = 0
-        self.next = self._orthonormal(self._random(WIDTH))
+        first = self._random(WIDTH)
+        if start is not None and start.shape[0]:
+            first = _leaning(first, start, jax.random.fold_in(key, _START_STREAM))
+        self.next = self._orthonormal(first)
 
     @property
     def rank(self) -> int:
@@ -375,6 +383,21 @@ class RestartedBasis:
         largest = linalg.eigh(start.T @ start, whole, eigvals_only=True)[-1]
         law = stats.beta(WIDTH / 2, (self.operator.dim - WIDTH) / 2)
         return bool(largest < law.ppf(MISS_PROBABILITY))
+
+
+@jax.jit
+def _leaning(
+    rows: Float[Array, "b dim"], start: Float[Array, "s dim"], key: PRNGKeyArray
+) -> Float[Array, "b dim"]:
+    """Random rows of length √P, plus random combinations of the start's rows of that length.
+
+    Half of each stays random: no eigenvector has a smaller share of the block than by a factor 2,
+    so none is overlooked more easily than from a random start.
+    """
+    weights = jax.random.normal(key, (rows.shape[0], start.shape[0]), rows.dtype)
+    weights = weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
+    along = jnp.matmul(weights, start, precision="highest")
+    return rows + along * jnp.asarray(rows.shape[1] ** 0.5, rows.dtype)
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -20,7 +21,8 @@ class HutchPlusPlus:
     """tr H = tr QHQᵀ + E vᵀHv over probes v orthogonal to Q, Q an orthonormal basis of HΩ.
 
     A third of the first budget each for HΩ, for HQᵀ and for probes; all that is added later goes
-    to probes. Tasks have their own Q and common probes.
+    to probes. Tasks have their own Q and common probes. Given directions (orthonormal rows)
+    stand in Q beside HΩ.
 
     Source: Hutch++, algorithm 1 of Meyer, Musco, Musco, Woodruff (2021) [meyer2021hutchpp], as
     restated in the documentation of `pylops.utils.estimators.trace_hutchpp`; probes on the
@@ -29,8 +31,14 @@ class HutchPlusPlus:
 
     method = "hutch++"
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
+    def __init__(
+        self,
+        operator: AbstractOperator,
+        key: PRNGKeyArray,
+        directions: Float[Array, "r dim"] | None = None,
+    ) -> None:
         self.operator, self.key = operator, key
+        self.directions = directions
         count = operator.num_tasks
         self.tasks = [operator] if count is None else [operator.task(t) for t in range(count)]
         self.symmetries = [Symmetry(task) for task in self.tasks]
@@ -48,7 +56,8 @@ class HutchPlusPlus:
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
         """The estimate from at most `budget` products with each task's H in all."""
         if not self.bases:
-            self._sketch(budget // 3, bar)
+            given = 0 if self.directions is None else self.directions.shape[0]
+            self._sketch((budget - given) // 3, bar)
         for size in block_sizes(budget - self.spent):
             dim, dtype = self.operator.dim, self.operator.dtype
             probes = spherical(self.key, self.drawn, size, dim, dtype)
@@ -65,7 +74,10 @@ class HutchPlusPlus:
         for t, task in enumerate(self.tasks):
             sketch = guarded_products(task, tests, self.symmetries[t])
             norm = sketch.scale * sketch.size
-            basis, _ = orthonormal_rows(sketch.rows)
+            rows = sketch.rows
+            if self.directions is not None and self.directions.shape[0]:
+                rows = jnp.concatenate([self.directions, without(self.directions, rows)])
+            basis, _ = orthonormal_rows(rows)
             found = guarded_products(task, basis, self.symmetries[t], norm)
             images, scale, forms, largest = found
             self.systematic[t] = SURE * max(sketch.asymmetry, found.whole_asymmetry)
@@ -74,9 +86,9 @@ class HutchPlusPlus:
             self.exact[t] = np.trace(forms) * scale
             squares = np.asarray(row_forms(images, images), np.float64)
             self.exact_square[t] = squares.sum() * scale**2
-            self.num_matvecs += 2 * size
-        self.spent += 2 * size
-        bar.update(2 * size)
+            self.num_matvecs += size + basis.shape[0]
+        self.spent += size + self.bases[0].shape[0]
+        bar.update(self.spent)
 
     def _sample(self, t: int, probes: Float[Array, "k dim"]) -> None:
         basis, dim = self.bases[t], self.operator.dim

@@ -1,25 +1,33 @@
 """The verb `trace`: tr H and its error from products with H."""
 
+import math
 from dataclasses import replace
 from typing import Literal, Protocol
 
+import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._base.arguments import real_number, whole_number
 from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.probes import TRACE_STREAM
 from hessspec._base.progress import ProgressBar, progress_bar
+from hessspec._krylov.block_basis import PILOT
+from hessspec._krylov.given import given_rows, orthonormal_span
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb
-from hessspec._trace.deflated import Deflated, SharedDeflation
+from hessspec._trace.deflated import Deflated
 from hessspec._trace.estimate import TraceEstimate
+from hessspec._trace.guards import LOOKS
 from hessspec._trace.hutchinson import Hutchinson, exact_trace
 from hessspec._trace.hutchpp import HutchPlusPlus
+from hessspec._trace.shared import SharedDeflation
 from hessspec._trace.xtrace import XTrace
 
 Method = Literal["auto", "xtrace", "hutch++", "hutchinson"]
 METHODS = ("auto", "xtrace", "hutch++", "hutchinson")
+DEFLATING = ("auto", "hutch++")  # have a basis that `directions` can stand in
 DEFAULT_MATVECS = 64
 DEFAULT_CAP = 4096  # with a tolerance and no `num_matvecs`
 FIRST_LOOK = 48
@@ -38,6 +46,7 @@ def trace(
     *,
     method: Method = "auto",
     num_matvecs: int | None = None,
+    directions: PyTree = None,
     rtol: float = 0.0,
     atol: float = 0.0,
     progress: bool | None = None,
@@ -73,12 +82,20 @@ def trace(
         loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
             shape (T,). Or an operator, then with `key` by name and nothing else beside it.
         params: the point; a pytree of float arrays.
-        key: probe i is drawn with `fold_in(key, i)`; chunks change nothing but rounding.
+        key: probe i is drawn with `fold_in(key, i)` from a stream that belongs to traces alone;
+            chunks change nothing but rounding.
         data: one batch (never split), or `Batches`.
         where: `where(path, leaf)` chooses the parameters of H.
         method: see above.
         num_matvecs: products with each task's H, at most; default 64, or 4096 with a tolerance.
             From P on the answer is exact and costs P quadratic forms a task.
+        directions: vectors that Q is to hold, before what `auto` and `hutch++` find themselves:
+            a tree like the chosen parameters with leading axes on every leaf, such as task
+            gradients or the `vectors` of `eigenpairs`; flat rows of shape (k, P); or a list of
+            such. They are made orthonormal, and what depends on others is left out. Each costs a
+            product, for several tasks a form of all. They may come from any verb or sampler with
+            the same `key`, whose stream for the probes of a trace no other one draws from; but the
+            estimate is biased if they depend on a trace with that key.
         rtol, atol: tolerance on the distance from `value` to the farther end of its interval.
         progress: whether to show a bar; None: in a terminal.
         memory_budget: bytes for data and vectors.
@@ -94,6 +111,8 @@ def trace(
             differ from forms, by more than rounding: a thousand units of it, or more where a few
             products of scaled vectors (on top of `num_matvecs`) show that the loss has more. In an
             exact trace by more than 1 %.
+            Also for `directions` of other shapes, not finite, too many for `num_matvecs`, or
+            beside a method that deflates nothing.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
         MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
@@ -111,28 +130,30 @@ def trace(
     if not (rtol >= 0.0 and atol >= 0.0):
         raise ValueError(f"`rtol` and `atol` must be at least 0, got {rtol} and {atol}")
     operator, key = call.resolve(memory_budget)
+    key = jax.random.fold_in(key, TRACE_STREAM)
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)
-    _check_memory(operator, method, budget, memory_budget)
+    given = None if directions is None else _span(operator, method, directions, budget)
+    _check_memory(operator, method, budget, 0 if given is None else given.shape[0], memory_budget)
     room = resolve_budget(memory_budget)
     with progress_bar(budget, "trace", enabled=progress) as bar:
         if not adaptive:
             if budget >= operator.dim:
                 found = exact_trace(operator, method, bar)
             else:
-                found = _estimator(operator, key, method, budget, room).advance(budget, bar)
+                found = _estimator(operator, key, method, budget, room, given).advance(budget, bar)
         else:
-            found = _until(operator, key, method, wanted, room, rtol, atol, bar)
+            found = _until(operator, key, method, wanted, room, given, rtol, atol, bar)
     return replace(found, product_plan=operator.product_plan)
 
 
 def _check_memory(
-    operator: AbstractOperator, method: str, budget: int, memory_budget: int | None
+    operator: AbstractOperator, method: str, budget: int, given: int, memory_budget: int | None
 ) -> None:
     """What the sketching methods hold at once: test vectors, products, basis, its products."""
     tasks = operator.num_tasks or 1
-    sketch = {"xtrace": budget // 2, "hutch++": budget // 3}.get(method, BLOCK_ROWS)
+    sketch = {"xtrace": budget // 2, "hutch++": budget // 3}.get(method, BLOCK_ROWS) + given
     require_memory(
         (sketch * (1 + 3 * tasks) + 2 * BLOCK_ROWS) * operator.dim * operator.dtype.itemsize,
         resolve_budget(memory_budget),
@@ -142,19 +163,58 @@ def _check_memory(
     )
 
 
+def _span(
+    operator: AbstractOperator, method: str, directions: PyTree, budget: int
+) -> Float[Array, "r dim"]:
+    """The directions that were given, orthonormal, if this method has a use for them."""
+    if method not in DEFLATING:
+        raise ValueError(
+            f"`directions` need a method that deflates ({' or '.join(map(repr, DEFLATING))}), got "
+            f"method={method!r}"
+        )
+    if not operator.has_products:
+        raise ValueError(
+            "`directions` need products H v, which this loss does not have (no reverse mode); "
+            "leave them out."
+        )
+    rows = orthonormal_span(given_rows("directions", directions, operator.space))
+    least = rows.shape[0] + _beside(operator, method, rows.shape[0])
+    if least > budget < operator.dim:
+        raise ValueError(
+            f"`num_matvecs` must be at least {least} for {rows.shape[0]} independent `directions`, "
+            f"which take as many, and the probes beside them, got {budget}; raise it, or give "
+            "fewer."
+        )
+    return rows
+
+
+def _beside(operator: AbstractOperator, method: str, given: int) -> int:
+    """Products, or forms of all tasks, that deflation needs beside the given directions."""
+    if method == "hutch++":
+        return 6
+    if operator.num_tasks is None:
+        return PILOT
+    return 2 * PILOT + math.ceil(LOOKS / operator.form_cost) + -given % PILOT  # in whole blocks
+
+
 def _estimator(
-    operator: AbstractOperator, key: PRNGKeyArray, method: str, budget: int, room: int
+    operator: AbstractOperator,
+    key: PRNGKeyArray,
+    method: str,
+    budget: int,
+    room: int,
+    given: Float[Array, "r dim"] | None,
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
     if not operator.has_products:
         return Hutchinson(operator, key)
-    if method == "auto" and budget >= MIN_AUTO:
-        return (Deflated if scalar else SharedDeflation)(operator, key, room)
+    if method == "auto" and (budget >= MIN_AUTO or given is not None):
+        return (Deflated if scalar else SharedDeflation)(operator, key, room, given)
     if method in ("auto", "xtrace") and budget >= 4:
         return XTrace(operator, key)
     if method == "hutch++" and budget >= 6:
-        return HutchPlusPlus(operator, key)
+        return HutchPlusPlus(operator, key, given)
     return Hutchinson(operator, key)
 
 
@@ -164,6 +224,7 @@ def _until(
     method: str,
     cap: int,
     room: int,
+    given: Float[Array, "r dim"] | None,
     rtol: float,
     atol: float,
     bar: ProgressBar,
@@ -171,10 +232,13 @@ def _until(
     # Looks leave as many products as the exact trace takes, where the cap allows that at all.
     exact_after = cap >= operator.dim
     last = min(cap - operator.dim, operator.dim - 1) if exact_after else cap
-    budgets = [min(last, FIRST_LOOK)] if last > 0 else []
+    first = FIRST_LOOK
+    if given is not None:
+        first = max(first, given.shape[0] + _beside(operator, method, given.shape[0]) + PILOT)
+    budgets = [min(last, first)] if last > 0 else []
     while budgets and budgets[-1] < last:
         budgets.append(min(2 * budgets[-1], last))
-    estimate, estimator = None, _estimator(operator, key, method, min(last, FIRST_LOOK), room)
+    estimate, estimator = None, _estimator(operator, key, method, min(last, first), room, given)
     for look, budget in enumerate(budgets, start=1):
         # Σ 6/(π look)² = 1 over all looks there could ever be.
         share = 6.0 / (np.pi * look) ** 2

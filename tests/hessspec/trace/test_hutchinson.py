@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessspec import rademacher
+from hessspec._base.probes import TRACE_STREAM
 from tests.spectra import DIM, dtype, eps, outliers, trace_of, with_spectrum
 
 
@@ -12,7 +13,8 @@ def test_every_sample_is_the_form_of_its_probe_and_the_squares_come_along(spectr
     """Sample i is vᵢᵀHvᵢ with vᵢ drawn by index i, |Hvᵢ|² that of tr H²."""
     operator, _ = spectrum
     matrix = with_spectrum(outliers())
-    probes = np.asarray(rademacher(jax.random.key(4), jnp.arange(20), DIM, dtype()), float)
+    key = jax.random.fold_in(jax.random.key(4), TRACE_STREAM)
+    probes = np.asarray(rademacher(key, jnp.arange(20), DIM, dtype()), float)
     found = trace_of(operator, "hutchinson", 20, seed=4)
     forms = np.einsum("kp,pq,kq->k", probes, matrix, probes)
     np.testing.assert_allclose(found.samples, forms, atol=100 * eps() * np.abs(matrix).sum())
