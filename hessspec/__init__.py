@@ -21,6 +21,8 @@ from hessspec._trace.diagonal import diagonal
 from hessspec._krylov.eigenpairs import eigenpairs
 from hessspec._spectrum.compare import kolmogorov_smirnov, principal_angles, wasserstein1
 from hessspec._tracking.adam import adam_scale
+from hessspec._tracking.critical import critical_sharpness
+from hessspec._tracking.landscape import landscape
 from hessspec._tracking.tracker import Tracker
 from hessspec._verify import verify
 
@@ -34,6 +36,8 @@ from hessspec._trace.diagonal import DiagonalEstimate
 from hessspec._krylov.eigenpairs import EigenPairs
 from hessspec._spectrum.compare import SpectralDistance
 from hessspec._tracking.steps import TrackedStep
+from hessspec._tracking.critical import CriticalSharpness
+from hessspec._tracking.landscape import Landscape
 from hessspec._verify import Verification
 
 # Kernels, on plain arrays
@@ -48,6 +52,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AbstractOperator",
     "Batches",
+    "CriticalSharpness",
     "DiagonalEstimate",
     "EigenPairs",
     "Extremes",
@@ -58,6 +63,7 @@ __all__ = [
     "Histogram",
     "IntervalEstimate",
     "KrylovDecomposition",
+    "Landscape",
     "SpectralDensity",
     "SpectralDistance",
     "SpectralTrace",
@@ -68,6 +74,7 @@ __all__ = [
     "TrackerState",
     "Verification",
     "adam_scale",
+    "critical_sharpness",
     "density",
     "diagonal",
     "eigenpairs",
@@ -76,6 +83,7 @@ __all__ = [
     "hvp",
     "kolmogorov_smirnov",
     "lanczos",
+    "landscape",
     "principal_angles",
     "rademacher",
     "trace",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hessspec._base.tasks import task_labels
+from hessspec._pictures.landscapes import Drawn, draw_lines, draw_planes
 from hessspec._pictures.series import Series, draw_series
 from hessspec._tracking.steps import Column
 
@@ -62,3 +65,12 @@ def draw_column(
                 )
             )
     return draw_series(series, ax, _NAMES.get(name, name), threshold)
+
+
+def draw_landscape(
+    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], ax: Any, label: str | None
+) -> Any:
+    """Coordinates, losses and quadratic model of each task: curves in one picture, or planes."""
+    names = task_labels(label, len(parts) if len(parts) > 1 else None)
+    drawn = [Drawn(*part, label=name) for part, name in zip(parts, names, strict=True)]
+    return draw_lines(drawn, ax) if parts[0][0].shape[0] == 1 else draw_planes(drawn, ax)
