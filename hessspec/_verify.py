@@ -117,7 +117,8 @@ def verify(
     not `reliable`, as below 25 parameters most are not, are skipped by name.
 
     Args:
-        loss_fn: a loss, scalar or with shape (T,), or an operator in place of loss and params.
+        loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
+            shape (T,). Or an operator, then with `key` by name and nothing else beside it.
         params, data, where: as for `trace`.
         key: estimator i uses `fold_in(key, i)`.
         memory_budget: bytes for the dense matrices of all tasks.

@@ -46,12 +46,12 @@ class EigenPairs(Printed, TaskAxis):
     Attributes:
         values: θ = v'Hv, float64, in the units of H, loss / parameter². An eigenvalue lies
             within `residuals` of each.
-        vectors: trees of the selected parameters with a leading axis k (after the task axis),
+        vectors: trees of the chosen parameters with a leading axis k (after the task axis),
             orthonormal: vectors of length 1 before they are cast to the dtype of each leaf.
         residuals: |Hv - θv|, measured by a product with each vector, in the units of H.
         converged: whether the residual is at most `tol` times the norm of H.
         tol: the tolerance in force.
-        dim: P, the number of selected parameters.
+        dim: P, the number of chosen parameters.
         num_matvecs: products executed, for all tasks together; one unit is one H_t v.
         product_plan: how products were computed, in words: rows in a block, and how often the
             gradient was linearised.
@@ -100,11 +100,11 @@ class EigenPairs(Printed, TaskAxis):
 
         Args:
             path: the file.
-            like: the parameters, whole or the selected ones: they give the tree its structure
-                and its leaves their dtypes. Leaves that were not selected become None.
+            like: the parameters, whole or the chosen ones: they give the tree its structure
+                and its leaves their dtypes. Leaves that were not chosen become None.
 
         Raises:
-            ValueError: if `like` lacks a selected leaf or has it with another shape.
+            ValueError: if `like` lacks a chosen leaf or has it with another shape.
         """
         arrays, meta = load_record(path, _KIND)
         return cls(
@@ -177,18 +177,19 @@ def eigenpairs(
 ) -> EigenPairs:
     """Find k eigenpairs of H: Hv = θv up to the residual that is given with each.
 
-    Block Lanczos from four random starts, with thick restarts: when the basis is full it is
-    replaced by its best Ritz vectors and grows on. Eigenvalues of any multiplicity are found with
-    all their copies; a further search with a new random block stops when none is left but with
-    probability 1e-6. If the basis could hold the whole space, or P is at most 2,000 and P products
-    did not suffice, H is formed by P products and the pairs are those of the matrix.
+    Block Lanczos from a block of two random starts, with thick restarts: when the basis is full
+    it is replaced by its best Ritz vectors and grows on. Eigenvalues of any multiplicity are found
+    with all their copies; a further search with a new random block stops when none is left but
+    with probability 1e-6. If the basis could hold the whole space, or P is at most 2,000 and P
+    products did not suffice, H is formed by P products and the pairs are those of the matrix.
 
     Args:
-        loss_fn: a loss, scalar or with shape (T,), or an operator in place of loss and params.
+        loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
+            shape (T,). Or an operator, then with `key` by name and nothing else beside it.
         params: tree of float arrays at which H is taken.
         key: the random starts are drawn from it.
-        data: passed to the loss as second argument; `Batches` for a data set.
-        where: chooses the parameters that H is taken in.
+        data: one batch (never split), or `Batches` for a data set.
+        where: chooses the parameters that H is taken in, as for `HessianOperator`.
         k: number of pairs, at most P.
         which: "LM" for the largest |θ|, in falling order of it; "LA" for the largest θ, falling;
             "SA" for the smallest θ, rising; "BE" for both ends, high and low in turns.
@@ -200,7 +201,7 @@ def eigenpairs(
             dense bulk ("SA" of many networks) takes far more than outliers do: ask for fewer
             pairs, a larger `tol`, or raise the budget.
         start: vectors along which the first block is to lie, such as the `vectors` of an epoch
-            before: a tree like the selected parameters with leading axes on every leaf (of tasks
+            before: a tree like the chosen parameters with leading axes on every leaf (of tasks
             and vectors, or of vectors for all tasks), flat rows of shape (n, P), or a list of
             such. Half of the block stays random, so that what they have not seen is found too.
         progress: show a bar; by default where a person is looking.
@@ -213,8 +214,8 @@ def eigenpairs(
 
     Raises:
         ValueError: if `k` exceeds P, `start` has other shapes or is not finite, `max_matvecs` is
-            too small to return k pairs, an option is
-            unknown, or a product is not finite or not symmetric.
+            too small to return k pairs, an option is unknown, the loss is not finite or is random,
+            or a product is not finite or not symmetric.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
         MemoryError: if even the smallest basis exceeds `memory_budget`.
@@ -237,7 +238,7 @@ def eigenpairs(
     dim, eps = operator.dim, float(jnp.finfo(operator.dtype).eps)
     if not 1 <= k <= dim:
         raise ValueError(
-            f"`k` must lie in [1, {dim}] for {dim} selected parameters, got {k}; "
+            f"`k` must lie in [1, {dim}] for {dim} chosen parameters, got {k}; "
             "lower `k` or let `where` choose more."
         )
     wanted = eps ** (2 / 3) if tol is None else tol

@@ -16,9 +16,9 @@ def given_rows(name: str, given: PyTree, space: VectorSpace) -> Float[Array, "k 
 
     Args:
         name: of the argument, for errors.
-        given: a tree like the selected parameters whose leaves share any number of leading axes
+        given: a tree like the chosen parameters whose leaves share any number of leading axes
             (none: one vector), flat rows of shape (k, P), or a list or tuple of such.
-        space: of the selected parameters.
+        space: of the chosen parameters.
 
     Raises:
         TypeError: for what is neither, or holds no real numbers.
@@ -88,7 +88,7 @@ def _rows(name: str, part: PyTree, space: VectorSpace) -> Float[Array, "k dim"]:
         return jnp.asarray(part).reshape(-1, space.dim).astype(space.dtype)
     found = [tuple(np.shape(leaf)) for leaf in leaves]
     raise ValueError(
-        f"`{name}` must be a tree like the selected parameters, with the same leading axes on "
+        f"`{name}` must be a tree like the chosen parameters, with the same leading axes on "
         f"every leaf ({', '.join(space.paths[:4])}{', ...' if len(space.paths) > 4 else ''} of "
         f"shapes {list(space.shapes[:4])}), or rows of shape (k, {space.dim}), or a list of such; "
         f"got {treedef if len(leaves) > 1 else 'an array'} of shapes {found[:4]}."

@@ -93,7 +93,7 @@ class HessianOperator(DataOperator):
     def gradients(self) -> Float[Array, "*T dim"]:
         """∇L at the operator's parameters as a flat vector, for each task. Cost: one gradient each.
 
-        In the order of `jax.tree.leaves` of the selected parameters, as rows are.
+        In the order of `jax.tree.leaves` of the chosen parameters, as rows are.
         """
         return self._over_stream(_gradients)
 

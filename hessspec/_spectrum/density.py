@@ -50,11 +50,12 @@ def density(
     If P <= `num_steps`, H is formed by P products and its spectrum is exact.
 
     Args:
-        loss_fn: a loss, scalar or with shape (T,), or an operator in place of loss and params.
+        loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
+            shape (T,). Or an operator, then with `key` by name and nothing else beside it.
         params: tree of float arrays at which H is taken.
         key: probe i is drawn with `fold_in(key, i)`.
-        data: passed to the loss as second argument; `Batches` for a data set.
-        where: chooses the parameters that H is taken in.
+        data: one batch (never split), or `Batches` for a data set.
+        where: chooses the parameters that H is taken in, as for `HessianOperator`.
         num_probes: random starts, in lockstep. At least 2 for atoms that assume nothing; with 1
             converged values are assumed to be simple, and the result says so.
         num_steps: m, lowered to P if larger. Cost: num_probes × m products for each task.
@@ -67,7 +68,8 @@ def density(
         The density, with a leading task axis if the loss has one.
 
     Raises:
-        ValueError: if a count is below 1, or a product is not finite or not symmetric.
+        ValueError: if a count is below 1, the loss is not finite or is random, or a product is not
+            finite or not symmetric.
         TypeError: if a count is no whole number, or for a call that mixes the two forms.
         MemoryError: if the bases exceed `memory_budget`, with the ways out.
 

@@ -24,7 +24,8 @@ class IntervalEstimate(Printed):
     """A number with an interval that covers the truth with probability `level`.
 
     Attributes:
-        value: the estimate; a share of the eigenvalues or their number.
+        value: the estimate; a share of the eigenvalues or their number, the mean over probes. It
+            may lie outside the interval, which knows more (whole numbers, atoms, bounds of T).
         lower, upper: ends of the interval, in the same unit.
         level: its probability.
     """

@@ -176,16 +176,17 @@ def diagonal(
     Q with fewer than 24 products, or where the diagonal makes up nine tenths of ‖H‖²_F.
 
     Args:
-        loss_fn: `loss_fn(params)` or `loss_fn(params, batch)`, a scalar or shape (T,); or an
-            operator, then with `key` by name and nothing else beside it.
-        params: the point; a pytree of float arrays.
+        loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
+            shape (T,). Or an operator, then with `key` by name and nothing else beside it.
+        params: tree of float arrays at which H is taken.
         key: probe i is drawn with `fold_in(key, i)`.
-        data: one batch, or `Batches`.
-        where: chooses parameters, `where(path, leaf)`.
+        data: one batch (never split), or `Batches` for a data set.
+        where: chooses the parameters that H is taken in, as for `HessianOperator`.
         num_matvecs: products with each task's H, at least 1. From P on the answer is exact, by
             P quadratic forms.
-        progress: whether to show a bar; None: in a terminal.
-        memory_budget: bytes for data and vectors; the basis stops growing where it ends.
+        progress: show a bar; by default where a person is looking.
+        memory_budget: bytes for data and vectors; by default set from the device. The basis
+            stops growing where it ends.
 
     Returns:
         A `DiagonalEstimate` with trees like the chosen parameters, in loss / parameter².

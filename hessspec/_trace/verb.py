@@ -81,11 +81,11 @@ def trace(
     Args:
         loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
             shape (T,). Or an operator, then with `key` by name and nothing else beside it.
-        params: the point; a pytree of float arrays.
+        params: tree of float arrays at which H is taken.
         key: probe i is drawn with `fold_in(key, i)` from a stream that belongs to traces alone;
             chunks change nothing but rounding.
-        data: one batch (never split), or `Batches`.
-        where: `where(path, leaf)` chooses the parameters of H.
+        data: one batch (never split), or `Batches` for a data set.
+        where: chooses the parameters that H is taken in, as for `HessianOperator`.
         method: see above.
         num_matvecs: products with each task's H, at most; default 64, or 4096 with a tolerance.
             From P on the answer is exact and costs P quadratic forms a task.
@@ -97,8 +97,8 @@ def trace(
             the same `key`, whose stream for the probes of a trace no other one draws from; but the
             estimate is biased if they depend on a trace with that key.
         rtol, atol: tolerance on the distance from `value` to the farther end of its interval.
-        progress: whether to show a bar; None: in a terminal.
-        memory_budget: bytes for data and vectors.
+        progress: show a bar; by default where a person is looking.
+        memory_budget: bytes for data and vectors; by default set from the device.
 
     Returns:
         A `TraceEstimate` in the units of H, loss / parameter². Its error is that of the probes,

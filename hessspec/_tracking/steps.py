@@ -37,7 +37,7 @@ class TrackedStep(Printed, TaskAxis):
         step: the step, as the training loop counts.
         num_matvecs: products and forms executed, for all tasks.
         seconds: how long the update took.
-        dim: P, the number of selected parameters.
+        dim: P, the number of chosen parameters.
     """
 
     values: Float[Array | np.ndarray, "*tasks k"]

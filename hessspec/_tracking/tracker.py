@@ -377,7 +377,7 @@ class Tracker:
             return self._states
         if self.k > dim:
             raise ValueError(
-                f"`k` must lie in [1, {dim}] for {dim} selected parameters, got {self.k}; "
+                f"`k` must lie in [1, {dim}] for {dim} chosen parameters, got {self.k}; "
                 "lower `k` or let `where` select more."
             )
         vectors = tasks * (self.k + NUM_KNOWN + 1) + 2 * (self.k + 2 + NUM_NEW) + NUM_KNOWN

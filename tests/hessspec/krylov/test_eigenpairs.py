@@ -259,7 +259,7 @@ def test_both_ends_come_in_turns_the_high_one_first():
 
 def test_impossible_requests_are_refused():
     operator, key = small_operator(), jax.random.key(0)
-    message = r"`k` must lie in \[1, 5\] for 5 selected parameters, got 64; lower `k` or let"
+    message = r"`k` must lie in \[1, 5\] for 5 chosen parameters, got 64; lower `k` or let"
     with pytest.raises(ValueError, match=message):
         eigenpairs(operator, key=key, k=64)
     with pytest.raises(ValueError, match="`which` must be one of LM, LA, SA, BE, got 'SM'"):
