@@ -2,8 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
-import numpy as np
 
 import hessspec
 
@@ -30,26 +28,11 @@ def train(params):
 
 params = train(params)
 pairs = hessspec.eigenpairs(loss_fn, params, jax.random.key(1), data=batch, k=2, which="BE")
-sharp, flat = (jax.tree.map(lambda leaf, i=i: leaf[i], pairs.vectors) for i in (0, 1))
-a, b = np.linspace(-0.35, 0.35, 81), np.linspace(-1.5, 1.5, 81)
-
-
-@jax.jit
-@jax.vmap
-def plane(a, b):
-    return loss_fn(jax.tree.map(lambda w, u, v: w + a * u + b * v, params, sharp, flat), batch)
-
-
-aa, bb = np.meshgrid(a, b)
-losses = plane(aa.ravel(), bb.ravel()).reshape(aa.shape)
-model = float(loss_fn(params, batch)) + (pairs.values[0] * aa**2 + pairs.values[1] * bb**2) / 2
-levels = float(loss_fn(params, batch)) + np.array([0.01, 0.03, 0.1, 0.3, 1.0])
-figure, ax = plt.subplots()
-ax.contour(aa, bb, losses, levels, colors="C0")
-ax.contour(aa, bb, model, levels, colors="C1", linestyles=":")
-ax.plot([], [], "C0", label="loss")
-ax.plot([], [], "C1:", label="quadratic model")
-ax.set(xlabel=f"along the sharpest direction, λ = {pairs.values[0]:.2f}")
-ax.set_ylabel(f"along the lowest, λ = {pairs.values[1]:.4f}")
-ax.legend()
-print(f"loss {float(loss_fn(params, batch)):.4f}, ends of the spectrum {pairs.values}")
+plane = hessspec.landscape(loss_fn, params, pairs.vectors, data=batch, span=(0.35, 1.5))
+ax = plane.plot()
+ax.set(
+    title="solid: the loss, dashed: its quadratic model",
+    xlabel=f"along the sharpest direction, λ = {pairs.values[0]:.2f}",
+    ylabel=f"along the lowest, λ = {pairs.values[1]:.4f}",
+)
+print(f"loss {float(plane.loss):.4f}, ends of the spectrum {pairs.values}")

@@ -91,7 +91,7 @@ def critical_sharpness(
     Args:
         loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` if `data` is given.
         params, data, where: see `HessianOperator`.
-        updates: what an optimiser would add to the (selected) parameters, as optax returns it.
+        updates: what an optimiser would add to the (chosen) parameters, as optax returns it.
         learning_rate: the rate with which `updates` were made; rates are multiples of it.
         rtol: width of the interval relative to its upper end; 1/16 takes 4 halvings.
         guess: a rate to begin with, such as that of an earlier call; by default `learning_rate`.

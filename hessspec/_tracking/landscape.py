@@ -146,7 +146,7 @@ def landscape(
         loss_or_operator: `loss_fn(params)`, `loss_fn(params, batch)` with `data`, or a
             `HessianOperator`.
         params, data, where, memory_budget: see `HessianOperator`.
-        directions: a tree of the selected parameters with a leading axis of 1 or 2, or flat rows;
+        directions: a tree of the chosen parameters with a leading axis of 1 or 2, or flat rows;
             they are taken as long as they are.
         span: c runs from -span to span; one number, or one for each direction.
         num_points: points along a direction, odd: the one in the middle is θ.

@@ -83,7 +83,7 @@ def test_products_stay_within_the_limit(drifting):
 def test_wrong_starts_are_explained(drifting):
     operator = hessian(drifting[0])
     rows = eigenvectors(drifting[0], np.arange(K))
-    with pytest.raises(ValueError, match="`start` must be a tree like the selected parameters"):
+    with pytest.raises(ValueError, match="`start` must be a tree like the chosen parameters"):
         pairs_of(operator, rows[:, 1:])
     with pytest.raises(ValueError, match="`start` must be finite"):
         pairs_of(operator, rows.at[0, 0].set(jnp.inf))
