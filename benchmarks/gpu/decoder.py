@@ -49,6 +49,9 @@ class Decoder:
 
     def params(self) -> Params:
         """Drawn with GPT-2's deviation 0.02; the weights of all layers in one array each."""
+        return jax.jit(self._drawn)()  # one program, where each shape would have its own
+
+    def _drawn(self) -> Params:
         d, n = self.width, self.layers
         shapes = {
             "qkv": (n, d, 3 * d),
@@ -79,11 +82,14 @@ class Decoder:
 
     def loss(self, params: Params, text: Int[Array, "sequences places_and_one"]) -> Array:
         """Mean cross entropy of each next token."""
-        x = params["tokens"][text[:, :-1]] + params["places"][None]
-        x, _ = jax.lax.scan(lambda x, layer: (self._layer(x, layer), None), x, params["layers"])
-        logits = _normalised(x, params["last"]) @ params["tokens"].T
-        logs = jax.nn.log_softmax(logits)
+        logs = jax.nn.log_softmax(self.logits(params, text[:, :-1]))
         return -jnp.mean(jnp.take_along_axis(logs, text[:, 1:, None], axis=-1))
+
+    def logits(self, params: Params, tokens: Int[Array, "n places"]) -> Float[Array, "n places v"]:
+        """Of the token after each place, from those up to it."""
+        x = params["tokens"][tokens] + params["places"][None]
+        x, _ = jax.lax.scan(lambda x, layer: (self._layer(x, layer), None), x, params["layers"])
+        return _normalised(x, params["last"]) @ params["tokens"].T
 
     def _layer(self, x: Float[Array, "n places d"], layer: Params) -> Float[Array, "n places d"]:
         x = x + self._attention(_normalised(x, layer["before attention"]), layer)

@@ -1,10 +1,16 @@
 """Steps on a borrowed device: written after each measurement, resumed, bounded, never mixed up."""
 
 import json
+import threading
 
+import jax
+import numpy as np
 import pytest
 
 from benchmarks.gpu.clock import first_calls, seconds_each
+from benchmarks.gpu.decoder import Decoder
+from benchmarks.gpu.expected import Program, Row, count_kernels, table
+from benchmarks.gpu.precision import _w1
 from benchmarks.gpu.step import Measurement, Step, shown
 
 pytestmark = pytest.mark.any_dtype
@@ -83,8 +89,6 @@ def test_times_are_those_of_calls_after_the_first():
 
 
 def test_first_calls_run_side_by_side_and_each_is_timed():
-    import threading
-
     both = threading.Barrier(2, timeout=30)  # each waits until the other has begun
     times = first_calls({"a": both.wait, "b": both.wait})
     assert set(times) == {"a", "b"}
@@ -92,3 +96,52 @@ def test_first_calls_run_side_by_side_and_each_is_timed():
 
 def test_figures_are_shown_in_a_line():
     assert shown({"a": 0.123456, "b": [1, True], "c": {"d": "x"}}) == "a 0.1235, b [1, True], c d x"
+
+
+def test_kernels_are_counted_outside_of_fusions():
+    text = """
+HloModule jit_f
+
+%fused_computation (a: f32[4]) -> f32[4] {
+  %b = f32[4]{0} dot(%a, %a)
+}
+
+%body (x: f32[4]) -> f32[4] {
+  %y = f32[4]{0} fusion(%x), kind=kLoop, calls=%fused_computation
+  %z = f32[4]{0} bitcast(%y)
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %w = f32[4]{0} while(%x), condition=%cond, body=%body
+  %c = f32[4]{0} copy(%w)
+}
+"""
+    assert count_kernels(text) == 2
+
+
+def test_expected_time_is_that_of_flops_launches_and_compilation():
+    row = Row("a", runs=1000, flops=18e9, program=Program(1000, 10.0), compilations=2)
+    # 1 ms of flops and 3 ms of launches each, and two compilations of 10 s.
+    assert row.seconds(18.0, 3.0) == pytest.approx(1000 * 4e-3 + 20)
+    assert "| a | 1,000 | 18 | 1000 | 10 x 2 | 24 |" in table([row], 18.0, 3.0)
+
+
+def test_the_decoder_is_a_causal_one_of_the_size_that_is_said():
+    """Another token leaves the logits of the places before it as they were, and no others."""
+    model = Decoder(20, 6, 8, 2, 2, 1)
+    params = model.params()
+    assert Decoder().dim == 123_849_984
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == model.dim
+    tokens = model.batch()[:, :-1]
+    other = tokens.at[0, 3].set((tokens[0, 3] + 1) % 20)
+    logits = jax.jit(model.logits)
+    before, after = (np.asarray(logits(params, text)) for text in (tokens, other))
+    changed = np.any(before != after, axis=(0, 2))
+    assert changed.tolist() == [False, False, False, True, True, True]
+
+
+def test_a_measure_is_as_far_from_another_as_its_mass_must_travel():
+    half = (np.array([0.0, 2.0]), np.array([0.5, 0.5]))
+    one = (np.array([1.0]), np.array([1.0]))
+    assert _w1(half, one) == pytest.approx(1.0)
+    assert _w1(half, half) == 0.0
