@@ -232,11 +232,12 @@ class DataOperator(PlannedOperator):
         demand = self._demand(bound)
         # Differentiating costs a second for a large network: only where the bound does not settle.
         is_usual = choices[2].products == FORWARD_OVER_REVERSE
-        platform = platform_of(self.chosen)
-        abreast = 1 if platform == "cpu" else BLOCK_ROWS
-        if is_usual and demand.of(BLOCK_ROWS, False, abreast) > budget:
+        # Measured on a CPU: one row after the other is faster. A callback may know no batches.
+        asks_host = any(f.program.asks_host for chunk in chunks for f in chunk.functions)
+        vectorised = platform_of(self.chosen) != "cpu" and not asks_host
+        if is_usual and demand.of(BLOCK_ROWS, False, BLOCK_ROWS if vectorised else 1) > budget:
             demand = self._demand(max(map(self._linearised_bytes, chunks)))
-        return demand.plan(budget, *choices, platform)
+        return demand.plan(budget, *choices, vectorised)
 
     def _demand(self, linearised: float) -> Demand:
         return Demand(self.dim * self.dtype.itemsize, self.num_losses or 1, linearised)

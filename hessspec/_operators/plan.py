@@ -59,12 +59,12 @@ class Demand:
         rematerialize: bool | None = None,
         modes: Modes = USUAL,
         abreast: int | None = None,
-        platform: str = "cpu",
+        vectorised: bool = False,
     ) -> ProductPlan:
         """The first that fits of: full blocks, smaller ones, and both again rematerialised.
 
-        Then as many of their rows go abreast as fit, on an accelerator; on a CPU one. What is given
-        is not changed.
+        Then as many of their rows go abreast as fit, if they are to be `vectorised`; else one. What
+        is given is not changed.
 
         Raises:
             TypeError: if `block_rows` or `abreast` is no whole number.
@@ -81,7 +81,7 @@ class Demand:
             choices.append((1, ways[-1]))
         for rows, again in choices:
             if self.of(rows, again, least) <= budget:
-                most = rows if abreast is None and platform != "cpu" else least
+                most = rows if abreast is None and vectorised else least
                 plan = ProductPlan(rows, again, self, budget, modes=modes, abreast=most)
                 return plan.narrowed(plan.bytes_abreast, budget) or plan
         given = {"block_rows": block_rows, "rematerialize": rematerialize, "abreast": abreast}

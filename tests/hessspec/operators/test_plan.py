@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hessspec._base.memory import platform_of
+from hessspec._operators import over_data
 from hessspec._operators.algebra import compiled_rows
 from hessspec._operators.hessian import GaussNewtonOperator, HessianOperator
 from hessspec._operators.plan import Demand
@@ -118,21 +119,41 @@ DEMAND = Demand(vector=100, tasks=1, linearised=1000.0)
 
 @pytest.mark.any_dtype
 @pytest.mark.parametrize(
-    ("platform", "budget", "abreast"),
-    [("cpu", 1 << 30, 1), ("gpu", 1 << 30, 16), ("gpu", 10_000, 4), ("gpu", 4_800, 1)],
+    ("vectorised", "budget", "abreast"),
+    [(False, 1 << 30, 1), (True, 1 << 30, 16), (True, 10_000, 4), (True, 4_800, 1)],
 )
-def test_an_accelerator_takes_as_many_vectors_abreast_as_fit(platform, budget, abreast):
+def test_as_many_vectors_go_abreast_as_fit(vectorised, budget, abreast):
     """A block of 16 needs 4,750 bytes with one vector at a time, 9,650 with four, 14,050 with 8."""
-    plan = DEMAND.plan(budget, platform=platform)
+    plan = DEMAND.plan(budget, vectorised=vectorised)
     assert (plan.block_rows, plan.abreast) == (16, abreast)
     assert plan.product_bytes() <= budget
     assert (f", {abreast} of them abreast" in str(plan)) == (abreast > 1)
 
 
+def asks_host(x, scale):
+    """A loss whose callback is told nothing of batches: mapped over rows it works, abreast not."""
+
+    @jax.custom_jvp
+    def doubled(y):
+        return jax.pure_callback(lambda y: 2 * y, y, y)
+
+    doubled.defjvp(lambda y, v: (doubled(*y), 2 * v[0]))
+    return scale * jnp.sum(doubled(x) ** 2)
+
+
+def test_an_accelerator_takes_vectors_abreast_unless_the_loss_asks_the_host(monkeypatch):
+    monkeypatch.setattr(over_data, "platform_of", lambda tree: "gpu")
+    operator = HessianOperator(scalar_loss, network_params(), data=(X, Y))
+    assert operator.plan.abreast == 16
+    asking = HessianOperator(asks_host, X[0], data=jnp.asarray(3.0, X.dtype))
+    assert asking.plan.abreast == 1
+    close(asking.dense(), 24.0 * np.eye(3))
+
+
 @pytest.mark.any_dtype
 def test_what_is_given_goes_abreast_on_any_device_or_is_refused():
     assert DEMAND.plan(1 << 30, abreast=8).abreast == 8
-    assert DEMAND.plan(1 << 30, abreast=1, platform="gpu").abreast == 1
+    assert DEMAND.plan(1 << 30, abreast=1, vectorised=True).abreast == 1
     with pytest.raises(MemoryError, match="leave `block_rows` and `abreast` to be chosen"):
         DEMAND.plan(3_000, block_rows=8, abreast=8)
     with pytest.raises(ValueError, match="`abreast` must be at least 1, got 0"):
