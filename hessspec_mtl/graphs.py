@@ -218,7 +218,8 @@ def batch_graphs(
 def with_incidence(batches: Sequence[GraphBatch]) -> list[GraphBatch]:
     """The same batches (of NumPy arrays) with their `Incidence`; all lists of a kind as long.
 
-    Batches of one shape still have one shape.
+    Batches of one shape still have one shape. Where a crystal's atoms have many neighbours, lists
+    are as long as the longest.
     """
     found = [_lists(batch) for batch in batches]
     depths = [max(each.shape[1] for each in kind) for kind in zip(*found, strict=True)]

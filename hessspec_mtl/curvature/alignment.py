@@ -26,6 +26,7 @@ from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.graphs import GraphBatch, batch_graphs, padding_for, target_weights
 from hessspec_mtl.network.model import NetworkConfig, Params
 from hessspec_mtl.network.tasks import partial_losses
+from hessspec_mtl.network.ways import for_device
 
 _CONFLICT, _SPACES = "GradientConflict", "Eigenspaces"
 _GROUPS_STREAM = 21
@@ -272,19 +273,17 @@ def _group_gradients(
     padding = padding_for(examples.graphs, len(groups[0]))
     weights = target_weights(examples.targets)
     gradients = _task_gradients(network)
-    on_device = jax.tree.map(jnp.asarray, params)
-    rows = [
-        gradients(
-            on_device,
-            batch_graphs(
-                [examples.graphs[i] for i in members],
-                examples.targets[members],
-                pad_to=padding,
-                weights=weights,
-            ),
+    on_device = jax.device_put(params)
+    batches = [
+        batch_graphs(
+            [examples.graphs[i] for i in members],
+            examples.targets[members],
+            pad_to=padding,
+            weights=weights,
         )
         for members in groups
     ]
+    rows = [gradients(on_device, batch) for batch in for_device(batches)]
     return jnp.stack(rows), np.array([len(members) for members in groups])
 
 

@@ -33,6 +33,7 @@ from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.graphs import balanced_batches
 from hessspec_mtl.network.model import NetworkConfig, Params
 from hessspec_mtl.network.tasks import is_shared, partial_losses
+from hessspec_mtl.network.ways import for_device
 from hessspec_mtl.training.checkpoints import CheckpointError
 from hessspec_mtl.training.train import load_params
 
@@ -145,12 +146,11 @@ def task_hessians(
         network = replace(network, tasks=("task",))
     batches = balanced_batches(examples.graphs, examples.targets, batch_size)
     sizes = [batch.num_graphs for batch in batches]
-    # On the device once: every product of every epoch reads them again.
-    stored = [jax.tree.map(jax.numpy.asarray, batch) for batch in batches]
     return HessianOperator(
         partial_losses(network),
-        jax.tree.map(jax.numpy.asarray, params),
-        data=Batches(stored, sizes=sizes),
+        jax.device_put(params),
+        # On the device once: every product reads them again.
+        data=Batches(for_device(batches), sizes=sizes),
         where=is_shared,
     )
 

@@ -14,7 +14,7 @@ two threads ever write to one place, so the numbers are those of the run before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
-from hessspec_mtl.graphs import Incidence
+from hessspec_mtl.graphs import GraphBatch, Incidence, with_incidence
 
 Way = Callable[[Array], Array]
 """A linear map of rows to rows."""
@@ -112,6 +112,12 @@ def by_lists(graph: jraph.GraphsTuple, incidence: Incidence) -> Ways:
         over_edges=lambda e: over_nodes(leaving(e)),
         over_nodes=over_nodes,
     )
+
+
+def for_device(batches: Sequence[GraphBatch]) -> list[GraphBatch]:
+    """Batches of the host on the device, with lists where sums should read them: off a CPU."""
+    chosen = list(batches) if jax.default_backend() == "cpu" else with_incidence(batches)
+    return jax.device_put(chosen)
 
 
 def named_rows(

@@ -17,8 +17,15 @@ def epoch_batches(
     key: PRNGKeyArray, epoch: int, num_examples: int, batch_size: int
 ) -> list[Int[np.ndarray, " batch"]]:
     """Which examples make each batch of `epoch`: a random partition, from key and epoch alone."""
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), num_examples))
+    order = jax.device_get(_order(key, jax.device_put(np.int32(epoch)), num_examples))
     return np.array_split(order, range(batch_size, num_examples, batch_size))
+
+
+@partial(jax.jit, static_argnames="num_examples")
+def _order(
+    key: PRNGKeyArray, epoch: Int[Array, ""], num_examples: int
+) -> Int[Array, " num_examples"]:
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
 
 
 def epoch_members(
@@ -26,7 +33,7 @@ def epoch_members(
 ) -> Int[Array, "batches batch"]:
     """`epoch_batches` as one array, on the device; the last batch is filled up by `num_examples`,
     which is the number of no example."""
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+    order = _order(key, epoch, num_examples)
     spare = -num_examples % batch_size
     filled = jnp.pad(order, (0, spare), constant_values=num_examples)
     return filled.reshape(-1, batch_size)

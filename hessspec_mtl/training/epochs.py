@@ -82,6 +82,7 @@ class HostEpochs:
             batch = padded_batch(
                 [graphs[i] for i in members], targets[members], self._paddings, self._weights
             )
+            batch = jax.device_put(batch)
             params, opt_state, batch_sums = self._programs.step(params, opt_state, batch)
             sums.append(batch_sums)
             bar.update(1)
@@ -89,7 +90,8 @@ class HostEpochs:
 
     def errors(self, params: Params, split: str) -> Errors:
         if split not in self._batches:
-            self._batches[split] = balanced_batches(*self._splits[split], EVALUATION_BATCH)
+            batches = balanced_batches(*self._splits[split], EVALUATION_BATCH)
+            self._batches[split] = jax.device_put(batches)
         sums = [self._programs.sums(params, batch) for batch in self._batches[split]]
         return _means(sums, len(self._splits[split][0]))
 
@@ -113,23 +115,21 @@ class ResidentEpochs:
             for name, split in splits.items()
         }
         self._sizes = jnp.array([(g.num_nodes, g.num_edges) for g in splits["train"][0]], jnp.int32)
-        self._usual = self._holding(self._largest(np.arange(1, HORIZON + 1)))
+        self._usual = self._holding(self._largest(np.arange(1, HORIZON + 1, dtype=np.int32)))
         self._groups: dict[str, tuple[Array, Padding]] = {}
 
     def epoch(
         self, epoch: int, params: Params, opt_state: Any, bar: ProgressBar
     ) -> tuple[Params, Any, Errors]:
-        params, opt_state, sums = self._programs.epoch(
-            params,
-            opt_state,
-            self._resident["train"],
-            self._key,
-            jnp.int32(epoch),
-            self.padding(epoch),
-        )
+        params, opt_state, sums = self._programs.epoch(params, opt_state, *self.arguments(epoch))
         errors = _means(sums, len(self._sizes))
         bar.update(len(sums))
         return params, opt_state, errors
+
+    def arguments(self, epoch: int) -> tuple[Any, ...]:
+        """What `Programs.epoch` takes beside a state."""
+        number = jax.device_put(np.int32(epoch))
+        return self._resident["train"], self._key, number, self.padding(epoch)
 
     def errors(self, params: Params, split: str) -> Errors:
         graphs = self._splits[split][0]
@@ -144,14 +144,14 @@ class ResidentEpochs:
         The sum of 128 sizes hardly varies: one shape for the first `HORIZON` epochs is 7 % larger
         than the mean for QM8. An epoch beyond them that does not fit has the largest there can be.
         """
-        if epoch <= HORIZON or self._usual.holds(*self._largest(np.array([epoch])), 0):
+        if epoch <= HORIZON or self._usual.holds(*self._largest(np.array([epoch], np.int32)), 0):
             return self._usual
         largest = padding_for(self._splits["train"][0], self._batch_size)
         return replace(largest, n_graph=self._usual.n_graph)
 
     def _largest(self, epochs: np.ndarray) -> tuple[int, int]:
-        most = largest_batches(self._key, jnp.asarray(epochs), self._sizes, self._batch_size)
-        nodes, edges = np.asarray(most).max(axis=0).tolist()
+        most = largest_batches(self._key, jax.device_put(epochs), self._sizes, self._batch_size)
+        nodes, edges = jax.device_get(most).max(axis=0).tolist()
         return nodes, edges
 
     def _holding(self, most: tuple[int, int]) -> Padding:

@@ -38,14 +38,14 @@ class TrainingState:
     def packed(self) -> dict[str, Any]:
         """A dict for disk. The optimizer's leaves are joined by dtype into vectors: hundreds of
         small files cost more than their contents."""
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.opt_state)]
+        leaves = jax.device_get(jax.tree.leaves(self.opt_state))
         dtypes = sorted({leaf.dtype.name for leaf in leaves})
         joined = {
             dtype: np.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype.name == dtype])
             for dtype in dtypes
         }
         return {
-            "params": self.params,
+            "params": jax.device_get(self.params),
             "opt_state": joined,
             "history": self.history,
             "seconds": self.seconds,

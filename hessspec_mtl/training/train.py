@@ -1,9 +1,10 @@
 """Training: a configuration and a data set in, a folder of checkpoints and a history out.
 
 The folder holds `config.json` (what was trained on what), `history.csv`, `seconds.csv` (the time
-of each epoch) and `checkpoints/`. The state after every epoch is saved, so a run that was stopped
-at any moment goes on from its last finished epoch and ends with the same numbers, bit for bit on
-the same machine: the order of the examples is a function of seed and epoch alone.
+of each epoch) and `checkpoints/`. The state after every epoch is saved, or every so many seconds
+where an epoch takes less (`TrainConfig.checkpoint_seconds`). So a run that was stopped at any
+moment goes on from there and ends with the same numbers, bit for bit on the same machine: the order
+of the examples is a function of seed and epoch alone. `epochs` says how an epoch is computed.
 """
 
 from __future__ import annotations

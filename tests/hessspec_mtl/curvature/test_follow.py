@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import hessspec
+from benchmarks.timing import Compilations
+from hessspec_mtl.curvature import follow
 from hessspec_mtl.curvature.follow import (
     CurvatureConfig,
     analysed_epochs,
@@ -18,6 +20,7 @@ from hessspec_mtl.curvature.follow import (
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.datasets.computed import load_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
+from hessspec_mtl.graphs import with_incidence
 from hessspec_mtl.network.model import NetworkConfig, init_params
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.train import load_params, train
@@ -52,6 +55,7 @@ class Setting:
             graphs=tuple(encoded.train.graphs[i] for i in chosen),
             targets=encoded.train.targets[chosen],
         )
+        self.params, self.network, self.examples = params, network, examples
         self.hessians = task_hessians(params, network, examples, batch_size=NUM_MOLECULES)
 
     @cached_property
@@ -72,6 +76,53 @@ def trained(tmp_path_factory):
     dataset = load_qm8(os.environ["HESSSPEC_DATA"]).subset(60, 0)
     folder = tmp_path_factory.mktemp("training")
     return Setting(folder, num_epochs=200, num_steps=2, dataset=dataset)
+
+
+def test_off_a_cpu_the_hessians_read_lists_and_are_the_same(initial, monkeypatch):
+    """Products and forms of all tasks, by three batches in place of one."""
+    listed = []
+
+    def with_lists(batches):
+        listed.extend(with_incidence(batches))
+        return jax.device_put(listed)
+
+    monkeypatch.setattr(follow, "for_device", with_lists)
+    after = task_hessians(initial.params, initial.network, initial.examples, batch_size=5)
+    assert len(listed) == 3
+    block = jax.random.normal(jax.random.key(0), (3, after.dim))
+    for name in ("forms", "rows"):
+        expected, found = (getattr(h, name)(block) for h in (initial.hessians, after))
+        np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_a_second_analysed_epoch_compiles_nothing(initial, tmp_path, monkeypatch):
+    """Trace, density, gradients and eigenvectors of the next parameters meet all programs."""
+    states = [init_params(jax.random.key(epoch), initial.network) for epoch in range(2)]
+    monkeypatch.setattr(follow, "load_params", lambda _, epoch: jax.device_get(states[epoch]))
+    config = CurvatureConfig(
+        num_graphs=NUM_MOLECULES,
+        batch_size=4,
+        trace_matvecs=12,
+        num_steps=6,
+        num_eigenpairs=2,
+        gradient_groups=3,
+        eigenpairs_tol=0.3,
+    )
+    compilations = Compilations()
+    for epoch in range(2):
+        compilations.count = 0
+        follow.follow(
+            config,
+            initial.network,
+            initial.examples,
+            (epoch,),
+            tmp_path,
+            tmp_path,
+            seed=0,
+            progress=False,
+        )
+        assert (compilations.count > 0) == (epoch == 0)
 
 
 def trace_scores(hessians, truth, num_keys, num_matvecs=48):

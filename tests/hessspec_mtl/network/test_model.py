@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessspec_mtl.graphs import GraphBatch, MultiGraph, Padding, batch_graphs
+from hessspec_mtl.graphs import GraphBatch, MultiGraph, Padding, batch_graphs, with_incidence
 from hessspec_mtl.network.model import NetworkConfig, init_params, num_shared, predict
 
 CONFIG = NetworkConfig(
@@ -186,6 +186,15 @@ def test_what_stands_in_the_padding_matters_neither_to_values_nor_to_derivatives
     plain = predictions_and_derivatives(params, vector, empty)
     other = predictions_and_derivatives(params, vector, full)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_sums_by_lists_are_sums_by_segments_in_values_and_derivatives():
+    params, vector = random_params(CONFIG), random_params(CONFIG, seed=3)
+    by_segments = predictions_and_derivatives(params, vector, batch())
+    (listed,) = with_incidence([batch()])
+    by_lists = predictions_and_derivatives(params, vector, listed)
+    for a, b in zip(jax.tree.leaves(by_segments), jax.tree.leaves(by_lists), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.timing import Compilations
 from hessspec._base.progress import progress_bar
 from hessspec_mtl.graphs import MultiGraph, padding_for
 from hessspec_mtl.network.model import NetworkConfig, init_params
 from hessspec_mtl.training import epochs
 from hessspec_mtl.training.batches import epoch_batches, epoch_members, largest_batches
-from hessspec_mtl.training.config import TrainConfig
+from hessspec_mtl.training.config import MATMUL_PRECISIONS, TrainConfig
 from hessspec_mtl.training.epochs import HostEpochs, ResidentEpochs
-from hessspec_mtl.training.programs import Optimization, programs
+from hessspec_mtl.training.programs import Optimization, finite_leaves, programs
+from hessspec_mtl.training.state import TrainingState
 
 NETWORK = NetworkConfig(
     node_features=2, edge_features=1, tasks=("size", "bonds"), num_steps=2, width=4, head_width=4
@@ -59,6 +61,47 @@ def trained(way) -> SimpleNamespace:
         errors.append(sums)
     after = way.errors(params, "test")
     return SimpleNamespace(params=params, opt_state=opt_state, errors=[*before, *errors, after])
+
+
+def packed(params, opt_state) -> dict:
+    return TrainingState(params, opt_state, np.zeros((1, 2, 2, 2)), np.zeros(1)).packed()
+
+
+@pytest.mark.parametrize("kind", [HostEpochs, ResidentEpochs])
+def test_a_later_epoch_compiles_nothing_and_moves_what_it_must(kind):
+    """Batches (or the number of the epoch) to the device, errors and what is saved from it.
+
+    Any other way to the device is refused. The first epochs have met all shapes of the host.
+    """
+    way, params = kind(PROGRAMS, SPLITS, 8, KEY), init_params(jax.random.key(0), NETWORK)
+    opt_state, compilations = PROGRAMS.optimizer.init(params), Compilations()
+    for epoch in range(1, 6):
+        with (
+            progress_bar(3, "training", enabled=False) as bar,
+            jax.transfer_guard("disallow" if epoch == 5 else "allow"),
+        ):
+            compilations.count = 0
+            params, opt_state, _ = way.epoch(epoch, params, opt_state, bar)
+            way.errors(params, "test")
+            assert all(jax.device_get(finite_leaves(params)))
+            saved = packed(params, opt_state)
+    assert compilations.count == 0
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(saved))
+
+
+@pytest.mark.parametrize(("name", "written"), [("highest", "HIGHEST"), ("tf32", "HIGH")])
+def test_every_product_of_matrices_has_the_precision_asked_for(name, written):
+    """Also where all else runs in another one, as a study does."""
+    way, params = ResidentEpochs(PROGRAMS, SPLITS, 8, KEY), init_params(KEY, NETWORK)
+    state = params, PROGRAMS.optimizer.init(params)
+    with (
+        jax.default_matmul_precision("highest"),
+        jax.default_matmul_precision(MATMUL_PRECISIONS[name]),
+    ):
+        text = PROGRAMS.epoch.lower(*state, *way.arguments(1)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) > 50
+    assert all(f"precision = [{written}, {written}]" in line for line in products)
 
 
 @pytest.fixture(scope="module")
