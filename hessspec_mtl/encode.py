@@ -9,49 +9,77 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.encoded import write_encoded
-from hessspec_mtl.study.loading import encoded_name, named
+from hessspec_mtl.study.loading import CrystalFolder, MoleculeTable, encoded_name, named
 from hessspec_mtl.study.options import with_values
 from hessspec_mtl.study.presets import DatasetName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode:
-    """Write data sets as compact files that are read without chemistry packages.
+class Target:
+    """Where to.
 
     Attributes:
         to: folder for the files; one a set, named after it.
-        sets: which data sets.
-        data_dir: folder with the data files; by default the variable HESSSPEC_DATA, then a cache
-            that is filled by download.
-        api_key: query the Materials Project with this key instead of reading a file.
         progress: progress bars; by default shown in a terminal only.
     """
 
     to: Path
+    progress: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(Target):
+    """Write data sets as compact files that are read without chemistry packages.
+
+    A set of your own: `molecules FILE.csv ...` or `crystals FOLDER ...` in place of `--sets`.
+
+    Attributes:
+        sets: which data sets.
+        data_dir: folder with the data files; by default the variable HESSSPEC_DATA, then a cache
+            that is filled by download.
+        api_key: query the Materials Project with this key instead of reading a file.
+    """
+
     sets: tuple[DatasetName, ...] = ("qm8", "mp")
     data_dir: Path | None = None
     api_key: str | None = None
-    progress: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeMolecules(Target, MoleculeTable):
+    """Write molecules of your own, a CSV file with SMILES and target columns, as a compact file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeCrystals(Target, CrystalFolder):
+    """Write crystals of your own, a folder of CIF files and a CSV file, as a compact file."""
+
+
+_OWN = {"molecules": EncodeMolecules, "crystals": EncodeCrystals}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (0: done, 1: stopped with a message)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    own = _OWN.get(arguments[0]) if arguments else None
+    kind = own or Encode
     options = tyro.cli(
-        Encode,
-        args=with_values(sys.argv[1:] if argv is None else argv),
-        prog="python -m hessspec_mtl.encode",
-        description=(Encode.__doc__ or "").split("Attributes:")[0],
+        kind,
+        args=with_values(arguments[1:] if own else arguments),
+        prog="python -m hessspec_mtl.encode" + (f" {arguments[0]}" if own else ""),
+        description=(kind.__doc__ or "").split("Attributes:")[0],
     )
     try:
-        for name in options.sets:
-            encode(options, name)
+        for name, read in _sets(options):
+            _encode(options.to / encoded_name(name), name, read)
     except KeyboardInterrupt:
         print("\nStopped. What is written is whole.", file=sys.stderr)
         return 130
@@ -61,18 +89,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def encode(options: Encode, name: DatasetName) -> Path:
-    """Read the set `name` and write its file; returns its path."""
+def _sets(
+    options: Encode | EncodeMolecules | EncodeCrystals,
+) -> Iterator[tuple[str, Callable[[], MultitaskDataset]]]:
+    """Name and reader of each data set."""
+    if not isinstance(options, Encode):
+        yield options.set_name, options.read
+        return
+    given = {"data_dir": options.data_dir, "api_key": options.api_key}
+    for name in options.sets:
+        # Of the whole, the second is the part that has graphs in any case.
+        yield name, lambda n=name: named(n, None, progress=options.progress, **given)[1]
+
+
+def _encode(path: Path, name: str, read: Callable[[], MultitaskDataset]) -> None:
     start = time.perf_counter()
     print(f"Reading {name}", flush=True)
-    whole, part = named(
-        name, None, data_dir=options.data_dir, api_key=options.api_key, progress=options.progress
-    )
-    # Read without graphs, the whole may have none; all of it is the part that was asked for.
-    path = write_encoded(part if part.graphs else whole, options.to / encoded_name(name))
-    size, seconds = path.stat().st_size, time.perf_counter() - start
-    print(f"{path}: {len(part):,} examples, {size / 1e6:.1f} MB, made in {seconds:.0f} s")
-    return path
+    dataset = read()
+    size = write_encoded(dataset, path).stat().st_size
+    seconds = time.perf_counter() - start
+    print(f"{path}: {len(dataset):,} examples, {size / 1e6:.1f} MB, made in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

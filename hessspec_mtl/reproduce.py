@@ -20,12 +20,12 @@ import jax
 import tyro
 
 from hessspec_mtl.datasets.base import MultitaskDataset
-from hessspec_mtl.datasets.csv_table import table_name
 from hessspec_mtl.datasets.grouping import with_whole_groups
 from hessspec_mtl.files.versions import this_machine
 from hessspec_mtl.files.whole import remove_parts, sole_use, write_whole
 from hessspec_mtl.study import loading
-from hessspec_mtl.study.folder import STUDY_FILE, machines, note_machine
+from hessspec_mtl.study.folder import STUDY_FILE, machines, note_machine, read_json
+from hessspec_mtl.study.loading import CrystalFolder, MoleculeTable
 from hessspec_mtl.study.options import StudyOptions, configured, flag, typed, with_values
 from hessspec_mtl.study.pipeline import StudyWork, begin_study
 from hessspec_mtl.study.presets import DATA_SEED, PRESETS, DatasetName, StudyConfig
@@ -43,6 +43,8 @@ class RunOptions:
             "paper" (a GPU).
         stages: what of it; what is not done now can be done later, or on another machine to which
             the run's folder is taken. The report reads what training and curvature left.
+        encoded_dir: folder with encoded data sets (`python -m hessspec_mtl.encode`), which are read
+            without chemistry packages.
         out: folder of all runs.
         name: folder of this run below `out`; by default the preset's name, with the sets if
             `sets` is given, or the name of your own data. The same name again goes on where that
@@ -52,6 +54,7 @@ class RunOptions:
 
     preset: Literal["quick", "small", "compare", "gpu", "paper"] = "quick"
     stages: tuple[Stage, ...] = STAGES
+    encoded_dir: Path | None = None
     out: Path = Path("runs")
     name: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: see there)")
@@ -76,55 +79,23 @@ class Reproduce(Options):
     Attributes:
         data_dir: folder with the data files; by default the variable HESSSPEC_DATA, then a cache
             that is filled by download.
-        encoded_dir: folder with encoded data sets (`python -m hessspec_mtl.encode`), which are read
-            without chemistry packages.
         sets: which data sets; default: the preset's.
         api_key: query the Materials Project with this key instead of reading a file.
     """
 
     data_dir: Path | None = None
-    encoded_dir: Path | None = None
     sets: tuple[DatasetName, ...] | None = None
     api_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnMolecules(Options):
-    """The whole study on molecules of your own: a CSV file with SMILES and target columns.
-
-    Attributes:
-        file: the CSV file, with a header; semicolons and tabs are read too, and .csv.gz.
-        smiles: the column of SMILES strings.
-        targets: the columns to learn, numbers.
-        units: their units, in the same order.
-        add_hydrogens: make hydrogens nodes although the SMILES leave them out, as the paper has
-            them.
-    """
-
-    file: Annotated[Path, tyro.conf.Positional]
-    smiles: str = "smiles"
-    targets: tuple[str, ...]
-    units: tuple[str, ...] | None = None
-    add_hydrogens: bool = True
+class OwnMolecules(MoleculeTable, Options):
+    """The whole study on molecules of your own: a CSV file with SMILES and target columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnCrystals(Options):
-    """The whole study on crystals of your own: a folder of CIF files and a CSV file of targets.
-
-    Attributes:
-        folder: the folder with one CIF file a crystal.
-        targets: the CSV file, with a header or without one (cgcnn's `id_prop.csv`).
-        columns: the columns to learn; default: every column but the one that names the files.
-        id_column: the column that names the files; default: the first, or the only one that does.
-        units: their units, in the same order.
-    """
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    targets: Path
-    columns: tuple[str, ...] | None = None
-    id_column: str | None = None
-    units: tuple[str, ...] | None = None
+class OwnCrystals(CrystalFolder, Options):
+    """The whole study on crystals of your own: a folder of CIF files and a CSV file of targets."""
 
 
 _OWN = {"molecules": OwnMolecules, "crystals": OwnCrystals}
@@ -216,7 +187,7 @@ def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Pat
         config = _fitted(configs[name], options, dataset)
         work = begin_study(config, dataset, folder / name, progress=options.progress, say=_say)
         done[name] = whole, work
-        _write_config(options, folder, {name: asdict(w.config) for name, (_, w) in done.items()})
+        _write_config(options, folder, {w.dataset.name: asdict(w.config) for _, w in done.values()})
         if not {"train", "curvature"}.isdisjoint(options.stages) and work.unfinished():
             note_machine(folder / name, this_machine(_PACKAGES))
         with _full_precision():
@@ -228,13 +199,16 @@ def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Pat
 
 
 def _write_config(options: Options, folder: Path, settings: Mapping[str, Any]) -> None:
+    """What is in force, of the sets that are studied now and of others that stand in the folder."""
+    path = folder / "config.json"
+    held = read_json(path).get("studies", {}) if path.exists() else {}
     effective = {
         "command": _command(options),
         "preset": options.preset,
-        "studies": settings,
+        "studies": {**held, **settings},
         "versions": this_machine(_PACKAGES).versions,
     }
-    write_whole(folder / "config.json", json.dumps(effective, indent=2, default=str) + "\n")
+    write_whole(path, json.dumps(effective, indent=2, default=str) + "\n")
 
 
 def _report(
@@ -305,15 +279,9 @@ def _run_name(options: Options) -> str:
     if options.name is not None:
         return options.name
     if isinstance(options, OwnMolecules | OwnCrystals):
-        return _own_name(options)
+        return options.set_name
     sets = getattr(options, "sets", None)
     return options.preset if sets is None else "-".join([options.preset, *sets])
-
-
-def _own_name(options: OwnMolecules | OwnCrystals) -> str:
-    if isinstance(options, OwnMolecules):
-        return table_name(options.file.resolve())
-    return options.folder.resolve().stem
 
 
 def _fitted(config: StudyConfig, options: Options, dataset: MultitaskDataset) -> StudyConfig:
@@ -329,28 +297,8 @@ def _fitted(config: StudyConfig, options: Options, dataset: MultitaskDataset) ->
 
 def _sources(options: Options) -> Iterator[tuple[str, loading.Load]]:
     """Name and loader of each data set."""
-    if isinstance(options, OwnMolecules):
-        load = partial(
-            loading.own_molecules,
-            path=options.file,
-            targets=options.targets,
-            smiles=options.smiles,
-            units=options.units,
-            add_hydrogens=options.add_hydrogens,
-            progress=options.progress,
-        )
-        yield _own_name(options), load
-    elif isinstance(options, OwnCrystals):
-        load = partial(
-            loading.own_crystals,
-            directory=options.folder,
-            targets_file=options.targets,
-            targets=options.columns,
-            id_column=options.id_column,
-            units=options.units,
-            progress=options.progress,
-        )
-        yield _own_name(options), load
+    if isinstance(options, OwnMolecules | OwnCrystals):
+        yield options.set_name, partial(loading.own, options, encoded_dir=options.encoded_dir)
     elif isinstance(options, Reproduce):
         for name in options.sets or tuple(PRESETS[options.preset].studies):
             load = partial(

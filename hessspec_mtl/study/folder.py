@@ -38,7 +38,7 @@ def claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
     young = _flat(json.loads(json.dumps(asdict(StudyConfig()))))
     path = root / STUDY_FILE
     if path.exists():
-        found = _read_json(path)
+        found = read_json(path)
         for name, value in wanted["settings"].items():
             held = found.get("settings", {}).get(name, young.get(name))
             if held != value:
@@ -86,7 +86,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that was written here; an error says what to do with a damaged one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -7,14 +7,16 @@ that reads encoded data sets (`datasets.encoded`) need not have them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from hessspec_mtl.datasets.base import MultitaskDataset
+from hessspec_mtl.datasets.csv_table import table_name
 from hessspec_mtl.datasets.encoded import read_encoded
 from hessspec_mtl.study.presets import DATA_SEED, DatasetName
 
@@ -23,6 +25,86 @@ Loaded = tuple[MultitaskDataset, MultitaskDataset]
 
 Load = Callable[[int | None], Loaded]
 """Takes the number of examples to keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoleculeTable:
+    """Molecules of one's own.
+
+    Attributes:
+        file: the CSV file, with a header; semicolons and tabs are read too, and .csv.gz.
+        smiles: the column of SMILES strings.
+        targets: the columns to learn, numbers.
+        units: their units, in the same order.
+        add_hydrogens: make hydrogens nodes although the SMILES leave them out, as the paper has
+            them.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    smiles: str = "smiles"
+    targets: tuple[str, ...]
+    units: tuple[str, ...] | None = None
+    add_hydrogens: bool = True
+
+    @property
+    def set_name(self) -> str:
+        """What the data set is called."""
+        return table_name(self.file.resolve())
+
+    def read(self) -> MultitaskDataset:
+        """The data set (`datasets.own.load_own_molecules`)."""
+        from hessspec_mtl.datasets.own import load_own_molecules
+
+        return load_own_molecules(
+            self.file,
+            targets=self.targets,
+            smiles=self.smiles,
+            units=self.units,
+            add_hydrogens=self.add_hydrogens,
+            progress=_progress(self),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrystalFolder:
+    """Crystals of one's own.
+
+    Attributes:
+        folder: the folder with one CIF file a crystal.
+        targets: the CSV file, with a header or without one (cgcnn's `id_prop.csv`).
+        columns: the columns to learn; default: every column but the one that names the files.
+        id_column: the column that names the files; default: the first, or the only one that does.
+        units: their units, in the same order.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    targets: Path
+    columns: tuple[str, ...] | None = None
+    id_column: str | None = None
+    units: tuple[str, ...] | None = None
+
+    @property
+    def set_name(self) -> str:
+        """What the data set is called."""
+        return self.folder.resolve().stem
+
+    def read(self) -> MultitaskDataset:
+        """The data set (`datasets.own.load_own_crystals`)."""
+        from hessspec_mtl.datasets.own import load_own_crystals
+
+        return load_own_crystals(
+            self.folder,
+            self.targets,
+            targets=self.columns,
+            id_column=self.id_column,
+            units=self.units,
+            progress=_progress(self),
+        )
+
+
+def _progress(options: Any) -> bool | None:
+    """Whether progress is to be shown, where the command has an option for it."""
+    return getattr(options, "progress", None)
 
 
 def named(
@@ -77,19 +159,16 @@ def encoded(path: Path, num_examples: int | None) -> Loaded:
     return whole, subset(whole, num_examples)
 
 
-def own_molecules(num_examples: int | None, **arguments: Any) -> Loaded:
-    """A table of SMILES (`datasets.own.load_own_molecules`)."""
-    from hessspec_mtl.datasets.own import load_own_molecules
-
-    whole = load_own_molecules(**arguments)
-    return whole, subset(whole, num_examples)
-
-
-def own_crystals(num_examples: int | None, **arguments: Any) -> Loaded:
-    """A folder of CIF files (`datasets.own.load_own_crystals`)."""
-    from hessspec_mtl.datasets.own import load_own_crystals
-
-    whole = load_own_crystals(**arguments)
+def own(
+    files: MoleculeTable | CrystalFolder,
+    num_examples: int | None,
+    *,
+    encoded_dir: Path | None = None,
+) -> Loaded:
+    """One's own data: from their encoded file in `encoded_dir`, if that is given."""
+    if encoded_dir is not None:
+        return encoded(encoded_dir / encoded_name(files.set_name), num_examples)
+    whole = files.read()
     return whole, subset(whole, num_examples)
 
 
