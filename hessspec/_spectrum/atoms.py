@@ -34,8 +34,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special, stats
 
+from hessspec._base.later import special
 from hessspec._spectrum.quadrature import RitzPairs
 
 # Rounding of a product and of T, in units of eps |H|: products of real networks in float32 were
@@ -253,8 +253,8 @@ class Candidates:
         self,
         dim: int,
         lengths: Callable[[Float[np.ndarray, "d k m"]], Float[np.ndarray, " d"]],
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """All eigenvalues and their multiplicities, if the probes prove them; None if not.
+    ) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """All eigenvalues, their multiplicities and how far off a value may be, if proved; or None.
 
         Projections of n starts span min(n, r) dimensions. So if the Ritz vectors of a value are
         dependent, their rank is its multiplicity. If that is known for all values but one, the
@@ -263,6 +263,9 @@ class Candidates:
         products, which are rounded, show no length below eps^(1/2).
         """
         settled = all(np.all(p.residuals <= ROUNDING_UNITS * self.floor) for p in self.pairs)
+        # A chain of Ritz values, each within rounding of the next, is no eigenvalue but a bulk.
+        radius = max((c.radius for c in self.converged), default=np.inf)
+        settled &= radius <= 2 * ROUNDING_UNITS * self.floor
         if not settled or not self.all_converged or len(self.pairs) == 1:
             return None
         values, ranks, known = [], [], []
@@ -279,7 +282,7 @@ class Candidates:
             return None
         if known.all() and left != 0:
             return None
-        return np.array(values), np.where(known, multiples, left)
+        return np.array(values), np.where(known, multiples, left), radius
 
     def _dependent(
         self,
@@ -359,7 +362,7 @@ def assumed(found: Candidates, dim: int) -> list[Cluster]:
         # The exact law of the share of `count` of `dim` directions.
         if count >= dim:
             return count > dim
-        return bool(stats.beta.sf(mass, count / 2, (dim - count) / 2) < level)
+        return bool(special.betaincc(count / 2, (dim - count) / 2, mass) < level)
 
     kept = []
     for cluster in ranked:

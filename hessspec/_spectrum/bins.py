@@ -26,6 +26,8 @@ _LINEAR_CELLS = 48
 _BAR = 24
 # What the moments leave open of a bin is at most this share of what is in it, or one eigenvalue.
 _OPEN_SHARE, _OPEN_COUNT = 1.0, 1.0
+# An eigenvalue is drawn by itself if its place is known to this share of its size.
+_PLACED = 0.1
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +69,14 @@ class Histogram(Printed):
         """The number of the bin that holds 0, or -1 if none does."""
         inside = np.flatnonzero((self.edges[:-1] < 0) & (self.edges[1:] >= 0))
         return int(inside[0]) if inside.size else -1
+
+    @property
+    def cell(self) -> float:
+        """How far the bin about 0 reaches; where there is none, the end nearest to 0."""
+        zero = self.about_zero
+        if zero < 0:
+            return float(np.abs(self.edges[self.edges != 0]).min())
+        return float(np.abs(self.edges[zero : zero + 2]).max())
 
     def rest(
         self,
@@ -136,11 +146,13 @@ def distinct_atoms(rows: Rows) -> tuple[Float[np.ndarray, " atoms"], Int[np.ndar
     """Eigenvalues that are known one by one, rising, each once, with the eigenvectors known.
 
     Each row has the atoms that the other probes found; the row that has most is taken. In an exact
-    spectrum every eigenvalue is known.
+    spectrum every eigenvalue is known. One whose place is known to less than a tenth of its size
+    belongs to the bulk, unless the resolution says no more of any.
     """
     known = np.round(rows.counts[:1]) if rows.exact else rows.known
     probe = int(known.sum(axis=1).argmax())
-    settled = known[probe] > 0
+    placed = np.maximum(rows.resolution, _PLACED * np.abs(rows.nodes[probe]))
+    settled = (known[probe] > 0) & (rows.exact | (rows.residuals[probe] <= placed))
     values, counts = rows.nodes[probe][settled], known[probe][settled].astype(int)
     order = np.argsort(values, kind="stable")
     return values[order], counts[order]

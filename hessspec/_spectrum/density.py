@@ -131,7 +131,9 @@ def spectrum(
         found = Candidates(pairs, run.basis_gram(), eps, resolution, max_angle)
         every = found.spectrum(dim, run.combined_lengths)
         if every is not None:
-            rows = [_exact_row(*every, dim, m, resolution)] * k
+            values, multiplicities, radius = every
+            resolution = max(resolution, radius)
+            rows = [_exact_row(values, multiplicities, dim, m, resolution)] * k
         else:
             rows = [_row(run, pairs, found, p, dim, eps) for p in range(k)]
     nodes, weights, multiples, residuals = (np.stack(c) for c in zip(*rows, strict=True))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import hessspec
-from tests.spectra import hessian, outliers, with_spectrum
+from tests.spectra import dtype, hessian, outliers, with_spectrum
 
 
 def true_counts(found, eigenvalues):
@@ -125,3 +125,17 @@ def test_an_unknown_scale_is_refused(spectra):
         spectra[0].histogram("cubic")
     with pytest.raises(ValueError, match="`level`"):
         spectra[0].histogram(level=1.0)
+
+
+def test_a_narrow_bulk_beside_large_outliers_is_not_taken_for_one_eigenvalue():
+    """Its Ritz values form a chain in which rounding hides each gap, but not its whole width."""
+    norm, eps = 27.0, float(np.finfo(dtype()).eps)
+    bulk = 300 * eps * norm * np.random.default_rng(3).uniform(-1, 1, 112)
+    eigenvalues = np.concatenate([norm * np.linspace(-0.8, 1.0, 8), bulk])
+    spectrum = hessspec.density(hessian(np.diag(eigenvalues)), key=jax.random.key(0), num_steps=30)
+    half = 0.3 * np.abs(bulk).max()
+    share = spectrum.count(-half, half)
+    assert share.lower <= (np.abs(bulk) <= half).sum() <= share.upper
+    found = spectrum.histogram()
+    assert np.all(held(found, eigenvalues))
+    assert np.all((np.abs(found.atoms) > 1) | (found.multiplicities > 100))
