@@ -8,15 +8,15 @@ functionals are taken of each probe's measure, and their spread over probes is t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import SupportsFloat
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
-from hessspec import IntervalEstimate, SpectralDensity, kolmogorov_smirnov, wasserstein1
+from hessspec import Histogram, IntervalEstimate, SpectralDensity, kolmogorov_smirnov, wasserstein1
+from hessspec._base.later import special
 
 LEVEL = 0.95
 
@@ -63,7 +63,7 @@ def _bounded(value: SupportsFloat, low: SupportsFloat, high: SupportsFloat, many
     """A number with the interval of its density; its error is that reach as if it were normal."""
     middle, lower, upper = float(value), float(low), float(high)
     reach = max(upper - middle, middle - lower, 0.0)
-    error = reach / float(stats.norm.isf(0.5 * (1.0 - LEVEL) / many))
+    error = reach / float(-special.ndtri(0.5 * (1.0 - LEVEL) / many))
     return Bounded(middle, error, low=lower, high=upper, comparisons=many)
 
 
@@ -137,6 +137,11 @@ class TaskSpectrum:
             reach = max(reach, float(np.abs(0.5 * (sides + used[inner])).max()))
         return reach
 
+    @functools.cached_property
+    def histogram(self) -> Histogram:
+        """Numbers of eigenvalues in the finest bins that the steps resolve, 95 % each."""
+        return self.density.histogram(level=LEVEL)
+
     def log_count(self, low: float, high: float, comparisons: int = 1) -> Bounded:
         """log₁₀ of the number of eigenvalues in (low, high], none counting as a half."""
         share = self.density.mass(low, high, _level(comparisons))
@@ -157,33 +162,6 @@ class TaskSpectrum:
 
     def _probes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return zip(self.nodes, self.weights, strict=True)
-
-    def smoothed(
-        self, grid: Float[np.ndarray, " grid"], bandwidth: float
-    ) -> Float[np.ndarray, "probes grid"]:
-        """Each probe's density on `grid`, smoothed by a Gaussian of width `bandwidth`."""
-        scaled = (grid[None, :, None] - self.nodes[:, None, :]) / bandwidth
-        kernel = np.exp(-0.5 * scaled**2) / (bandwidth * (2 * np.pi) ** 0.5)
-        return (kernel * self.weights[:, None, :]).sum(axis=-1)
-
-    def counts(self, edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, "probes bins"]:
-        """Number of eigenvalues between consecutive `edges`, as each probe estimates it."""
-        return self.dim * np.array(
-            [
-                np.histogram(nodes, bins=edges, weights=weights)[0]
-                for nodes, weights in self._probes()
-            ]
-        )
-
-    def atoms(self) -> tuple[Float[np.ndarray, " atoms"], Float[np.ndarray, " atoms"]]:
-        """Eigenvalues that were resolved one by one, and their multiplicities.
-
-        A settled eigenvalue stands in the rule of every probe; here it is listed once.
-        """
-        multiplicities = np.asarray(self.density.multiplicities)
-        probe = int((multiplicities > 0).sum(axis=1).argmax())
-        settled = multiplicities[probe] > 0
-        return self.nodes[probe][settled], multiplicities[probe][settled].astype(np.float64)
 
     def extreme_residual(self) -> float:
         """The larger residual of the two extremes, relative to the largest |λ|."""
@@ -208,11 +186,6 @@ def task_spectra(density: SpectralDensity) -> list[TaskSpectrum]:
         TaskSpectrum(d, np.asarray(d.nodes, np.float64), np.asarray(d.weights, np.float64))
         for d in singles
     ]
-
-
-def widest(spectra: Sequence[TaskSpectrum]) -> float:
-    """Largest |λ| over several spectra."""
-    return max(spectrum.radius for spectrum in spectra)
 
 
 @dataclass(frozen=True, eq=False)

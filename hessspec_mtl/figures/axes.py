@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 Direction = Literal["x", "y"]
 
@@ -63,6 +63,23 @@ def symlog(axes: Axes, direction: Direction, threshold: float, *, max_ticks: int
     axis.set_major_locator(FixedLocator(sorted(t for t in ticks if low <= t <= high)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def log_axis(axes: Axes, direction: Direction) -> None:
+    """Make one axis logarithmic, with labels between the powers of ten where there is room.
+
+    Call it when the limits are what they shall be: 1, 2, 3 and 5 times powers of ten over little
+    more than a decade, 1 and 3 over two, then powers alone, thinned to what the axis has room for.
+    """
+    getattr(axes, f"set_{direction}scale")("log")
+    axis = getattr(axes, f"{direction}axis")
+    low, high = getattr(axes, f"get_{direction}lim")()
+    decades = abs(float(np.log10(high / low)))
+    between = (1.0, 2.0, 3.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 2.6 else (1.0,)
+    axis.set_major_locator(LogLocator(base=10, subs=between))
+    written = power_of_ten if len(between) == 1 else "{:g}".format
+    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def epoch_axis(epochs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

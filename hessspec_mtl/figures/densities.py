@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from hessspec_mtl.curvature.spectra import TaskSpectrum, widest
+from hessspec import Histogram
+from hessspec_mtl.curvature.spectra import TaskSpectrum
 from hessspec_mtl.figures.axes import symlog
 from hessspec_mtl.figures.style import (
     BAND,
@@ -21,8 +22,7 @@ from hessspec_mtl.figures.style import (
 from hessspec_mtl.study.records import Study
 
 EIGENVALUE = "eigenvalue λ (loss / parameter²)"
-NUM_GRID = 601
-BINS_PER_DECADE = 4
+LOWEST = 0.4  # number of eigenvalues at which the axis begins
 
 
 def snapshots(num_epochs: int, wanted: int) -> list[int]:
@@ -59,8 +59,8 @@ def round_up(value: float) -> float:
 def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
     """Figure 5: every task's density near 0, one panel for each of up to six epochs.
 
-    The kernel of a panel is as wide as the cell about 0 that Lanczos does not look into (the
-    median over tasks), and its crop twenty times that. Bands are the spread over probes.
+    A panel reaches ten times as far as the bin about 0 that Lanczos does not look into (the median
+    over tasks). Of each bin the mean density is drawn, in the interval of its count.
     """
     shots = _spectra(study, 6)
     rows = []
@@ -70,78 +70,64 @@ def cropped_density_figure(study: Study, *, name: str = "figure5") -> Plot:
         figure = new_figure(0.75 + 2.15 * lines)
         axes = figure.subplots(lines, columns, squeeze=False)
         for panel, (epoch, spectra) in zip(axes.flat, shots, strict=False):
-            bandwidth = float(np.median([spectrum.blur for spectrum in spectra])) or 1.0
-            reach = round_up(20 * bandwidth)
-            grid = np.linspace(-reach, reach, NUM_GRID)
-            table = _draw_densities(panel, study, spectra, grid, bandwidth)
-            rows.append(table.assign(dataset=study.name, epoch=epoch, bandwidth=bandwidth))
+            reach = round_up(10 * float(np.median([s.histogram.cell for s in spectra])))
+            table = _draw_densities(panel, study, spectra, reach)
+            rows.append(table.assign(dataset=study.name, epoch=epoch, reach=reach))
             panel.set_title(f"epoch {epoch}", pad=19)
         for panel in list(axes.flat)[len(shots) :]:
             panel.set_visible(False)
         figure.supxlabel(EIGENVALUE, fontsize=8.5)
-        figure.supylabel("spectral density ψ (1 / eigenvalue)", fontsize=8.5)
+        figure.supylabel("mean density of each bin (1 / eigenvalue)", fontsize=8.5)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    columns_ = ["dataset", "epoch", "task", "eigenvalue", "density", "lowest_probe"]
+    columns_ = ["dataset", "epoch", "task", "low", "high", "density", "lowest", "highest", "reach"]
     return Plot(
         name=name,
         title=f"{study.name}: spectral densities near zero",
         caption=(
-            "Spectral density of each task's Hessian (its integral over all eigenvalues is 1) "
-            "around 0, on a logarithmic scale. It is smoothed with a Gaussian kernel as wide as "
-            "the cell about 0 into which this many Lanczos steps do not look: the central peak has "
-            "the kernel's width, the shoulders have their own. Each panel has its own axes. "
-            f"Lines are means over {_probes(study)} probes and bands their range, which is less "
-            "than a confidence interval; both are given the graphs that the loss was averaged "
-            "over. The share of eigenvalues beyond each panel is written above it."
+            "Share of the eigenvalues of each task's Hessian in each bin around 0, divided by the "
+            "width of the bin, on a logarithmic scale. Bins are the finest that this many Lanczos "
+            "steps resolve: where one is wide, nothing is known of how the eigenvalues lie in it, "
+            "about 0 above all. Each panel has its own axes. Bands are 95 % confidence intervals "
+            "of the count in each bin: what the steps leave open and the randomness of the "
+            f"{_probes(study)} probes, given the graphs that the loss was averaged over. The share "
+            "of eigenvalues beyond each panel is written above it."
             + _epochs_shown(study, shots)
             + first_seed_only([study])
         ),
         figure=figure,
-        data=pd.concat(rows, ignore_index=True)[[*columns_, "highest_probe", "bandwidth"]],
+        data=pd.concat(rows, ignore_index=True)[columns_],
     )
 
 
 def _draw_densities(
-    panel: Axes,
-    study: Study,
-    spectra: Sequence[TaskSpectrum],
-    grid: np.ndarray,
-    bandwidth: float,
+    panel: Axes, study: Study, spectra: Sequence[TaskSpectrum], reach: float
 ) -> pd.DataFrame:
-    reach, top, notes, rows = float(grid[-1]), 0.0, [], []
+    heights, notes, rows = [], [], []
     for index, (task, spectrum) in enumerate(zip(study.tasks, spectra, strict=True)):
-        style = task_style(index)
-        curves = spectrum.smoothed(grid, bandwidth)
-        mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
-        top = max(top, float(high.max()))
-        panel.fill_between(grid, low, high, color=style.color, alpha=BAND, linewidth=0)
-        panel.plot(
-            grid,
-            mean,
+        style, table = task_style(index), mean_densities(spectrum.histogram)
+        seen = table[(table["high"] > -reach) & (table["low"] < reach)]
+        edges = np.append(seen["low"], seen["high"].iloc[-1])
+        # A bin that may be empty has a band that goes down to the axis.
+        floor = np.finfo(float).tiny
+        low, high = (np.maximum(seen[end], floor) for end in ("lowest", "highest"))
+        panel.stairs(high, edges, baseline=low, fill=True, color=style.color, alpha=BAND, lw=0)
+        panel.stairs(
+            np.maximum(seen["density"], floor),
+            edges,
+            baseline=None,
             color=style.color,
             linestyle=style.linestyle,
-            marker=style.marker,
-            markevery=(20 + 25 * index, 140),
-            markersize=3.2,
             linewidth=1.1,
             label=task.label,
         )
+        heights += [seen["density"], seen["highest"]]
         notes.append(f"{task.label} {_percent(spectrum.mass_beyond(reach))}")
-        rows.append(
-            pd.DataFrame(
-                {
-                    "task": task.name,
-                    "eigenvalue": grid,
-                    "density": mean,
-                    "lowest_probe": low,
-                    "highest_probe": high,
-                }
-            )
-        )
+        rows.append(seen.assign(task=task.name))
+    drawn = np.concatenate(heights)
     panel.set_yscale("log")
-    panel.set_ylim(top * 10**-6.5, top * 4)
-    panel.yaxis.set_major_locator(LogLocator(base=100, numticks=6))
+    panel.set_ylim(0.3 * drawn[drawn > 0].min(), 3 * drawn.max())
+    panel.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.set_xlim(-reach, reach)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=4, symmetric=True))
@@ -162,6 +148,20 @@ def _draw_densities(
     return pd.concat(rows, ignore_index=True)
 
 
+def mean_densities(found: Histogram) -> pd.DataFrame:
+    """The share of the eigenvalues in each bin over its width, and the ends of its interval."""
+    scale = 1.0 / (found.dim * np.diff(found.edges))
+    return pd.DataFrame(
+        {
+            "low": found.edges[:-1],
+            "high": found.edges[1:],
+            "density": scale * found.counts,
+            "lowest": scale * found.lower,
+            "highest": scale * found.upper,
+        }
+    )
+
+
 def _percent(share: float) -> str:
     if share == 0:
         return "none"
@@ -173,16 +173,15 @@ def _percent(share: float) -> str:
 def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
     """Figure 6: every eigenvalue of every task, outliers one by one, over up to five epochs.
 
-    Rows are epochs, columns tasks, all on the same axes. The filled steps count the eigenvalues in
-    each bin of the symmetric logarithmic axis; each stem is one eigenvalue that was resolved.
+    Rows are epochs, columns tasks, all on the same axes. Boxes count the eigenvalues in the finest
+    bins that the steps resolve, in their intervals; each stem is one eigenvalue that is known.
     """
     shots = _spectra(study, 5)
     everything = [s for _, row in shots for s in row]
-    reach = widest(everything)
+    reach = max(float(np.abs(s.histogram.edges).max()) for s in everything)
     # Logarithmic as far down as any panel looks, over seven decades at most.
-    floor = max(min(s.blur for s in everything), 1e-7 * reach, 1e-300)
-    threshold = 10.0 ** min(np.floor(np.log10(floor)), np.floor(np.log10(reach or 1.0)))
-    edges = symlog_edges(threshold, reach * 1.5)
+    floor = max(min(s.histogram.cell for s in everything), 1e-7 * reach)
+    threshold = 10.0 ** np.floor(np.log10(floor) + 1e-9)
     dim = everything[0].dim
     rows = []
     with house_style():
@@ -194,8 +193,9 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
             for index, (panel, task, spectrum) in enumerate(
                 zip(line, study.tasks, spectra, strict=True)
             ):
+                _draw_counts(panel, spectrum.histogram, index)
                 rows.append(
-                    _draw_counts(panel, spectrum, edges, index).assign(
+                    counted(spectrum.histogram).assign(
                         dataset=study.name, epoch=epoch, task=task.name
                     )
                 )
@@ -204,10 +204,10 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
             line[0].set_ylabel(f"epoch {epoch}")
         first = axes[0, 0]
         first.set_yscale("log")
-        first.set_ylim(0.4, dim * 4)
+        first.set_ylim(LOWEST, dim * 4)
         first.yaxis.set_major_locator(LogLocator(base=10, numticks=5))
         first.yaxis.set_minor_formatter(NullFormatter())
-        first.set_xlim(-reach * 2, reach * 2)
+        first.set_xlim(-reach, reach)
         for panel in axes.flat:
             symlog(panel, "x", threshold, max_ticks=5)
         figure.supxlabel(EIGENVALUE, fontsize=8.5)
@@ -217,11 +217,14 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
         title=f"{study.name}: full spectra",
         caption=(
             f"All P = {dim:,} eigenvalues of each task's Hessian on a symmetric logarithmic axis, "
-            f"linear inside ±{threshold:g}. Filled steps: number of eigenvalues in each bin, the "
-            f"mean over {_probes(study)} probes; whiskers: their range. Stems with heads: "
-            "eigenvalues that were resolved one by one, at the height of their multiplicity. In "
-            "the grey strip, one bin, this many Lanczos steps (or rounding) leave size and sign of "
-            "an eigenvalue open." + _epochs_shown(study, shots) + first_seed_only([study])
+            f"linear inside ±{threshold:g}. Boxes: number of eigenvalues in each bin beside those "
+            "known one by one, with its 95 % confidence interval as a darker band; a band that "
+            "reaches the axis includes none. Bins are the finest that this many Lanczos steps and "
+            f"{_probes(study)} probes resolve. Stems with heads: eigenvalues known one by one, at "
+            "the height of their multiplicity. In the grey bin about 0 the steps (or rounding) "
+            "leave size and sign of an eigenvalue open."
+            + _epochs_shown(study, shots)
+            + first_seed_only([study])
         ),
         figure=figure,
         data=pd.concat(rows, ignore_index=True)[
@@ -230,41 +233,23 @@ def full_density_figure(study: Study, *, name: str = "figure6") -> Plot:
     )
 
 
-def symlog_edges(threshold: float, reach: float) -> np.ndarray:
-    """Bin edges from -reach to reach: one bin about 0, then `BINS_PER_DECADE` a decade."""
-    decades = max(np.log10(reach / threshold), 1 / BINS_PER_DECADE)
-    outer = threshold * np.logspace(0, decades, int(np.ceil(decades * BINS_PER_DECADE)) + 1)
-    return np.concatenate([-outer[::-1], outer])
-
-
-def _draw_counts(
-    panel: Axes, spectrum: TaskSpectrum, edges: np.ndarray, index: int
-) -> pd.DataFrame:
+def _draw_counts(panel: Axes, found: Histogram, index: int) -> None:
     style = task_style(index)
-    atoms, multiplicities = spectrum.atoms()
-    # About 0 there is one bin: how eigenvalues lie inside it is not known.
-    blur = spectrum.blur
-    panel.axvspan(-blur, blur, color="#d0d0d0", linewidth=0, zorder=0)
-    edges = np.concatenate([edges[edges < -blur], [-blur, blur], edges[edges > blur]])
-    counts = spectrum.counts(edges)
-    mean, low, high = counts.mean(axis=0), counts.min(axis=0), counts.max(axis=0)
-    panel.stairs(
-        np.maximum(mean, 1e-3), edges, fill=True, color=style.color, alpha=0.3, baseline=1e-3
-    )
-    panel.stairs(np.maximum(mean, 1e-3), edges, color=style.color, linewidth=0.9)
-    middles = 0.5 * (edges[1:] + edges[:-1])
-    seen = mean > 0
+    zero = found.about_zero
+    if zero >= 0:
+        # How eigenvalues lie inside this bin is not known.
+        panel.axvspan(*found.edges[zero : zero + 2], color="#d0d0d0", linewidth=0, zorder=0)
+    counts, low, high = (np.maximum(column, LOWEST / 2) for column in found.rest())
+    look = {"color": style.color, "fill": True, "linewidth": 0}
+    panel.stairs(counts, found.edges, baseline=LOWEST / 2, alpha=0.2, **look)
+    panel.stairs(high, found.edges, baseline=low, alpha=0.4, **look)
+    panel.stairs(counts, found.edges, baseline=None, color=style.color, linewidth=0.9)
     panel.vlines(
-        middles[seen],
-        np.maximum(low[seen], 1e-3),
-        high[seen],
-        color=style.color,
-        linewidth=0.8,
+        found.atoms, LOWEST / 2, found.multiplicities, color="#000000", linewidth=0.5, alpha=0.55
     )
-    panel.vlines(atoms, 1e-3, multiplicities, color="#000000", linewidth=0.5, alpha=0.55)
     panel.plot(
-        atoms,
-        multiplicities,
+        found.atoms,
+        found.multiplicities,
         linestyle="none",
         marker=style.marker,
         markersize=2.4,
@@ -272,28 +257,17 @@ def _draw_counts(
         markeredgewidth=0,
     )
     panel.axvline(0, color=MUTED, linewidth=0.5, linestyle=":")
+
+
+def counted(found: Histogram) -> pd.DataFrame:
+    """The bins, with all that is in them, and the eigenvalues known one by one."""
+    bins = (found.edges[:-1], found.edges[1:], found.counts, found.lower, found.upper)
+    single = (found.atoms, found.atoms, *(found.multiplicities,) * 3)
+    columns = ("low", "high", "count", "lowest", "highest")
     return pd.concat(
         [
-            pd.DataFrame(
-                {
-                    "kind": "bin",
-                    "low": edges[:-1],
-                    "high": edges[1:],
-                    "count": mean,
-                    "lowest": low,
-                    "highest": high,
-                }
-            ),
-            pd.DataFrame(
-                {
-                    "kind": "atom",
-                    "low": atoms,
-                    "high": atoms,
-                    "count": multiplicities,
-                    "lowest": multiplicities,
-                    "highest": multiplicities,
-                }
-            ),
+            pd.DataFrame({"kind": kind, **dict(zip(columns, part, strict=True))})
+            for kind, part in (("bin", bins), ("atom", single))
         ],
         ignore_index=True,
     )

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from hessspec_mtl.figures.axes import log_axis
 from hessspec_mtl.figures.style import (
     BAND,
     MUTED,
@@ -66,6 +66,7 @@ def training_error_figure(studies: Sequence[Study], *, name: str = "figure3") ->
                 _draw_split(panel, study, here[here["split"] == split], split)
                 side = "training" if split == "train" else "test"
                 panel_title(panel, next(letters), f"{study.name}: {side}")
+            log_axis(row[0], "y")  # shared with its neighbour, whose lines it now holds too
             row[0].set_ylabel("MAE (standard deviations)")
             _label_line_ends(figure, row[1], study)
         for panel in axes[-1]:
@@ -117,9 +118,6 @@ def _draw_split(panel: Axes, study: Study, rows: pd.DataFrame, split: str) -> No
             baseline = rows.loc[rows["task"] == task.name, "median_predictor_test_mae"].mean()
             panel.axhline(baseline, color=style.color, linestyle=":", linewidth=0.9, zorder=1)
     panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 5)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
     panel.margins(x=0.02)
     if split == "train":
         panel.legend(loc="upper right", ncols=2, columnspacing=1.2)

@@ -1,12 +1,15 @@
 """Axes that go through zero and span powers of ten."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from hessspec_mtl.figures.axes import linear_threshold, power_of_ten, symlog
-from hessspec_mtl.figures.style import new_figure
+from hessspec_mtl.figures.axes import linear_threshold, log_axis, power_of_ten, symlog
+from hessspec_mtl.figures.style import house_style, new_figure
 
 
 @given(st.lists(st.floats(-1e8, 1e8), min_size=1, max_size=20), st.integers(3, 9))
@@ -28,3 +31,26 @@ def test_symlog_axes_label_zero_and_few_powers_of_ten(values, max_ticks):
 )
 def test_powers_of_ten_are_written_as_readers_expect(value, text):
     assert power_of_ten(value) == text
+
+
+def boxes(axis, renderer):
+    shown = [label for label in axis.get_ticklabels() if label.get_text()]
+    return sorted((box.y0, box.y1) for box in (t.get_window_extent(renderer) for t in shown))
+
+
+@pytest.mark.parametrize("decades", [0.3, 1, 2, 4, 8, 15])
+@pytest.mark.parametrize("height", [1.5, 2.6, 4.0])
+def test_labels_of_logarithmic_axes_do_not_touch(decades, height):
+    with house_style():
+        figure = new_figure(height)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.plot([0, 1], [0.02, 0.02 * 10.0**decades])
+        axes.set_yscale("log")
+        log_axis(axes, "y")
+        figure.canvas.draw()
+        found = boxes(axes.yaxis, figure.canvas.get_renderer())
+    low, high = axes.get_ylim()
+    inside = [value for value in axes.get_yticks() if low <= value <= high]
+    assert len(inside) >= 2
+    assert all(below[1] <= above[0] for below, above in itertools.pairwise(found))
