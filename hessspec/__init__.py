@@ -16,6 +16,7 @@ from hessspec._operators.hessian import HessianOperator
 # What is asked
 from hessspec._operators.hvp import hvp
 from hessspec._spectrum.density import density
+from hessspec._spectrum.forecast import forecast
 from hessspec._trace.verb import trace
 from hessspec._trace.diagonal import diagonal
 from hessspec._krylov.eigenpairs import eigenpairs
@@ -29,6 +30,7 @@ from hessspec._verify import verify
 # What comes out
 from hessspec._spectrum.record import SpectralDensity
 from hessspec._spectrum.bins import Histogram
+from hessspec._spectrum.forecast import Forecast
 from hessspec._spectrum.readings import Extremes, IntervalEstimate
 from hessspec._spectrum.trace import SpectralTrace
 from hessspec._trace.estimate import TraceEstimate
@@ -47,7 +49,7 @@ from hessspec._spectrum.quadrature import GaussRule, gauss_quadrature
 from hessspec._tracking.kernel import track
 from hessspec._tracking.state import TrackedPairs, TrackerState
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AbstractOperator",
@@ -56,6 +58,7 @@ __all__ = [
     "DiagonalEstimate",
     "EigenPairs",
     "Extremes",
+    "Forecast",
     "FunctionOperator",
     "GaussNewtonOperator",
     "GaussRule",
@@ -78,6 +81,7 @@ __all__ = [
     "density",
     "diagonal",
     "eigenpairs",
+    "forecast",
     "gauss_quadrature",
     "gaussian",
     "hvp",

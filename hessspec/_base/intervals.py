@@ -2,9 +2,9 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 from hessspec._base.arguments import real_number
+from hessspec._base.later import special
 
 # Calibrated by simulation, to one digit: the smallest multiple for which the interval covers as
 # stated for every member of the family below, n from 10 to 256 and levels from 0.8 to 0.998.

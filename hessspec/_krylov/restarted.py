@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from scipy import linalg, stats
 
 from hessspec._base.checks import check_finite
+from hessspec._base.later import linalg, special
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
@@ -381,8 +381,8 @@ class RestartedBasis:
         start = (first * inverse) @ last.T
         whole = (last * inverse**2) @ last.T
         largest = linalg.eigh(start.T @ start, whole, eigvals_only=True)[-1]
-        law = stats.beta(WIDTH / 2, (self.operator.dim - WIDTH) / 2)
-        return bool(largest < law.ppf(MISS_PROBABILITY))
+        others = self.operator.dim - WIDTH
+        return bool(largest < special.betaincinv(WIDTH / 2, others / 2, MISS_PROBABILITY))
 
 
 @jax.jit

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import special
 
+from hessspec._base.later import special
 from hessspec._spectrum.mass_bounds import mass_bounds
 from hessspec._spectrum.rows import Rows
 

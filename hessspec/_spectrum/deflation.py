@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import hessenberg
 
+from hessspec._base.later import linalg
 from hessspec._spectrum.atoms import Eigenvectors
 from hessspec._spectrum.quadrature import ritz_pairs
 
@@ -77,7 +77,7 @@ class Deflated:
         self.mass = float(start @ start)
         # Householder reflections that keep the first coordinate make the rest tridiagonal.
         bordered = np.block([[np.zeros((1, 1)), start[None]], [start[:, None], matrix]])
-        turned, turn = hessenberg(bordered, calc_q=True)
+        turned, turn = linalg.hessenberg(bordered, calc_q=True)
         couplings = np.diagonal(turned, -1)
         signs = np.cumprod(np.where(couplings < 0, -1.0, 1.0))
         turn = coordinates @ turn[1:, 1:] * signs

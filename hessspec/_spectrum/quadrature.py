@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.linalg import eigh_tridiagonal
 
+from hessspec._base.later import linalg
 from hessspec._base.printing import Printed
 
 
@@ -89,7 +89,7 @@ def ritz_pairs(alpha: Float[np.ndarray, " n"], beta: Float[np.ndarray, " n"]) ->
     _check_finite(alpha, beta)
     # QL iteration: slower than the default by a little, but its eigenvectors are orthonormal to
     # rounding even where eigenvalues cluster, and the rule needs all of them.
-    values, vectors = eigh_tridiagonal(alpha, beta[:-1], lapack_driver="stev")
+    values, vectors = linalg.eigh_tridiagonal(alpha, beta[:-1], lapack_driver="stev")
     return RitzPairs(values, vectors, np.abs(beta[-1] * vectors[-1]))
 
 

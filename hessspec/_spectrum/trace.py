@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import special
 
 from hessspec._base.intervals import check_level
+from hessspec._base.later import special
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._spectrum.rows import Rows
 from hessspec._trace.estimate import TraceEstimate

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy import stats
 
 import hessspec
 
@@ -133,7 +132,7 @@ def symmetric_normal_matrix(seed: int, n: int = DIMENSION) -> Float[np.ndarray, 
 def semicircle(x: Float[np.ndarray, " grid"], n: int) -> Float[np.ndarray, " grid"]:
     """Wigner's limit of the density: off-diagonal variance 1/2 gives the radius (2n)^(1/2)."""
     radius = (2.0 * n) ** 0.5
-    return stats.semicircular.pdf(x, scale=radius)
+    return 2.0 / (np.pi * radius**2) * np.sqrt(np.maximum(radius**2 - x**2, 0.0))
 
 
 def appendix_e(

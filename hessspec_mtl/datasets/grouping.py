@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from hessspec_mtl.datasets.base import MultitaskDataset, Split
 from hessspec_mtl.featurize.raw_graph import RawGraph
@@ -227,6 +225,10 @@ def _reduced_formula(crystal: Crystal) -> tuple[int, ...]:
 
 def _components(pairs: Int[np.ndarray, "m 2"], num: int) -> Int[np.ndarray, " num"]:
     """One number for all that chains of pairs connect."""
+    # Imported late: only sets whose structures repeat need it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(pairs.shape[0])
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(num, num))
     return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
+from hessspec._base.later import special
 from hessspec_mtl.study.records import Study, error_curve, final_error, final_window, median_error
 from hessspec_mtl.training.predictions import paired_log_ratio
 
@@ -27,7 +27,7 @@ def student_interval(
     mean = float(values.mean())
     if values.size < 2:
         return mean, -np.inf, np.inf
-    half = float(stats.t.isf(0.5 * (1 - level), values.size - 1))
+    half = float(-special.stdtrit(values.size - 1, 0.5 * (1 - level)))
     half *= float(values.std(ddof=1)) / values.size**0.5
     return mean, mean - half, mean + half
 
@@ -39,7 +39,7 @@ def paired_p_value(values: Float[np.ndarray, " n"]) -> float:
     error = float(values.std(ddof=1)) / values.size**0.5
     if error == 0:
         return 1.0 if values.mean() == 0 else 0.0
-    return float(2 * stats.t.sf(abs(float(values.mean())) / error, values.size - 1))
+    return float(2 * special.stdtr(values.size - 1, -abs(float(values.mean())) / error))
 
 
 def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

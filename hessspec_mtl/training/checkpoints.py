@@ -8,22 +8,20 @@ process that was killed, and is swept away by the next one.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
 import shutil
 import warnings
 import zlib
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 
 class CheckpointError(RuntimeError):
@@ -136,36 +134,11 @@ class Checkpoints:
             shutil.rmtree(hidden)
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    arrays = ocp.type_handlers.create_type_handler_registry((np.ndarray, _PatientArrays()))
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=arrays))
+def _checkpointer() -> Any:
+    # Imported late: orbax takes a second, and whoever asks for the options needs no state.
+    from hessspec_mtl.training.state_files import checkpointer
 
-
-class _PatientArrays(ocp.type_handlers.NumpyHandler):
-    """Arrays on their way to or from the disk all arrive, also when one of them has failed.
-
-    orbax moves them at the same time and closes its event loop at the first failure. Each of the
-    others, when it arrives, then tells a loop that is closed, and Python reports an error that
-    nobody can catch.
-    """
-
-    async def deserialize(self, infos: Any, args: Any = None) -> Any:
-        async with _all_arrived():
-            return await super().deserialize(infos, args)
-
-    async def _background_serialize(self, *arguments: Any, **keywords: Any) -> Any:
-        async with _all_arrived():
-            return await super()._background_serialize(*arguments, **keywords)
-
-
-@asynccontextmanager
-async def _all_arrived() -> AsyncIterator[None]:
-    """Leaves when everything that was begun inside has ended, well or not."""
-    others = asyncio.all_tasks()
-    try:
-        yield
-    finally:
-        await asyncio.gather(*(asyncio.all_tasks() - others), return_exceptions=True)
+    return checkpointer()
 
 
 @contextmanager
