@@ -194,8 +194,7 @@ def gradient_conflict(
     groups, tasks, dim = rows.shape
     flat = rows.reshape(-1, dim)
     gram = np.asarray(jnp.matmul(flat, flat.T, precision="highest"), np.float64)
-    # The tree of the operator: a network of one task has a head of another name there.
-    forms = hessians.quadratic_forms(_trees(_directions(rows, sizes), hessians.params))
+    forms = hessians.forms(_directions(rows, sizes))
     return GradientConflict(
         gram.reshape(groups, tasks, groups, tasks), sizes, np.asarray(forms, np.float64)
     )
@@ -225,10 +224,11 @@ def eigenspaces(
     """
     pairs = hessspec.eigenpairs(hessians, key=key, k=count, tol=tol, progress=progress)
     tasks = len(network.tasks)
-    stacked = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pairs.vectors)
-    forms = np.asarray(hessians.quadratic_forms(stacked), np.float64)
+    # As rows over theta_sh: trees of them would be cut and joined leaf by leaf, each a program.
+    vectors = pairs.rows
+    forms = np.asarray(hessians.forms(vectors.reshape(-1, pairs.dim)), np.float64)
     units = _directions(*_group_gradients(params, network, examples, num_groups))
-    along = jnp.einsum("ip,jkp->ijk", units, pairs.rows, precision="highest")
+    along = jnp.einsum("ip,jkp->ijk", units, vectors, precision="highest")
     return Eigenspaces(
         values=np.asarray(pairs.values, np.float64),
         residuals=np.asarray(pairs.residuals, np.float64),
@@ -314,18 +314,6 @@ def _directions(
     mean = jnp.einsum("a,aip->ip", weights, rows, precision="highest")
     norms = jnp.linalg.norm(mean, axis=1, keepdims=True)
     return mean / jnp.where(norms > 0, norms, 1.0)
-
-
-def _trees(rows: Float[Array, "k dim"], params: Params) -> Params:
-    """Rows over theta_sh as trees with a leading axis, None where the heads are."""
-    leaves, treedef = jax.tree.flatten(params["shared"])
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1].tolist()
-    parts = [
-        part.reshape(-1, *leaf.shape)
-        for part, leaf in zip(jnp.split(rows, ends, axis=1), leaves, strict=True)
-    ]
-    heads = jax.tree.map(lambda leaf: None, params["heads"])
-    return {"shared": jax.tree.unflatten(treedef, parts), "heads": heads}
 
 
 __all__ = [
