@@ -209,9 +209,9 @@ def die_at(where: Mapping[str, Any], log: int) -> None:
             die()
         os_replace(source, target)
 
-    import hessspec._base.progress
+    import tqdm.auto
 
-    hessspec._base.progress.tqdm = Bar  # type: ignore[assignment]
+    tqdm.auto.tqdm = Bar  # type: ignore[assignment,misc]
     os.replace = replace
     if "seconds" in where:
         threading.Timer(where["seconds"], die).start()
