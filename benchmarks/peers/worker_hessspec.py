@@ -41,7 +41,26 @@ def make(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
         )
         return {"trace": float(found.value)}
 
-    return {"products": products, "slq": slq, "hutchinson": hutchinson}
+    def trace(method: str, products: int, seed: int) -> Answer:
+        found = hessspec.trace(
+            hessian,
+            key=jax.random.key(seed),
+            method=method,  # type: ignore[arg-type]
+            num_matvecs=products,
+            progress=False,
+        )
+        interval = [float(end) for end in found.confidence_interval(0.95)]
+        return {"trace": float(found.value), "stated": {"interval": interval}}
+
+    def rule(probes: int, steps: int, seed: int, boundaries: list[float]) -> Answer:
+        found = hessspec.density(
+            hessian, key=jax.random.key(seed), num_probes=probes, num_steps=steps, progress=False
+        )
+        rules = {"atoms": found, "plain rule": found.plain()}
+        return {"rules": {n: [r.nodes.tolist(), r.weights.tolist()] for n, r in rules.items()}}
+
+    known = {"products": products, "slq": slq, "hutchinson": hutchinson}
+    return {**known, "trace": trace, "rule": rule}
 
 
 if __name__ == "__main__":

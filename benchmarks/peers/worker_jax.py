@@ -74,7 +74,27 @@ def matfree(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
         found = compiled[name](jax.random.key(seed), problem.x, problem.batch)
         return {"trace": float(found)}
 
-    return {"products": problem.products, "slq": slq, "hutchinson": hutchinson}
+    def trace(method: str, products: int, seed: int) -> Answer:
+        name = ("trace", method, products)
+        if name not in compiled:
+            if method == "xtrace":  # half of the products sketch
+                estimator = stochtrace.estimator_leave_one_out_mean_and_sem(
+                    stochtrace.leave_one_out_xtrace(),
+                    stochtrace.sampler_normal(problem.x, num=products // 2),
+                )
+            else:
+                estimator = stochtrace.estimator_monte_carlo_mean_and_sem(
+                    stochtrace.monte_carlo_trace(),
+                    stochtrace.sampler_signs(problem.x, num=products),
+                )
+            compiled[name] = jax.jit(
+                lambda key, x, batch: estimator(problem.product, key, x, batch)
+            )
+        mean, sem = compiled[name](jax.random.key(seed), problem.x, problem.batch)
+        return {"trace": float(mean), "stated": {"error": float(sem)}}
+
+    known = {"products": problem.products, "slq": slq, "hutchinson": hutchinson}
+    return {**known, "trace": trace}
 
 
 def traceax(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
@@ -83,21 +103,31 @@ def traceax(arrays: dict[str, np.ndarray]) -> dict[str, Work]:
     import traceax
 
     problem = Problem(arrays)
-    estimator = traceax.HutchinsonEstimator(traceax.RademacherSampler(jnp.float32))
+    signs = traceax.RademacherSampler(jnp.float32)
+    estimators = {
+        "hutchinson": traceax.HutchinsonEstimator(signs),
+        "hutch++": traceax.HutchPlusPlusEstimator(signs),
+        "xtrace": traceax.XTraceEstimator(traceax.SphereSampler(jnp.float32)),
+    }
     shape = jax.ShapeDtypeStruct(problem.x.shape, problem.x.dtype)
 
     @eqx.filter_jit
-    def estimate(key: jax.Array, x: jax.Array, batch: Batch, samples: int) -> jax.Array:
+    def estimate(
+        key: jax.Array, x: jax.Array, batch: Batch, samples: int, method: str
+    ) -> jax.Array:
         operator = lineax.FunctionLinearOperator(
             lambda v: problem.product(v, x, batch), shape, lineax.symmetric_tag
         )
-        return estimator(key, operator, samples)[0]
+        return estimators[method](key, operator, samples)[0]
+
+    def trace(method: str, products: int, seed: int) -> Answer:
+        key = jax.random.key(seed)
+        return {"trace": float(estimate(key, problem.x, problem.batch, products, method))}
 
     def hutchinson(samples: int, seed: int) -> Answer:
-        found = estimate(jax.random.key(seed), problem.x, problem.batch, samples)
-        return {"trace": float(found)}
+        return trace("hutchinson", samples, seed)
 
-    return {"products": problem.products, "hutchinson": hutchinson}
+    return {"products": problem.products, "hutchinson": hutchinson, "trace": trace}
 
 
 if __name__ == "__main__":

@@ -95,7 +95,25 @@ def curvlinops(arrays: dict[str, np.ndarray], device: str) -> dict[str, Work]:
         torch.manual_seed(seed)
         return {"trace": float(library.hutchinson_trace(hessian, samples))}
 
-    return {"products": products, "slq": slq, "hutchinson": hutchinson}
+    def trace(method: str, products: int, seed: int) -> Answer:
+        torch.manual_seed(seed)
+        ways = {
+            "hutchinson": library.hutchinson_trace,
+            "hutch++": library.hutchpp_trace,
+            "xtrace": library.xtrace,
+        }
+        return {"trace": float(ways[method](hessian, products))}
+
+    def rule(probes: int, steps: int, seed: int, boundaries: list[float]) -> Answer:
+        torch.manual_seed(seed)
+        low, high = boundaries
+        grid, density = library.lanczos_approximate_spectrum(
+            hessian, steps, num_repeats=probes, boundaries=(low, high), num_points=8192
+        )
+        return {"rules": {"smoothed density": [grid.tolist(), density.tolist()]}}
+
+    known = {"products": products, "slq": slq, "hutchinson": hutchinson}
+    return {**known, "trace": trace, "rule": rule}
 
 
 def eigenthings(arrays: dict[str, np.ndarray], device: str) -> dict[str, Work]:
@@ -121,7 +139,17 @@ def eigenthings(arrays: dict[str, np.ndarray], device: str) -> dict[str, Work]:
     def hutchinson(samples: int, seed: int) -> Answer:
         return {"trace": library.hutchinson(hessian, num_samples=samples, seed=seed).estimate}
 
-    return {"products": products, "slq": slq, "hutchinson": hutchinson}
+    def trace(method: str, products: int, seed: int) -> Answer:
+        found = library.trace(hessian, num_matvecs=products, method=method, seed=seed)
+        return {"trace": found.estimate, "stated": {"error": found.stderr}}
+
+    def rule(probes: int, steps: int, seed: int, boundaries: list[float]) -> Answer:
+        found = library.spectral_density(hessian, num_runs=probes, lanczos_steps=steps, seed=seed)
+        nodes, weights = found.raw_eigenvalues, found.raw_weights
+        return {"rules": {"raw rule": [nodes.tolist(), weights.tolist()]}}
+
+    known = {"products": products, "slq": slq, "hutchinson": hutchinson}
+    return {**known, "trace": trace, "rule": rule}
 
 
 if __name__ == "__main__":
