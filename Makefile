@@ -112,7 +112,7 @@ gpu-kit: $(VENV)/.run
 	$(BIN)/python -m benchmarks.gpu.kit $(ARGS)
 
 gpu-kit-rehearsal: $(VENV)/.run
-	$(BIN)/python -m benchmarks.gpu.kit --embedded --to gpu-kit-rehearsal
+	$(BIN)/python -m benchmarks.gpu.kit --sets molecules crystals --to gpu-kit-rehearsal
 	$(BIN)/python -m benchmarks.gpu.rehearse --kit gpu-kit-rehearsal
 
 clean:

@@ -1,12 +1,11 @@
 """Build the folder that travels to a machine with a GPU: wheels, encoded data and one script.
 
-    python -m benchmarks.gpu.kit [--to gpu-kit] [--data-dir DATA] [--embedded]
+    python -m benchmarks.gpu.kit [--to gpu-kit] [--sets qm8 mp] [--data-dir DATA]
 
     gpu-kit/visit.py      what is run there (see `visit`)
     gpu-kit/wheels/       this project, and what that machine may lack (wheels.txt)
     gpu-kit/benchmarks/   the benchmarks, which are not installed
-    gpu-kit/data/         QM8 and Materials Project whole, or with --embedded the small sets that
-                          come with the project; encoded, so that nobody there needs chemistry
+    gpu-kit/data/         the data sets, encoded, so that nobody there needs chemistry
 
 The machine is taken to be a bare one with Python 3.12 and JAX for CUDA, without a network.
 """
@@ -17,6 +16,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.visit import MIB
@@ -24,11 +24,12 @@ from benchmarks.gpu.visit import MIB
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 MOST_BYTES = 60 * MIB
+SETS = ("qm8", "mp", "molecules", "crystals")
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 
 
-def build(to: Path, data: Path | None, embedded: bool) -> None:
+def build(to: Path, sets: Sequence[str], data: Path | None) -> None:
     """Make the kit's folder anew.
 
     Raises:
@@ -46,7 +47,7 @@ def build(to: Path, data: Path | None, embedded: bool) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(ROOT / "benchmarks", to / "benchmarks", ignore=ignored)
     shutil.copy(HERE / "visit.py", to / "visit.py")
-    encode(to / "data", data, embedded)
+    encode(to / "data", sets, data)
     report(to)
 
 
@@ -57,9 +58,8 @@ def pip(arguments: list[str], failure: str) -> None:
         raise SystemExit(f"{failure}: see above; pip needs its package index for this.")
 
 
-def encode(to: Path, data: Path | None, embedded: bool) -> None:
+def encode(to: Path, sets: Sequence[str], data: Path | None) -> None:
     """The encoded data sets, each in one file."""
-    sets = ["molecules", "crystals"] if embedded else ["qm8", "mp"]
     command = [sys.executable, "-m", "hessspec_mtl.encode", "--sets", *sets, "--to", str(to)]
     if data is not None:
         command += ["--data-dir", str(data)]
@@ -90,9 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.kit")
     parser.add_argument("--to", type=Path, default=ROOT / "gpu-kit")
     parser.add_argument("--data-dir", type=Path, help="where the files of QM8 and MP are")
-    parser.add_argument("--embedded", action="store_true", help="the small data sets instead")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=["qm8", "mp"])
     options = parser.parse_args()
-    build(options.to.resolve(), options.data_dir, options.embedded)
+    build(options.to.resolve(), options.sets, options.data_dir)
 
 
 if __name__ == "__main__":
