@@ -79,6 +79,10 @@ STEPS = (
 )
 USUAL = ("card", "qm8", "precision", "speed")
 
+# On a first visit compiling took nearly all of the time: every product of matrices of every shape
+# was tried in dozens of ways. cuBLAS chooses well by itself, so nothing is tried.
+COMPILING = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+
 
 class Visit:
     """The folder that a visit works in, the time it has, and what it says.
@@ -130,6 +134,7 @@ def environment(visit: Visit, site: Path) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(visit.work / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_FLAGS": f"{COMPILING} {os.environ.get('XLA_FLAGS', '')}".strip(),
     }
 
 
