@@ -62,7 +62,8 @@ def pairs() -> tuple[Pair, ...]:
     )
 
 
-_JAX_0_11 = {"jax": "0.11.0", "jaxlib": "0.11.0"}
+# The last of 0.11: flax asks for it, and machines that are lent with CUDA have it.
+_JAX_0_11 = {"jax": "0.11.2", "jaxlib": "0.11.2"}
 
 
 def interpreters(version: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.gpu.visit import INDEX, unpack
+from benchmarks.gpu.visit import INDEX, SETS, unpack
 from tests.compat import at_hand
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def visit(python: str, kit: Path, folder: Path, number: int, refusing: Path) -> 
     return done.stdout
 
 
-STEPS = ("card", "qm8", "precision", "speed", "mp")
+STEPS = ("card", "qm8", "precision", "lighten", "speed", "ways", "mp")
 
 
 def main() -> None:
@@ -95,8 +95,8 @@ def main() -> None:
 
 def check(home: Path) -> None:
     """Whether everything that a visit makes has come home."""
-    wanted = [f"results/{name}.json" for name in ("card", "precision", "speed")]
-    wanted += [f"runs/gpu/{name}/seed-0/training/history.csv" for name in ("qm8", "mp")]
+    wanted = [f"results/{name}.json" for name in ("card", "precision", "speed", "epochs")]
+    wanted += [f"runs/gpu/{name}/seed-0/training/history.csv" for name in SETS]
     missing = [name for name in wanted if not (home / name).exists()]
     if missing:
         raise SystemExit(f"these files did not come home: {missing}")

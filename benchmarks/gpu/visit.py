@@ -1,6 +1,6 @@
 """A visit to a machine with a GPU: the kit's steps in order, each within its time, brought home.
 
-    python3 visit.py run --out FOLDER [--minutes 9] [--steps card study ...] [--home PARTS]
+    python3 visit.py run --out FOLDER [--minutes 9] [--steps card qm8 ...] [--home PARTS]
     python3 visit.py unpack PARTS --to FOLDER
 
 It travels at the root of the kit (see `kit`) and needs the standard library alone. A visit works in
@@ -37,6 +37,7 @@ CLOSING_SECONDS = 12.0  # the last packing
 
 # What is packed, the dearest first: where all of it is too much, the rest stays behind, in words.
 PACKED = ("logs", "results", "runs", "compiled")
+STATES = "checkpoints"  # of their folders, each is packed whole or not at all, the last one first
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Step:
 
 
 _STUDY = "hessspec_mtl.reproduce --preset gpu --encoded-dir {data} --out {work}/runs --name gpu"
-_STUDY += " --stages train curvature"
+_STUDY += " --stages train curvature --keep-states analysed"
 # In a rehearsal: the same stages, programs and files for a network and data that take a minute.
 _SMALL = "--num-examples 60 --num-epochs 3 --num-graphs 8 --network.width 4 --network.num-steps 1"
 _SMALL += " --network.head-width 4 --train.batch-size 8 --curvature.num-epochs 2"
@@ -67,20 +68,23 @@ _SMALL += " --curvature.batch-size 8"
 
 STEPS = (
     Step("card", "benchmarks.gpu.card --out {work}/results --seconds {seconds}", seconds=60.0),
-    Step("qm8", _STUDY + " --sets qm8", _SMALL),
+    Step("qm8", _STUDY + " --sets {molecules}", _SMALL),
     Step(
         "precision",
         "benchmarks.gpu.precision --out {work}/results --seconds {seconds}",
         seconds=150.0,
         beside="qm8",
     ),
+    Step("lighten", "benchmarks.gpu.lighten --runs {work}/runs", tiny=""),
     Step("speed", "benchmarks.gpu.speed --out {work}/results --seconds {seconds}", seconds=240.0),
-    Step("mp", _STUDY + " --sets mp", _SMALL),
+    Step("ways", "benchmarks.gpu.epochs --out {work}/results --seconds {seconds}", seconds=150.0),
+    Step("mp", _STUDY + " --sets {crystals}", _SMALL),
 )
-USUAL = ("card", "qm8", "precision", "speed")
+USUAL = ("card", "qm8", "precision", "lighten", "speed")
+SETS = {"molecules": "qm8", "crystals": "mp"}  # a rehearsal takes the embedded sets, so named
 
-# On a first visit compiling took nearly all of the time: every product of matrices of every shape
-# was tried in dozens of ways. cuBLAS chooses well by itself, so nothing is tried.
+# Left to itself XLA tries every product of matrices, of every shape, in dozens of ways: the network
+# alone took 35 s to compile and 2 s without (an H200). cuBLAS chooses well enough.
 COMPILING = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 
 
@@ -160,7 +164,8 @@ class Running:
 def started(visit: Visit, step: Step, settings: dict[str, str]) -> Running:
     """The step's process, whose output goes to a log of its own."""
     seconds = visit.left() if step.seconds is None else min(step.seconds, visit.left())
-    filled = step.arguments.format(work=visit.work, data=KIT / "data", seconds=int(seconds))
+    sets = {domain: domain for domain in SETS} if visit.tiny else SETS
+    filled = step.arguments.format(work=visit.work, data=KIT / "data", seconds=int(seconds), **sets)
     command = [sys.executable, "-m", *filled.split(), *(step.tiny.split() if visit.tiny else ())]
     visit.say(f"{step.name}: {shlex.join(command[1:])}")
     with (visit.work / "logs" / f"{step.name}.log").open("ab") as log:
@@ -220,13 +225,14 @@ def pack(visit: Visit) -> None:
     budget, parts, left = MOST_PARTS * PART_BYTES, [], []
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=3) as archive:
-        for path in wanted(visit.work):
-            size = path.stat().st_size
+        for unit in wanted(visit.work):
             # Whatever is compressed already stays as large as it is.
+            size = sum(path.stat().st_size + 1024 for path in unit)
             if stream.tell() + size + 64 * 1024 > budget:
-                left.append(str(path.relative_to(visit.work)))
+                left += [str(path.relative_to(visit.work)) for path in unit]
                 continue
-            archive.add(path, str(path.relative_to(visit.work)))
+            for path in unit:
+                archive.add(path, str(path.relative_to(visit.work)))
     data = stream.getvalue()
     for start in range(0, len(data), PART_BYTES):
         name = f"home-{start // PART_BYTES}.part"
@@ -237,11 +243,19 @@ def pack(visit: Visit) -> None:
     visit.say(f"packed {len(data) / MIB:.1f} MiB in {len(parts)} parts, {len(left)} files left out")
 
 
-def wanted(work: Path) -> Iterator[Path]:
-    """All files that may go home, the dearest first and the small before the large."""
+def wanted(work: Path) -> Iterator[list[Path]]:
+    """What may go home, the dearest first: units of files that are of no use without each other."""
     for name in PACKED:
         files = [path for path in (work / name).rglob("*") if path.is_file()]
-        yield from sorted(files, key=lambda path: path.stat().st_size)
+        states = sorted({state for path in files if (state := _state(path))}, reverse=True)
+        loose = (path for path in files if not _state(path))
+        yield from ([path] for path in sorted(loose, key=lambda path: path.stat().st_size))
+        yield from ([path for path in files if _state(path) == state] for state in states)
+
+
+def _state(path: Path) -> Path | None:
+    """The folder of the state that a file belongs to, or None."""
+    return next((folder for folder in path.parents if folder.parent.name == STATES), None)
 
 
 def replace(path: Path, data: bytes) -> None:

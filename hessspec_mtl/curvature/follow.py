@@ -48,6 +48,8 @@ class CurvatureConfig:
     Attributes:
         num_epochs: how many epochs are analysed; epoch 0 and the last are among them, the others
             are spaced geometrically, because curvature changes fastest at first.
+        epochs: the epochs themselves, in place of `num_epochs`; the last of training is among them
+            in any case.
         num_graphs: training graphs over which the Hessians are averaged, the same at all epochs;
             that of a task over those of them that have its target.
         batch_size: graphs in one batch of a product; it changes the speed and nothing else.
@@ -65,6 +67,7 @@ class CurvatureConfig:
     """
 
     num_epochs: int = 7
+    epochs: tuple[int, ...] = ()
     num_graphs: int = 128
     batch_size: int = 32
     trace_matvecs: int = 48
@@ -82,8 +85,25 @@ class CurvatureConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"`{name}` must be at least {bound}, got {getattr(self, name)}.")
+        if any(epoch < 0 for epoch in self.epochs):
+            raise ValueError(f"`epochs` must be 0 or more each, got {self.epochs}.")
         if not 0 < self.eigenpairs_tol < 1:
             raise ValueError(f"`eigenpairs_tol` must lie in (0, 1), got {self.eigenpairs_tol}.")
+
+    def analysed(self, num_epochs: int) -> tuple[int, ...]:
+        """The epochs analysed of a training of `num_epochs`, in order, the last one included.
+
+        Raises:
+            ValueError: if one of `epochs` comes after the end.
+        """
+        if not self.epochs:
+            return analysed_epochs(num_epochs, self.num_epochs)
+        if max(self.epochs) > num_epochs:
+            raise ValueError(
+                f"`curvature.epochs` (--curvature.epochs) must lie in [0, {num_epochs}], the "
+                f"epochs of training, got {max(self.epochs)}."
+            )
+        return tuple(sorted({*self.epochs, num_epochs}))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
         settings.pop(free)
     for free in ("seed", "keep_epochs", "checkpoint_seconds"):
         settings["train"].pop(free)
-    for free in ("num_epochs", "batch_size", "hutchinson_samples"):
+    for free in ("num_epochs", "epochs", "batch_size", "hutchinson_samples"):
         settings["curvature"].pop(free)
     for free in ("num_eigenpairs", "gradient_groups"):
         settings["curvature"].pop(free)

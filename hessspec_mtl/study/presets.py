@@ -77,6 +77,7 @@ class StudyConfig:
             raise ValueError(
                 f"`keep_states` must be 'analysed' or 'last', got {self.keep_states!r}."
             )
+        self.curvature.analysed(self.train.num_epochs)
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"`test_fraction` must lie in (0, 1), got {self.test_fraction}.")
 

@@ -19,7 +19,6 @@ from hessspec import TraceEstimate
 from hessspec_mtl.curvature.follow import (
     CurvatureConfig,
     EpochCurvature,
-    analysed_epochs,
     follow,
     hutchinson_trace,
     is_measured,
@@ -68,7 +67,7 @@ class SeedWork:
     @cached_property
     def epochs(self) -> tuple[int, ...]:
         """The analysed epochs, the last of which is the last of training."""
-        return analysed_epochs(self.config.train.num_epochs, self.config.curvature.num_epochs)
+        return self.config.curvature.analysed(self.config.train.num_epochs)
 
     @property
     def last(self) -> int:

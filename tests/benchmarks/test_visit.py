@@ -107,6 +107,24 @@ def test_where_all_is_too_much_the_dearest_come_home_and_the_rest_is_named(
     assert found >= {"state", "figure"}
 
 
+def test_a_state_comes_home_whole_or_not_at_all_and_the_last_one_first(
+    visit, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(visits, "PART_BYTES", 100_000)
+    for epoch in ("epoch_000001", "epoch_000012"):
+        folder = visit.work / "runs" / "checkpoints" / epoch / "d"
+        folder.mkdir(parents=True)
+        for name, size in (("large", 250_000), ("small", 100)):
+            (folder / name).write_bytes(os.urandom(size))
+    pack(visit)
+    unpack(visit.out, tmp_path / "home")
+    home = tmp_path / "home" / "runs" / "checkpoints"
+    assert [path.name for path in home.iterdir()] == ["epoch_000012"]
+    assert len(list(home.glob("*/d/*"))) == 2
+    left = json.loads((visit.out / "home.json").read_text())["left"]
+    assert {Path(name).parts[2] for name in left} == {"epoch_000001"}
+
+
 def test_a_damaged_or_missing_part_is_refused_by_name(visit, tmp_path):
     pack(visit)
     part = next(visit.out.glob("*.part"))

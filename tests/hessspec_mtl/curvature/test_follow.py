@@ -216,6 +216,16 @@ def test_analysed_epochs_hold_both_ends(num_epochs, count, expected):
     assert analysed_epochs(num_epochs, count) == expected
 
 
+def test_epochs_may_be_named_and_the_last_of_training_is_among_them():
+    assert CurvatureConfig(num_epochs=3).analysed(100) == analysed_epochs(100, 3)
+    assert CurvatureConfig(epochs=(7, 0)).analysed(9) == (0, 7, 9)
+    assert CurvatureConfig(epochs=(9,)).analysed(9) == (9,)
+    with pytest.raises(ValueError, match=r"`epochs` must be 0 or more each, got \(-1,\)"):
+        CurvatureConfig(epochs=(-1,))
+    with pytest.raises(ValueError, match=r"--curvature.epochs\) must lie in \[0, 9\].* got 10"):
+        CurvatureConfig(epochs=(3, 10)).analysed(9)
+
+
 def test_the_graphs_of_the_hessian_are_the_same_for_the_same_seed():
     first = hessian_indices(50, 20, 0)
     np.testing.assert_array_equal(first, hessian_indices(50, 20, 0))
