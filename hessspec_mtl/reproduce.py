@@ -50,6 +50,8 @@ class RunOptions:
             `sets` is given, or the name of your own data. The same name again goes on where that
             run stopped.
         progress: progress bars.
+        dry_run: only say what the curvature will take, from a few products that are timed; nothing
+            is trained, and nothing is written.
     """
 
     preset: Literal["quick", "small", "compare", "gpu", "paper"] = "quick"
@@ -63,6 +65,7 @@ class RunOptions:
         bool | None,
         tyro.conf.arg(metavar="[{True,False}]", help_behavior_hint="(default: in a terminal)"),
     ] = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ def reproduce(options: Options) -> Path | None:
     configs = {name: _configured(options, name) for name, _ in _sources(options)}
     for config in configs.values():
         check_stages(options.stages, config.keep_states)
+    if options.dry_run:
+        return _foretell(options, configs)
     folder = options.out / _run_name(options)
     if "train" not in options.stages:
         _require_begun([folder / name for name in configs])
@@ -174,6 +179,19 @@ def _require_begun(folders: Sequence[Path]) -> None:
                 "`--stages train curvature` and the same options, here, or elsewhere and bring its "
                 "folder."
             )
+
+
+def _foretell(options: Options, configs: Mapping[str, StudyConfig]) -> None:
+    """Say what the curvature of each study will take."""
+    # Imported late, like the report: whoever runs a study does not ask.
+    from hessspec_mtl.study.foretell import foretold
+
+    for name, load in _sources(options):
+        _, dataset = load(configs[name].num_examples)
+        if configs[name].keep_groups_whole:
+            dataset = with_whole_groups(dataset)
+        with _full_precision():
+            _say(foretold(_fitted(configs[name], options, dataset), dataset))
 
 
 def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Path) -> Path | None:
@@ -333,7 +351,7 @@ def _configured(options: Options, name: str) -> StudyConfig:
 def _command(options: Options) -> str:
     """What a reader types to run all of this again, in one go."""
     form = {OwnMolecules: " molecules", OwnCrystals: " crystals"}.get(type(options), "")
-    words = typed(replace(options, stages=STAGES))
+    words = typed(replace(options, stages=STAGES, dry_run=False))
     return "python -m hessspec_mtl.reproduce" + form + " " * bool(words) + shlex.join(words)
 
 
