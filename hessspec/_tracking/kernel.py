@@ -163,12 +163,13 @@ def finish(state: TrackerState, work: Work, tol: float) -> tuple[TrackerState, T
     residuals = jnp.linalg.norm(images - values[:k, None] * rows, axis=1)
     norm = jnp.maximum(work.norm, jnp.max(jnp.abs(values[:k])))
     known, known_values = _merged(state, work)
-    fresh = jax.random.normal(_stream(state, 2), rows.shape[1:], rows.dtype)
-    explorer = unit(work.explorer) + jnp.where(work.to_explore, 0.0, 1.0).astype(
-        fresh.dtype
-    ) * unit(fresh)
-    for _ in range(2):
-        explorer = without(rows, without(known, explorer))
+
+    def explored() -> Float[Array, " dim"]:
+        fresh = jax.random.normal(_stream(state, 2), rows.shape[1:], rows.dtype)
+        return unit(work.explorer) + unit(fresh)
+
+    explorer = jax.lax.cond(work.to_explore, lambda: work.explorer, explored)
+    explorer = without(rows, without(known, explorer))
     new = TrackerState(
         rows=rows,
         known=known,
@@ -280,16 +281,21 @@ def _restarted(
             size=jnp.asarray(kept, work.size.dtype),
         )
 
-    return jax.lax.cond(work.size == capacity, halved, lambda work: work, work)
+    # A loop of no turn or one: unlike a branch it copies nothing where nothing is done.
+    return jax.lax.while_loop(lambda work: work.size == capacity, halved, work)
 
 
 def _outside(state: TrackerState, work: Work, direction: Float[Array, " dim"]) -> Array:
     """The unit vector along what `direction` has outside of the basis; a random one if nothing."""
-    dtype = direction.dtype
-    fresh = jax.random.normal(jax.random.fold_in(_stream(state, 3), work.spent), direction.shape)
     first = without(work.basis, unit(direction))
-    is_left = jnp.linalg.norm(first) > BREAKDOWN_UNITS * jnp.finfo(dtype).eps
-    first = jnp.where(is_left, first, without(work.basis, unit(fresh.astype(dtype))))
+    is_left = jnp.linalg.norm(first) > BREAKDOWN_UNITS * jnp.finfo(direction.dtype).eps
+
+    def another() -> Float[Array, " dim"]:
+        key = jax.random.fold_in(_stream(state, 3), work.spent)
+        fresh = jax.random.normal(key, direction.shape, direction.dtype)
+        return without(work.basis, unit(fresh))
+
+    first = jax.lax.cond(is_left, lambda: first, another)
     return unit(without(work.basis, unit(first)))
 
 
@@ -308,17 +314,15 @@ def _merged(state: TrackerState, work: Work) -> tuple[Float[Array, "m dim"], Flo
     k, kept = state.rows.shape[0], state.known.shape[0]
     values, vectors = _ritz(work, state.which)
     values, vectors = values[k:], vectors[:, k:]
-    outside = without(work.basis, without(work.basis, state.known))
+    # Small matrices are multiplied first: what runs over long vectors is counted.
+    outside = without(work.basis, state.known)
     shares, turn = jnp.linalg.eigh(inner_products("ap,bp->ab", outside, outside))
     is_left = shares > _LEAST_LEFT
     turn = turn * jnp.where(is_left, 1 / jnp.sqrt(jnp.where(is_left, shares, 1)), 0)[None, :]
-    old = combined(turn, outside)
-    with_known = inner_products("ap,bp->ab", old, state.known)
-    model = jnp.einsum(
-        "am,m,bm->ab", with_known, state.known_values / work.scale, with_known, precision="highest"
-    )
-    cross = combined(vectors, work.images)
-    cross = inner_products("ap,bp->ab", cross, old)
+    with_known = _small(turn.T, inner_products("ap,bp->ab", outside, state.known))
+    model = _small(with_known * (state.known_values / work.scale)[None, :], with_known.T)
+    cross = inner_products("ap,bp->ab", work.images, outside)
+    cross = _small(_small(vectors.T, cross), turn)
     matrix = jnp.block([[jnp.diag(values), cross], [cross.T, model]])
     used = jnp.concatenate([jnp.arange(values.shape[0], dtype=jnp.int32) < work.size - k, is_left])
     found, columns = eigen(matrix, used, state.which)
@@ -326,10 +330,13 @@ def _merged(state: TrackerState, work: Work) -> tuple[Float[Array, "m dim"], Flo
     position = jnp.arange(found.shape[0], dtype=jnp.int32)
     score = jnp.where(position < kept // 2, jnp.inf, jnp.abs(found))
     chosen = jnp.sort(jnp.argsort(-score, stable=True)[:kept])
-    columns = columns[:, chosen]
-    rows = combined(vectors, work.basis)
-    rows = combined(columns[: rows.shape[0]], rows) + combined(columns[rows.shape[0] :], old)
+    new, old = columns[: values.shape[0], chosen], columns[values.shape[0] :, chosen]
+    rows = combined(_small(vectors, new), work.basis) + combined(_small(turn, old), outside)
     return rows, found[chosen]
+
+
+def _small(left: Float[Array, "a b"], right: Float[Array, "b c"]) -> Float[Array, "a c"]:
+    return jnp.matmul(left, right, precision="highest")
 
 
 def _stream(state: TrackerState, number: int) -> PRNGKeyArray:
