@@ -81,7 +81,7 @@ def track(
     Raises:
         ValueError: if `max_matvecs` is below k.
 
-    Cost: k products and, near a settled spectrum, two more; memory of about 3 k + 38 vectors.
+    Cost: k products and, near a settled spectrum, two more; memory of about 3 k + 41 vectors.
 
     Source: derived in the module's text; checked against dense matrices in
     `tests/hessspec/tracking/test_kernel.py`.

@@ -18,6 +18,17 @@ def test_dense_is_the_hessian_of_jax(loss):
     close(operator.dense(), dense_hessian(operator, loss, (X, Y)))
 
 
+@pytest.mark.parametrize("loss", [scalar_loss, vector_loss])
+def test_gradients_are_those_of_jax_over_batches_too(loss):
+    params = network_params()
+    halves = Batches([(X[:4], Y[:4]), (X[4:], Y[4:])])
+    operator = HessianOperator(loss, params, data=halves)
+    truth = jax.jacrev(loss)(params, (X, Y))
+    lead = () if operator.num_tasks is None else (operator.num_tasks,)
+    flat = [np.reshape(leaf, (*lead, -1)) for leaf in jax.tree.leaves(truth)]
+    close(operator.gradients(), np.concatenate(flat, axis=-1))
+
+
 def test_a_flax_model_is_a_loss_like_any_other():
     nn = pytest.importorskip("flax.linen")
     model = nn.Dense(2, param_dtype=X.dtype)
