@@ -19,11 +19,13 @@ from hessspec._krylov.block_basis import (
 )
 from hessspec._krylov.blocks import gram, rescaled, row_forms, spherical
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.parts import Parted
 from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, guarded_products, row_lengths
 from hessspec._trace.hutchinson import Hutchinson
 from hessspec._trace.hutchpp import SKETCH_STREAM
+from hessspec._trace.strata import Strata
 
 
 class Deflated:
@@ -35,7 +37,9 @@ class Deflated:
     samples it costs. If the eight show that H is all but diagonal, random signs take over:
     the diagonal costs them no variance.
 
-    Directions that are given (orthonormal rows, none or some) stand first in Q.
+    Directions that are given (orthonormal rows, none or some) stand first in Q. What Q leaves is
+    sampled with common probes or, where the first samples find that this pays, with probes of
+    their own for groups of batches (`Strata`).
     """
 
     method = "auto"
@@ -48,7 +52,10 @@ class Deflated:
         directions: Float[Array, "r dim"] | None = None,
     ) -> None:
         self.directions = directions
-        self.operator, self.key = operator.linearised(PILOT, room // 2), key
+        self.key, self.strata = key, Strata(operator, key)
+        whole = Parted(operator, self.strata.parts) if self.strata.several else operator
+        self.operator = whole.linearised(PILOT, room // 2)
+        self.exact_of_groups = np.zeros(len(self.strata.parts))
         self.max_rank = rows_in(room, self.operator)
         self.symmetry = Symmetry(self.operator)
         sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
@@ -72,19 +79,34 @@ class Deflated:
             found = guarded_products(self.operator, self.pilot, self.symmetry)
             self.products, self.product_scale, self.forms, self.size = found
             self.asymmetry = found.asymmetry
+            self._note_groups(is_exact=False)
             self._spend(PILOT, bar)
             if self.directions is not None:
                 self._take(self.directions, bar)
             elif diagonal_share(self.pilot, self.products) > DIAGONAL_SHARE:
-                self.signs = Hutchinson(self.operator, self.key)
+                is_whole = not isinstance(self.operator, Parted)
+                source = self.operator if is_whole else self.operator.operator
+                self.signs = Hutchinson(source, self.key)
         if self.signs is not None:
             estimate = self.signs.advance(max(budget - PILOT, 1), bar)
             return replace(estimate, method=self.method, num_matvecs=estimate.num_matvecs + PILOT)
         while self._worth_growing(budget):
             self._grow(bar)
-        while budget - self.spent > 0:
-            self._sample(min(PILOT, budget - self.spent), bar)
+        while (left := budget - self.spent) > 0:
+            if self.strata.samples and not self.strata.is_decided:
+                lost = PILOT if self.krylov.rank else 0  # the pilot's forms are not by group there
+                if self.strata.decide(left, lost):
+                    self.samples = []
+            self._sample(min(PILOT, left), bar)
         return self._estimate()
+
+    def _note_groups(self, *, is_exact: bool) -> None:
+        """What groups of batches have of the rows multiplied last."""
+        if isinstance(self.operator, Parted):
+            if is_exact:
+                self.exact_of_groups = self.exact_of_groups + self.operator.forms.sum(axis=-1)
+            else:
+                self.strata.samples.append(self.operator.forms)
 
     def _spend(self, count: int, bar: ProgressBar) -> None:
         self.spent += count
@@ -96,6 +118,8 @@ class Deflated:
         if rows.shape[0] == 0:
             return
         found = guarded_products(self.operator, rows, self.symmetry)
+        self.strata.begin_again()
+        self._note_groups(is_exact=True)
         self._spend(rows.shape[0], bar)
         self.krylov.begin_with(rows, found.forms, found.scale, found.size)
         squares = np.asarray(row_forms(found.rows, found.rows), np.float64)
@@ -118,7 +142,9 @@ class Deflated:
     def _grow(self, bar: ProgressBar) -> None:
         # Samples belong to the basis that they are orthogonal to.
         self.samples, self.squares = [], []
+        self.strata.begin_again()
         self._spend(self.krylov.grow(), bar)
+        self._note_groups(is_exact=True)
         self._see(self.krylov.previous)
 
     def _worth_growing(self, budget: int) -> bool:
@@ -147,6 +173,12 @@ class Deflated:
         return np.diagonal(forms).copy(), 2.0 * off_diagonal(forms)
 
     def _sample(self, count: int, bar: ProgressBar) -> None:
+        if self.strata.own:
+            found = self.strata.draw(count, lambda rows: self.krylov.basis.split(rows)[0])
+            self.strata.samples.append(found)
+            self.samples.append(found.sum(axis=0))
+            self._spend(count, bar)
+            return
         dim = self.operator.dim
         probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
         self.drawn += count
@@ -155,6 +187,7 @@ class Deflated:
         outside = rescaled(outside, (dim - self.krylov.rank) ** 0.5)
         norm = self.krylov.size * self.krylov.scale
         rows, scale, forms, _ = guarded_products(self.operator, outside, self.symmetry, norm)
+        self._note_groups(is_exact=False)
         self.samples.append(np.diagonal(forms) * scale)
         self.squares.append(row_lengths(rows) ** 2 * scale**2)
         self._spend(count, bar)
@@ -191,7 +224,9 @@ class Deflated:
                 **common,
             )
         return TraceEstimate.from_samples(
-            np.concatenate([first, *self.samples]),
+            np.concatenate(self.samples if self.strata.own else [first, *self.samples]),
+            probes=self.strata.words,
+            **self.strata.record(self.exact_of_groups),
             exact=np.trace(krylov.compressed) * krylov.scale,
             square=square,
             systematic=np.asarray(SURE * max(self.asymmetry, krylov.asymmetry)),

@@ -23,6 +23,7 @@ from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
 from hessspec._pictures.frame import small_figure
 from hessspec._pictures.intervals import Estimates, draw_estimates
+from hessspec._trace.data_error import data_variance
 
 MIN_RELIABLE_SAMPLES = 8
 _KIND = "TraceEstimate"
@@ -54,6 +55,11 @@ class TraceEstimate(Printed, TaskAxis):
             after adaptive stopping; see `confidence_interval`.
         product_plan: how products were computed, in words: rows in a block, and how often the
             gradient was linearised.
+        by_group: the parts of samples that groups of batches have, where forms of each were made;
+            by_group.sum(-1) are samples.
+        exact_by_group: the same of `exact`.
+        group_shares: the share of the data that each group holds.
+        probes: whether batches shared their probes, in words.
     """
 
     samples: Float[Array | np.ndarray, "*tasks n"]
@@ -61,6 +67,9 @@ class TraceEstimate(Printed, TaskAxis):
     pair_covariance: Float[Array | np.ndarray, "..."] | None = None
     square: "TraceEstimate | None" = None
     systematic: Float[Array | np.ndarray, "*tasks"] | None = None
+    by_group: Float[Array | np.ndarray, "*tasks n groups"] | None = None
+    exact_by_group: Float[Array | np.ndarray, "*tasks groups"] | None = None
+    group_shares: Float[Array | np.ndarray, "*tasks groups"] | None = None
     method: str = field(default="hutchinson", metadata={"static": True})
     dim: int = field(default=0, metadata={"static": True})
     num_matvecs: int = field(default=0, metadata={"static": True})
@@ -68,6 +77,7 @@ class TraceEstimate(Printed, TaskAxis):
     converged: bool | None = field(default=None, metadata={"static": True})
     error_share: float = field(default=1.0, metadata={"static": True})
     product_plan: str = field(default="", metadata={"static": True})
+    probes: str = field(default="common", metadata={"static": True})
 
     @classmethod
     def from_samples(cls, samples: Any, *, exact: Any = None, **rest: Any) -> "TraceEstimate":
@@ -104,6 +114,44 @@ class TraceEstimate(Printed, TaskAxis):
         samples = np.asarray(self.samples, np.float64)
         variance = samples.var(axis=-1, ddof=1) / n
         return np.sqrt(np.maximum(variance + self._own_covariance(), variance))
+
+    @property
+    def data_standard_error(self) -> Float[np.ndarray, "*tasks"]:
+        """Standard deviation of tr H as an estimate of its mean over the population of the data.
+
+        Read off the traces of groups of batches: their weighted deviation by the root of their
+        number, less what probes add to it. Batches must be random samples of the items. It rests
+        on at most 8 groups, and is 0 where they differ by no more than probes explain.
+
+        Raises:
+            ValueError: where forms of groups were not made: data that are no `Batches`, or are
+                streamed, an exact trace, or a method other than `auto` and `hutchinson`.
+        """
+        if self.by_group is None or self.exact_by_group is None or self.group_shares is None:
+            raise ValueError(
+                "`data_standard_error` takes forms of several batches: pass "
+                "`data=hessspec.Batches(...)` of at least two, and `method='auto'` or "
+                f"'hutchinson' with fewer products than parameters; this trace is by "
+                f"{self.method!r} and has none."
+            )
+        groups = (self.by_group, self.exact_by_group, self.group_shares)
+        return data_variance(*(np.asarray(part, np.float64) for part in groups)) ** 0.5
+
+    def population_error(
+        self, *, probes: float = 1.0, data: float = 1.0
+    ) -> Float[np.ndarray, "*tasks"]:
+        """The error of tr H as an estimate of the population's, with so many times as much of each.
+
+        (data_standard_error² / data + standard_error² / probes)^½: what more data or more probes
+        would buy. With more data the probe error is taken to stay as it is, which is so for
+        common probes.
+
+        Raises:
+            ValueError: as `data_standard_error`, or unless both factors are above 0.
+        """
+        if not (probes > 0 and data > 0):
+            raise ValueError(f"`probes` and `data` must be above 0, got {probes} and {data}")
+        return np.sqrt(self.data_standard_error**2 / data + self.standard_error**2 / probes)
 
     @property
     def reliable(self) -> bool:
@@ -191,6 +239,9 @@ class TraceEstimate(Printed, TaskAxis):
             pair_covariance=covariance,
             square=None,
             systematic=None if self.systematic is None else self._rounding()[[i, j]].sum(),
+            by_group=_gap(self.by_group, i, j),
+            exact_by_group=_gap(self.exact_by_group, i, j),
+            group_shares=None if self.group_shares is None else self.group_shares[i],
         )
 
     def matvecs_needed(self, rtol: float = 0.0, atol: float = 0.0, level: float = 0.95) -> float:
@@ -304,7 +355,12 @@ class TraceEstimate(Printed, TaskAxis):
         return covariance if covariance.ndim == 0 else np.diagonal(covariance)
 
 
-_LEAVES = ("samples", "exact", "pair_covariance", "systematic")
+def _gap(values: Any, i: int, j: int) -> Any:
+    return None if values is None else np.asarray(values)[i] - np.asarray(values)[j]
+
+
+_GROUPS = ("by_group", "exact_by_group", "group_shares")
+_LEAVES = ("samples", "exact", "pair_covariance", "systematic", *_GROUPS)
 _STATIC = (
     "method",
     "dim",
@@ -313,6 +369,7 @@ _STATIC = (
     "converged",
     "error_share",
     "product_plan",
+    "probes",
 )
 
 

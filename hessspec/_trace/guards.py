@@ -21,6 +21,7 @@ from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.blocks import gram, row_forms, unit_scale
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.parts import Parted
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.symmetry import Symmetry
 
@@ -34,6 +35,11 @@ SURE = 3.2
 def block_sizes(count: int, rows: int = BLOCK_ROWS) -> list[int]:
     """`count` rows as full blocks and one remainder: two shapes, so two compiled programs."""
     return [rows] * (count // rows) + [count % rows] * (count % rows > 0)
+
+
+def tasks_counted(operator: AbstractOperator) -> int:
+    """Products that `num_matvecs` counts for a form of all tasks; blocks of a task share theirs."""
+    return int(getattr(operator, "tasks_counted", operator.num_tasks or 1))
 
 
 class Guarded(NamedTuple):
@@ -65,7 +71,7 @@ class Guarded(NamedTuple):
 
 
 def guarded_products(
-    operator: AbstractOperator,
+    operator: AbstractOperator | Parted,
     probes: Float[Array, "k dim"],
     symmetry: Symmetry,
     norm: float = 0.0,
@@ -237,7 +243,7 @@ def _combined(signs: Float[Array, "n k"], rows: Float[Array, "k dim"]) -> Float[
 
 
 def _from_forms(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
-    dim, dtype, tasks = operator.dim, operator.dtype, operator.num_tasks or 1
+    dim, dtype, tasks = operator.dim, operator.dtype, tasks_counted(operator)
     looks = LOOKS if operator.has_products else 0
     signs = rademacher(jax.random.key(0), jnp.arange(looks), dim, jnp.dtype(dtype))
     parts, start = [], 0

@@ -1,26 +1,26 @@
 """Hutchinson's estimator: the mean of vᵀHv over random signs v."""
 
-from collections.abc import Iterator
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar
+from hessspec._krylov.block_basis import PILOT
 from hessspec._krylov.blocks import row_forms
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.parts import Parted
 from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import (
     LOOKS,
     SURE,
-    block_sizes,
     disagreement,
     exact_diagonal,
-    finite_forms,
     guarded_products,
+    tasks_counted,
 )
+from hessspec._trace.strata import Strata
 
 
 class Hutchinson:
@@ -28,14 +28,16 @@ class Hutchinson:
 
     A scalar operator is multiplied, so that ‖Hv‖² comes with vᵀHv and symmetry is checked. With
     T tasks, `forms` is several times cheaper than T products; two products of the first probes
-    tell whether these are what forms stand for.
+    tell whether these are what forms stand for. Groups of batches have probes of their own where
+    the first samples find that this pays (`Strata`).
     """
 
     method = "hutchinson"
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
         self.operator, self.key = operator, key
-        self.samples: list[Float[np.ndarray, "*T k"]] = []
+        self.strata = Strata(operator, key)
+        self.parted = Parted(operator, self.strata.parts) if self.strata.several else operator
         self.squares: list[Float[np.ndarray, " k"]] = []
         self.drawn = 0
         self.symmetry = Symmetry(operator)
@@ -45,14 +47,18 @@ class Hutchinson:
 
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
         """The estimate from `budget` products with each task's H in all."""
-        if not self.samples and not self._multiplies() and self.operator.has_products:
+        if not self.drawn and not self._multiplies() and self.operator.has_products:
             self.looks = min(LOOKS, budget // 2)
-        for probes in self._probes(budget - self.drawn - self.looks):
-            self._sample(probes)
-            bar.update(probes.shape[0])
-        tasks = self.operator.num_tasks or 1
+        while (more := budget - self.spent) > 0:
+            if not self.strata.is_decided and self.drawn >= PILOT:
+                self.strata.decide(more)
+            # The pilot in one block; without groups, full blocks from the beginning.
+            size = min(more, self.operator.block_rows if self.strata.is_decided else PILOT)
+            self._sample(size)
+            bar.update(size)
+        tasks = tasks_counted(self.operator)
         common = {"method": self.method, "dim": self.operator.dim}
-        spent = (self.drawn + self.looks + self.symmetry.num_matvecs) * tasks
+        spent = (self.spent + self.symmetry.num_matvecs) * tasks
         count = {"num_matvecs": spent, "matvecs_per_sample": float(tasks)}
         square = None
         if self.squares:
@@ -60,40 +66,55 @@ class Hutchinson:
         if self.asymmetry:
             self.systematic = np.asarray(SURE * np.sqrt(np.mean(np.square(self.asymmetry))))
         return TraceEstimate.from_samples(
-            np.concatenate(self.samples, axis=-1),
+            np.concatenate(self.strata.samples, axis=-1).sum(axis=0),
             square=square,
             systematic=self.systematic,
+            probes=self.strata.words,
+            **self.strata.record(None),
             **common,
             **count,
         )
 
-    def _probes(self, count: int) -> Iterator[Float[Array, "k dim"]]:
-        for size in block_sizes(count, self.operator.block_rows):
-            indices = jnp.arange(self.drawn, self.drawn + size)
-            self.drawn += size
-            dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
-            yield rademacher(self.key, indices, dim, dtype)
+    @property
+    def spent(self) -> int:
+        """Products, or forms of all tasks, that samples and looks took."""
+        return self.drawn + self.strata.drawn + self.looks
+
+    def _probes(self, size: int) -> Float[Array, "k dim"]:
+        indices = jnp.arange(self.drawn, self.drawn + size)
+        self.drawn += size
+        return rademacher(self.key, indices, self.operator.dim, jnp.dtype(self.operator.dtype))
 
     def _multiplies(self) -> bool:
         return self.operator.num_tasks is None and self.operator.has_products
 
-    def _sample(self, probes: Float[Array, "k dim"]) -> None:
-        if self._multiplies():
-            found = guarded_products(self.operator, probes, self.symmetry)
-            self.samples.append(np.diagonal(found.forms) * found.scale)
-            lengths = np.asarray(row_forms(found.rows, found.rows), np.float64)
-            self.squares.append(lengths * found.scale**2)
-            if probes.shape[0] > 1:
-                self.asymmetry.append(found.asymmetry)
+    def _sample(self, size: int) -> None:
+        if self.strata.own:
+            self.strata.samples.append(self.strata.draw(size, lambda rows: rows))
             return
-        forms = finite_forms(self.operator, probes)
+        probes = self._probes(size)
+        if self._multiplies():
+            self.strata.samples.append(self._guarded(probes))
+            return
+        forms = self.strata.common(probes)
         if self.systematic is None and self.looks:
             self.looks = min(self.looks, probes.shape[0])
             first = slice(self.looks)
             self.systematic = disagreement(
-                self.operator, probes[first], forms[..., first], self.symmetry
+                self.operator, probes[first], forms.sum(axis=0)[..., first], self.symmetry
             )
-        self.samples.append(forms)
+        self.strata.samples.append(forms)
+
+    def _guarded(self, probes: Float[Array, "k dim"]) -> Float[np.ndarray, "B k"]:
+        """Forms of each group from products, whose squares and symmetry come along."""
+        found = guarded_products(self.parted, probes, self.symmetry)
+        lengths = np.asarray(row_forms(found.rows, found.rows), np.float64)
+        self.squares.append(lengths * found.scale**2)
+        if probes.shape[0] > 1:
+            self.asymmetry.append(found.asymmetry)
+        if isinstance(self.parted, Parted):
+            return self.parted.forms
+        return np.diagonal(found.forms)[None] * found.scale
 
 
 def exact_trace(operator: AbstractOperator, method: str, bar: ProgressBar) -> TraceEstimate:

@@ -18,8 +18,9 @@ from hessspec._krylov.blocks import rescaled, spherical, without
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.guards import LOOKS, disagreement, finite_forms
+from hessspec._trace.guards import LOOKS, disagreement, tasks_counted
 from hessspec._trace.hutchpp import SKETCH_STREAM
+from hessspec._trace.strata import Strata
 
 
 class SharedDeflation:
@@ -28,6 +29,8 @@ class SharedDeflation:
     Q is a Krylov basis of one weighted sum of the task Hessians, each divided by its own spread,
     at one scalar product a direction; all the rest is quadratic forms, all tasks in each pass.
     Directions that are given (orthonormal rows) stand first in Q, at a form of all tasks each.
+    What Q leaves is sampled with common probes or, where the pilot finds that this pays, with
+    probes of their own for groups of batches (`Strata`).
     """
 
     method = "auto"
@@ -46,12 +49,12 @@ class SharedDeflation:
         self.krylov: KrylovBasis | None = None
         self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
         self.symmetry = Symmetry(operator)
-        self.exact = np.zeros(self.tasks)
+        self.strata = Strata(operator, key)
+        self.exact = np.zeros((len(self.strata.parts), self.tasks))  # of each group of batches
         self.systematic = np.zeros(self.tasks)
         self.cost = 0.0
         self.num_matvecs = 0
         self.drawn = PILOT
-        self.samples: list[np.ndarray] = []
         self.variances: list[tuple[int, np.ndarray]] = []
 
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
@@ -65,15 +68,26 @@ class SharedDeflation:
                 self._enter(0, bar)
         while self._worth_growing(allowed):
             self._grow(bar)
-        while (more := int((allowed - self.cost) / self.operator.form_cost + 1e-9)) > 0:
+        if not self.strata.is_decided:
+            self.strata.decide(self._left(allowed))
+        while (more := self._left(allowed)) > 0:
             self._sample(min(PILOT, more), bar)
         return self._estimate()
+
+    def _left(self, allowed: float) -> int:
+        """How many samples can still be paid for."""
+        return int((allowed - self.cost) / self.operator.form_cost + 1e-9)
+
+    @property
+    def samples(self) -> Float[np.ndarray, "T k"]:
+        """The samples beside the present basis."""
+        return np.concatenate(self.strata.samples, axis=-1).sum(axis=0)
 
     def _start(self) -> KrylovBasis:
         key = jax.random.fold_in(self.key, SKETCH_STREAM)
         spread = np.sqrt(self.variances[0][1])
         # Forms that differ by rounding alone, as those of c times the identity, need no basis.
-        rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(self.samples[0]).max(axis=-1)
+        rounding = 8 * np.finfo(self.operator.dtype).eps * np.abs(self.samples).max(axis=-1)
         spread = np.where(spread > rounding, spread, 0.0)
         # Positive and unequal: tasks that share a direction add up, and no two cancel for sure.
         weights = np.asarray(jax.random.uniform(key, (self.tasks,)), np.float64) + 0.5
@@ -92,7 +106,9 @@ class SharedDeflation:
 
         What is found of the sum is put to the account of each task in turn.
         """
-        forms = weights @ self.samples[0][:, :LOOKS]
+        if not self.operator.has_products:
+            return
+        forms = weights @ self.samples[:, :LOOKS]
         found = disagreement(scalar, self.pilot[:LOOKS], forms, self.symmetry)
         self.systematic = np.divide(found, weights, out=self.systematic, where=weights > 0)
         self.cost += LOOKS
@@ -110,7 +126,7 @@ class SharedDeflation:
             return False
         # Tasks differ in scale: their geometric mean falls if most of them fall.
         means = [(rank, _geometric_mean(v)) for rank, v in self.variances]
-        drawn = sum(forms.shape[-1] for forms in self.samples)
+        drawn = self.samples.shape[-1]
         return means[-1][1] > 0 and growth_pays(means, left, 0, price, lost=drawn)
 
     def _next_step(self) -> int:
@@ -139,17 +155,26 @@ class SharedDeflation:
 
     def _measure_pilot(self, bar: ProgressBar) -> None:
         """The variance at this rank. The forms are samples too, until the basis grows again."""
-        self.samples = [self._residual_forms(self.pilot, bar)]
-        self.variances.append((self._rank(), self.samples[0].var(axis=-1, ddof=1)))
+        self.strata.begin_again()
+        self.strata.samples = [self._residual_forms(self.pilot, bar)]
+        self.variances.append((self._rank(), self.samples.var(axis=-1, ddof=1)))
 
     def _sample(self, count: int, bar: ProgressBar) -> None:
         assert self.krylov is not None
+        basis = self.krylov.basis
+        if self.strata.own:
+            # One pass: what it leaves is rounding, squared in the form.
+            found = self.strata.draw(count, lambda rows: basis.split(rows)[0])
+            self.strata.samples.append(found)
+            self._pay(count, bar)
+            return
         probes = spherical(self.key, self.drawn, count, self.operator.dim, self.operator.dtype)
         self.drawn += count
-        # One pass: what it leaves is rounding, squared in the form.
-        self.samples.append(self._residual_forms(self.krylov.basis.split(probes)[0], bar))
+        self.strata.samples.append(self._residual_forms(basis.split(probes)[0], bar))
 
-    def _residual_forms(self, rows: Float[Array, "k dim"], bar: ProgressBar) -> np.ndarray:
+    def _residual_forms(
+        self, rows: Float[Array, "k dim"], bar: ProgressBar
+    ) -> Float[np.ndarray, "B T k"]:
         """Forms of rows orthogonal to the basis, each brought to the length that it has there."""
         length = (self.operator.dim - self._rank()) ** 0.5
         return self._forms(rescaled(rows, length), bar, rows.shape[0])
@@ -157,23 +182,30 @@ class SharedDeflation:
     def _rank(self) -> int:
         return 0 if self.krylov is None else self.krylov.rank
 
-    def _forms(self, rows: Float[Array, "k dim"], bar: ProgressBar, count: int) -> np.ndarray:
+    def _forms(
+        self, rows: Float[Array, "k dim"], bar: ProgressBar, count: int
+    ) -> Float[np.ndarray, "B T k"]:
         """Forms of the first `count` rows; the others are zero and cost no further program."""
-        forms = finite_forms(self.operator, rows)
-        self.cost += rows.shape[0] * self.operator.form_cost
-        self.num_matvecs += rows.shape[0] * self.tasks
-        bar.update(rows.shape[0])
+        forms = self.strata.common(rows)
+        self._pay(rows.shape[0], bar)
         return forms[..., :count]
+
+    def _pay(self, count: int, bar: ProgressBar) -> None:
+        self.cost += count * self.operator.form_cost
+        self.num_matvecs += count * tasks_counted(self.operator)
+        bar.update(count)
 
     def _estimate(self) -> TraceEstimate:
         return TraceEstimate.from_samples(
-            np.concatenate(self.samples, axis=-1),
-            exact=self.exact,
+            self.samples,
+            exact=self.exact.sum(axis=0),
+            probes=self.strata.words,
+            **self.strata.record(self.exact),
             systematic=self.systematic,
             method=self.method,
             dim=self.operator.dim,
             num_matvecs=self.num_matvecs + self.symmetry.num_matvecs,
-            matvecs_per_sample=float(self.tasks),
+            matvecs_per_sample=float(tasks_counted(self.operator)),
         )
 
 

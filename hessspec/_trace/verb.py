@@ -1,8 +1,9 @@
 """The verb `trace`: tr H and its error from products with H."""
 
 import math
+from collections.abc import Hashable
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import jax
 import numpy as np
@@ -17,9 +18,10 @@ from hessspec._krylov.given import given_rows, orthonormal_span
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb
+from hessspec._trace.by_block import LOOKED, Blockwise, By, blocks_of, by_name, looked_at
 from hessspec._trace.deflated import Deflated
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.guards import LOOKS
+from hessspec._trace.guards import LOOKS, tasks_counted
 from hessspec._trace.hutchinson import Hutchinson, exact_trace
 from hessspec._trace.hutchpp import HutchPlusPlus
 from hessspec._trace.shared import SharedDeflation
@@ -47,6 +49,7 @@ def trace(
     method: Method = "auto",
     num_matvecs: int | None = None,
     directions: PyTree = None,
+    by: By | None = None,
     rtol: float = 0.0,
     atol: float = 0.0,
     progress: bool | None = None,
@@ -96,14 +99,19 @@ def trace(
             product, for several tasks a form of all. They may come from any verb or sampler with
             the same `key`, whose stream for the probes of a trace no other one draws from; but the
             estimate is biased if they depend on a trace with that key.
+        by: `by(path, leaf)` names the block to which a leaf belongs; the answer is then a dict
+            from each name to the `TraceEstimate` of its block, Σ H_ii over its entries. Blocks
+            share basis and samples, and add up to the trace. For `auto` (Hutchinson's mean below 48
+            products), `hutchinson` and exact answers. Cost: products of each task where the trace
+            itself takes forms, and 4 more to see rounding.
         rtol, atol: tolerance on the distance from `value` to the farther end of its interval.
         progress: show a bar; by default where a person is looking.
         memory_budget: bytes for data and vectors; by default set from the device.
 
     Returns:
-        A `TraceEstimate` in the units of H, loss / parameter². Its error is that of the probes,
-        given the data, and `systematic`: what products and forms, or products of two vectors,
-        disagree by, the size of rounding in an ill-conditioned loss.
+        A `TraceEstimate` (with `by`, a dict of them) in the units of H, loss / parameter². Its
+        error is that of the probes, given the data, and `systematic`: what products and forms, or
+        products of two vectors, disagree by, the size of rounding in an ill-conditioned loss.
 
     Raises:
         ValueError: for arguments out of range, a loss that is not finite or is random, products
@@ -134,9 +142,14 @@ def trace(
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)
-    given = None if directions is None else _span(operator, method, directions, budget)
-    _check_memory(operator, method, budget, 0 if given is None else given.shape[0], memory_budget)
     room = resolve_budget(memory_budget)
+    given = None if directions is None else _span(operator, method, directions, budget)
+    names: list[Hashable] = []
+    asked = operator
+    if by is not None:
+        operator, names = _blockwise(asked, by, method, budget, room)
+        wanted, budget = wanted - LOOKED, budget - LOOKED * (budget < operator.dim)
+    _check_memory(operator, method, budget, 0 if given is None else given.shape[0], memory_budget)
     with progress_bar(budget, "trace", enabled=progress) as bar:
         if not adaptive:
             if budget >= operator.dim:
@@ -145,14 +158,37 @@ def trace(
                 found = _estimator(operator, key, method, budget, room, given).advance(budget, bar)
         else:
             found = _until(operator, key, method, wanted, room, given, rtol, atol, bar)
-    return replace(found, product_plan=operator.product_plan)
+    found = replace(found, product_plan=operator.product_plan)
+    if by is None:
+        return found
+    # With `by` it is a dict; checkers of types are told of the form that has none.
+    return cast(TraceEstimate, by_name(found, names, asked, looked_at(asked)))
+
+
+def _blockwise(
+    operator: AbstractOperator, by: By, method: str, budget: int, room: int
+) -> tuple[Blockwise, list[Hashable]]:
+    if method not in ("auto", "hutchinson"):
+        raise ValueError(
+            f"`by` needs method='auto' or 'hutchinson', got {method!r}, whose samples have no parts"
+        )
+    if not operator.has_products:
+        raise ValueError("`by` needs products H v, which this loss does not have (no reverse mode)")
+    if budget <= LOOKED:
+        raise ValueError(
+            f"`num_matvecs` must be above {LOOKED} with `by`, which spends as many to see how far "
+            f"rounding goes, got {budget}"
+        )
+    blocks = blocks_of(by, operator.space)
+    inner = operator.linearised(PILOT, room // 2)
+    return Blockwise(inner, tuple(map(tuple, blocks.values()))), list(blocks)
 
 
 def _check_memory(
     operator: AbstractOperator, method: str, budget: int, given: int, memory_budget: int | None
 ) -> None:
     """What the sketching methods hold at once: test vectors, products, basis, its products."""
-    tasks = operator.num_tasks or 1
+    tasks = tasks_counted(operator)
     sketch = {"xtrace": budget // 2, "hutch++": budget // 3}.get(method, BLOCK_ROWS) + given
     require_memory(
         (sketch * (1 + 3 * tasks) + 2 * BLOCK_ROWS) * operator.dim * operator.dtype.itemsize,
@@ -207,6 +243,10 @@ def _estimator(
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
+    if isinstance(operator, Blockwise):
+        if method == "auto" and (budget >= MIN_AUTO or given is not None):
+            return SharedDeflation(operator, key, room, given)
+        return Hutchinson(operator, key)
     if not operator.has_products:
         return Hutchinson(operator, key)
     if method == "auto" and (budget >= MIN_AUTO or given is not None):

@@ -1,0 +1,136 @@
+"""An operator over batches as a sum of operators, each over some of the batches."""
+
+from __future__ import annotations
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hessspec._base.space import VectorSpace
+from hessspec._operators.algebra import AbstractOperator, ScaledOperator
+from hessspec._operators.batches import BatchGroup
+from hessspec._operators.over_data import Chunk, DataOperator
+
+# Probes of their own cost a draw and a projection each, and smaller batches are slower: measured
+# on 64 molecules, eight groups have most of the gain of sixteen at half of that price.
+MOST_PARTS = 8
+
+
+def parts_of(operator: AbstractOperator, most: int = MOST_PARTS) -> list[AbstractOperator]:
+    """Operators that add up to `operator`, at most `most`, each over some of its batches.
+
+    [operator] where there are no batches to tell apart: one batch, batches that are read again for
+    each product, sums of operators. Parts of one shape share their programs.
+    """
+    if isinstance(operator, ScaledOperator):
+        inner = parts_of(operator.parts[0], most)
+        scale: float = operator.scale  # type: ignore[assignment]
+        return [operator] if len(inner) == 1 else [ScaledOperator(part, scale) for part in inner]
+    if not isinstance(operator, DataOperator) or operator.streamed is not None:
+        return [operator]
+    if sum(chunk.group.weights.size for chunk in operator.chunks) == 1:
+        return [operator]
+    chosen = _grouped(operator.chunks, most)
+    if len(chosen) == 1:
+        return [operator]
+    return [eqx.tree_at(lambda o: o.chunks, operator, chunks) for chunks in chosen]
+
+
+def share_of(part: AbstractOperator) -> float:
+    """The weight of a part's batches in the loss."""
+    if isinstance(part, ScaledOperator):
+        return share_of(part.parts[0])
+    assert isinstance(part, DataOperator)
+    return float(sum(np.sum(np.asarray(chunk.group.weights)) for chunk in part.chunks))
+
+
+def _grouped(chunks: tuple[Chunk, ...], most: int) -> list[tuple[Chunk, ...]]:
+    """Chunks together if there are many shapes, and cut into pieces where one has many batches."""
+    if len(chunks) >= most:
+        ends = np.linspace(0, len(chunks), most + 1).round().astype(int)
+        return [chunks[a:b] for a, b in itertools.pairwise(ends)]
+    pieces = [1] * len(chunks)
+    sizes = [chunk.group.weights.size for chunk in chunks]
+    while sum(pieces) < min(most, sum(sizes)):
+        # One more for the chunk whose pieces hold the most batches.
+        fullest = int(np.argmax([size / n for size, n in zip(sizes, pieces, strict=True)]))
+        if pieces[fullest] == sizes[fullest]:
+            break
+        pieces[fullest] += 1
+    return [(piece,) for chunk, n in zip(chunks, pieces, strict=True) for piece in _cut(chunk, n)]
+
+
+def _cut(chunk: Chunk, pieces: int) -> list[Chunk]:
+    """Runs of batches of one shape; all of one length where that leaves at least half of them."""
+    group, size = chunk.group, chunk.group.weights.size
+    even = max(n for n in range(1, pieces + 1) if size % n == 0)
+    count = even if 2 * even >= pieces else pieces
+    ends = np.linspace(0, size, count + 1).round().astype(int)
+
+    def run(first: int, last: int) -> Chunk:
+        arrays = jax.tree.map(lambda leaf: leaf[first:last], group.arrays)
+        return Chunk(
+            chunk.functions, BatchGroup(arrays, group.constants, group.weights[first:last])
+        )
+
+    return [run(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+
+
+class Parted:
+    """A scalar operator multiplied part by part, for runs that also ask for each part's forms.
+
+    Attributes:
+        forms: vᵀH_b v of the rows multiplied last, one row for each part.
+    """
+
+    def __init__(self, operator: AbstractOperator, parts: list[AbstractOperator]) -> None:
+        self.operator, self.parts = operator, parts
+        self.forms: Float[np.ndarray, "parts k"] = np.zeros((len(parts), 0))
+
+    @property
+    def space(self) -> VectorSpace:
+        """The space of all parts."""
+        return self.operator.space
+
+    @property
+    def dim(self) -> int:
+        """P."""
+        return self.operator.dim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the vectors."""
+        return self.operator.dtype
+
+    def product_bytes(self, rows: int) -> int:
+        """As for the whole; the products of one part wait beside the sum."""
+        return self.operator.product_bytes(rows) + rows * self.dim * self.dtype.itemsize
+
+    def linearised(self, rows: int, memory_budget: int) -> Parted:
+        """The same with each part linearised where its share of the budget has room for that."""
+        room = memory_budget // len(self.parts)
+        return Parted(self.operator, [part.linearised(rows, room) for part in self.parts])
+
+    def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
+        """H v for each row."""
+        total, forms = None, []
+        for part in self.parts:
+            rows = part.rows(block)
+            forms.append(_forms(rows, block))
+            total = rows if total is None else total + rows
+        assert total is not None
+        self.forms = np.asarray(jnp.stack(forms), np.float64)
+        return total
+
+    def measured_rows(self, block: Float[Array, "k dim"]) -> tuple[Float[Array, "k dim"], None]:
+        """`rows`; batches add up to a mean, which is no small difference of large parts."""
+        return self.rows(block), None
+
+
+@jax.jit
+def _forms(rows: Float[Array, "k dim"], block: Float[Array, "k dim"]) -> Float[Array, " k"]:
+    return jnp.einsum("kp,kp->k", rows, block, precision="highest")

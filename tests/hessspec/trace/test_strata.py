@@ -1,0 +1,189 @@
+"""Probes of their own for groups of batches, and how much the trace varies over the data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessspec
+from hessspec import Batches, HessianOperator, TraceEstimate
+from hessspec._operators.parts import MOST_PARTS, parts_of, share_of
+from hessspec._trace.strata import Strata
+from tests.spectra import DIM, dtype, eps, trace_of, with_spectrum
+
+COUNT = 8
+
+
+def one_task(x, batch):
+    """The Hessian of a batch is the mean of its matrices."""
+    return jnp.einsum("p,npq,q->", x, batch, x, precision="highest") / (2 * batch.shape[0])
+
+
+def two_tasks(x, batch):
+    mean = batch.mean(axis=0)
+    first = jnp.einsum("p,pq,q->", x, mean, x, precision="highest") / 2
+    inner = jnp.matmul(mean, x, precision="highest")
+    return jnp.stack([first, jnp.vdot(inner, x, precision="highest") / 4 + jnp.vdot(x, x) * 3])
+
+
+LOSSES = {1: one_task, 2: two_tasks}
+
+
+def matrices(agreement, sizes=(1,) * COUNT, seed=0):
+    """Batches of matrices: a common part of this weight, and a part of their own."""
+    rng = np.random.default_rng(seed)
+    common = with_spectrum(rng.normal(size=DIM), seed=1)
+    own = [
+        np.stack([with_spectrum(rng.normal(size=DIM), seed=10 + 7 * b + i) for i in range(size)])
+        for b, size in enumerate(sizes)
+    ]
+    return [agreement * common + (1 - agreement) * part for part in own]
+
+
+def operator_of(batches, tasks=1):
+    data = Batches([jnp.asarray(batch, dtype()) for batch in batches])
+    return HessianOperator(LOSSES[tasks], jnp.zeros(DIM, dtype()), data=data)
+
+
+def traces(batches, tasks=1):
+    every = np.concatenate(batches)
+    value = np.trace(every.mean(axis=0))
+    return value if tasks == 1 else np.array([value, value / 2 + 6 * DIM])
+
+
+@pytest.fixture(scope="module")
+def agreeing():
+    """Batches that agree on what is sharp: common probes see it eight times."""
+    return matrices(0.9)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 8, (2, 2, 2, 1), (1,) * 12, (1, 2, 3, 4, 5, 6, 7, 8, 9)])
+def test_parts_add_up_to_the_operator_and_share_shapes(sizes):
+    operator = operator_of(matrices(0.5, sizes))
+    parts = parts_of(operator)
+    assert 2 <= len(parts) <= MOST_PARTS
+    assert sum(map(share_of, parts)) == pytest.approx(1.0, rel=1e-6)
+    rows = jnp.eye(3, DIM, dtype=dtype())
+    whole = np.asarray(operator.rows(rows))
+    np.testing.assert_allclose(
+        sum(np.asarray(part.rows(rows)) for part in parts), whole, atol=50 * eps()
+    )
+    scaled = parts_of(-2.0 * operator)
+    forms = sum(np.asarray(part.forms(rows)) for part in scaled)
+    np.testing.assert_allclose(forms, -2.0 * np.asarray(operator.forms(rows)), atol=50 * eps())
+
+
+def test_one_batch_and_streamed_data_have_no_parts(agreeing):
+    whole = jnp.asarray(np.concatenate(agreeing), dtype())
+    assert len(parts_of(HessianOperator(one_task, jnp.zeros(DIM, dtype()), data=whole))) == 1
+    data = Batches([jnp.asarray(batch, dtype()) for batch in agreeing])
+    streamed = HessianOperator(
+        one_task, jnp.zeros(DIM, dtype()), data=data, memory_budget=3 * whole.nbytes
+    )
+    assert streamed.streamed is not None
+    assert parts_of(streamed) == [streamed]
+    with pytest.raises(ValueError, match="`data_standard_error` takes forms of several batches"):
+        trace_of(streamed, "hutchinson").data_standard_error  # noqa: B018
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "auto"])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_probes_of_their_own_are_unbiased_and_as_good_as_they_say(agreeing, method, tasks):
+    operator, truth = operator_of(agreeing, tasks), traces(agreeing, tasks)
+    found = [trace_of(operator, method, 100, seed) for seed in range(24)]
+    own = [f for f in found if f.probes == "own for each of 8 groups of batches"]
+    assert len(own) >= 20
+    scores = np.array([(f.value - truth) / f.standard_error for f in own])
+    assert np.all(np.abs(scores.mean(axis=0)) < 4 / len(own) ** 0.5)
+    assert np.all(np.abs(np.sqrt(np.mean(scores**2, axis=0)) - 1.0) < 0.5)
+    if tasks == 2:
+        paired = own[0].difference(0, 1)
+        low, high = paired.confidence_interval(0.9999)
+        assert low <= truth[0] - truth[1] <= high
+
+
+def test_they_are_chosen_where_batches_agree_and_not_where_they_cancel():
+    agreeing, cancelling = matrices(0.9), matrices(0.0)
+    # Pairs of opposite batches: their sum is small, and each alone is not.
+    cancelling = [m * (-1) ** i for i, m in enumerate(np.repeat(cancelling[:4], 2, axis=0))]
+    cancelling = [m + 0.1 * common for m, common in zip(cancelling, agreeing, strict=True)]
+    for batches, wanted in ((agreeing, True), (cancelling, False)):
+        found = [trace_of(operator_of(batches, 2), "hutchinson", 60, seed) for seed in range(6)]
+        assert all((f.probes != "common") == wanted for f in found)
+
+
+def test_the_pilot_tells_the_variances_of_both_kinds(agreeing):
+    """2 ‖Σ H_b‖²_F less the diagonal, and 2 Σ ‖H_b‖²_F less theirs: from 400 forms within 20 %."""
+    strata = Strata(operator_of(agreeing), jax.random.key(0))
+    rows = hessspec.rademacher(jax.random.key(1), jnp.arange(400), DIM, dtype())
+    forms = strata.common(rows)
+    parts = [batch[0] / COUNT for batch in agreeing]
+
+    def variance(matrix):
+        return 2 * (np.sum(matrix**2) - np.sum(np.diag(matrix) ** 2))
+
+    common, own = variance(sum(parts)), sum(map(variance, parts))
+    np.testing.assert_allclose(forms.sum(axis=0).var(ddof=1), common, rtol=0.2)
+    np.testing.assert_allclose(forms.var(axis=-1, ddof=1).sum(), own, rtol=0.2)
+    drawn = strata.draw(400, lambda rows: rows)
+    np.testing.assert_allclose(drawn.sum(axis=0).var(ddof=1), own, rtol=0.2)
+
+
+def test_the_same_key_gives_the_same_answer_whatever_the_budget(agreeing):
+    operator = operator_of(agreeing, 2)
+    first, again = (trace_of(operator, "hutchinson", 80) for _ in range(2))
+    np.testing.assert_array_equal(first.samples, again.samples)
+    longer = trace_of(operator, "hutchinson", 100)
+    n = first.num_samples
+    np.testing.assert_allclose(longer.samples[:, :n], first.samples, rtol=1e3 * eps())
+
+
+def test_samples_are_the_sums_of_their_groups_and_survive_a_file(agreeing, tmp_path):
+    found = trace_of(operator_of(agreeing, 2), "hutchinson", 60)
+    np.testing.assert_allclose(found.by_group.sum(axis=-1), found.samples, rtol=1e-12)
+    found.save(tmp_path / "trace.npz")
+    loaded = TraceEstimate.load(tmp_path / "trace.npz")
+    assert loaded.probes == found.probes
+    np.testing.assert_array_equal(loaded.data_standard_error, found.data_standard_error)
+    one = found.task(1)
+    assert one.data_standard_error == found.data_standard_error[1]
+
+
+def test_the_error_from_the_data_is_that_of_a_weighted_mean_of_batches():
+    """Exact traces of groups: σ² from the weighted scatter, nothing taken off for probes."""
+    shares, values = np.array([0.5, 0.25, 0.25]), np.array([10.0, 13.0, 7.0])
+    by_group = np.broadcast_to(shares * values, (5, 3))
+    found = TraceEstimate.from_samples(
+        by_group.sum(axis=-1), by_group=by_group, exact_by_group=np.zeros(3), group_shares=shares
+    )
+    assert found.data_standard_error == pytest.approx((4.5 / 2) ** 0.5)
+    assert found.population_error(data=4.0) == pytest.approx((4.5 / 8) ** 0.5)
+    with pytest.raises(ValueError, match="`probes` and `data` must be above 0"):
+        found.population_error(data=0.0)
+
+
+def population(rng, count, spread):
+    """Matrices with tr drawn around 50, and probes that see them vary."""
+    base = with_spectrum(np.linspace(0, 1, DIM))
+    scale = 1.0 + spread * rng.normal(size=(count, 1, 1))
+    return base * scale * 50 / np.trace(base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["hutchinson", "auto"])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_both_errors_together_cover_the_trace_of_the_population(method, tasks):
+    """300 data sets of 8 batches from one population, each with probes of its own key."""
+    rng, truth = np.random.default_rng(0), traces([np.eye(DIM)[None] * 50 / DIM], tasks)
+    scores, seen = [], []
+    for seed in range(300):
+        items = population(rng, 16, 0.2)
+        batches = [items[2 * b : 2 * b + 2] for b in range(COUNT)]
+        found = trace_of(operator_of(batches, tasks), method, 60, seed)
+        scores.append((found.value - truth) / found.population_error())
+        seen.append(found.data_standard_error)
+    scores = np.array(scores)
+    # Student's t with 7 degrees of freedom: its rms is (7/5)^½ = 1.18, and 95 % lie within 2.36.
+    assert np.all(np.mean(np.abs(scores) < 2.365, axis=0) > 0.92)
+    exact = 50 * 0.2 / 16**0.5 * np.array([1.0, 0.5])[:tasks].squeeze()
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(seen), axis=0)), exact, rtol=0.1)
