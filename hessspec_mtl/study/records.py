@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from hessspec_mtl.curvature.spectra import TaskSpectrum, task_spectra
 from hessspec_mtl.datasets.base import over_examples
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hessspec import TraceEstimate
     from hessspec_mtl.curvature.follow import EpochCurvature
     from hessspec_mtl.datasets.base import MultitaskDataset, Split, Task

@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
 from hessspec import TraceEstimate
+from hessspec._base.later import Later
 from hessspec_mtl.curvature.follow import (
     CurvatureConfig,
     EpochCurvature,
@@ -36,6 +37,11 @@ from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.predictions import predictions, predictions_file
 from hessspec_mtl.training.state import load_history, training_seconds
 from hessspec_mtl.training.train import Training, load_params, saved_epochs
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Later("pandas")  # half a second, and only tables need it
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,19 +11,25 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jaxtyping import Array, Float
 
+from hessspec._base.later import Later
 from hessspec_mtl.datasets.base import EncodedDataset
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.graphs import GraphBatch, balanced_batches, balanced_groups, with_any_target
 from hessspec_mtl.network.model import NetworkConfig, Params, predict
 from hessspec_mtl.training.epochs import EVALUATION_BATCH
 from hessspec_mtl.training.train import load_params
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Later("pandas")  # half a second, and only tables need it
 
 
 def predictions_file(training: str | os.PathLike[str], epoch: int) -> Path:

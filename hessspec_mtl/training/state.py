@@ -6,16 +6,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jaxtyping import Array, Float
 
+from hessspec._base.later import Later
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.network.model import Params
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Later("pandas")  # half a second, and only tables need it
 
 SPLITS = ("train", "test")
 METRICS = ("mse", "mae")

@@ -15,11 +15,10 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from hessspec._base.progress import ProgressBar, progress_bar
@@ -38,6 +37,9 @@ from hessspec_mtl.training.state import (
     unpacked,
     write_curves,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Named(Protocol):

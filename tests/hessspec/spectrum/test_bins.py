@@ -138,4 +138,4 @@ def test_a_narrow_bulk_beside_large_outliers_is_not_taken_for_one_eigenvalue():
     assert share.lower <= (np.abs(bulk) <= half).sum() <= share.upper
     found = spectrum.histogram()
     assert np.all(held(found, eigenvalues))
-    assert np.all((np.abs(found.atoms) > 1) | (found.multiplicities > 100))
+    assert np.all((np.abs(found.atoms) > 0.5) | (found.multiplicities > 100))
