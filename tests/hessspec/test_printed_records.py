@@ -152,6 +152,9 @@ def test_a_sum_of_operators_is_printed_as_its_formula(tasks):
     assert lines[1].startswith("  A: HessianOperator of 120 parameters, task 1 of 3")
     assert lines[2] == f"  B: FunctionOperator of 120 parameters in {dtype().name}"
     assert repr(-(one + identity)).startswith("ScaledOperator -(A + B) of 120")
+    assert repr(one.congruent(jnp.full(120, 2.0, dtype())) + one).startswith(
+        "SumOperator (D A D) + A of"
+    )
     weighted = (2 * tasks).weighted(jnp.ones(3, dtype()))
     assert "a weighted sum of 3 tasks" in repr(weighted)
 
