@@ -43,7 +43,11 @@ for row, n in enumerate((25, 100, 400)):
         f"{n:4} examples each: {value.mean():.3f}, spread between parts {value.std(ddof=1):.3f}, "
         f"error of the probes {probes:.3f}"
     )
-whole = hessspec.trace(loss_fn, params, jax.random.key(1), data=(x, y))
+batches = hessspec.Batches([(x[i : i + 100], y[i : i + 100]) for i in range(0, 1600, 100)])
+whole = hessspec.trace(loss_fn, params, jax.random.key(1), data=batches)
+probes, data = float(whole.standard_error), float(whole.data_standard_error)
+print(f"all 1600 examples: {float(whole.value):.3f}")
+print(f"    as `Batches`: error of the probes {probes:.3f}, of the data {data:.3f}")
 ax.axhline(float(whole.value), color="k", ls=":", label="all 1600 examples")
 ax.set(
     xticks=range(3), xticklabels=["25", "100", "400"], xlabel="examples in a part", ylabel="trace"
