@@ -53,7 +53,13 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def revision() -> str:
-    """The commit, with a plus sign where the packages differ from it; "unknown" outside git."""
+    """The commit, with a plus sign where the packages differ from it; "unknown" outside git.
+
+    A copy that travels without its history says in a file REVISION which commit it is of.
+    """
+    written = ROOT / "REVISION"
+    if written.exists():
+        return written.read_text(encoding="utf-8").strip()
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)

@@ -5,6 +5,7 @@
     gpu-kit/visit.py      what is run there (see `visit`)
     gpu-kit/wheels/       this project, and what that machine may lack (wheels.txt)
     gpu-kit/benchmarks/   the benchmarks, which are not installed
+    gpu-kit/REVISION      which commit all of it is of
     gpu-kit/data/         the data sets, encoded, so that nobody there needs chemistry
 
 The machine is taken to be a bare one with Python 3.12 and JAX for CUDA, without a network.
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.visit import MIB
+from benchmarks.machine import revision
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -47,6 +49,7 @@ def build(to: Path, sets: Sequence[str], data: Path | None) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(ROOT / "benchmarks", to / "benchmarks", ignore=ignored)
     shutil.copy(HERE / "visit.py", to / "visit.py")
+    (to / "REVISION").write_text(revision() + "\n", encoding="utf-8")
     encode(to / "data", sets, data)
     report(to)
 

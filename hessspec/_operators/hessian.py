@@ -284,7 +284,8 @@ class GaussNewtonOperator(DataOperator):
         def products(weights: Float[Array, " T"]) -> Float[Array, "k dim"]:
             def scalar(z: Array) -> Float[Array, ""]:
                 values = jnp.atleast_1d(outer(z, batch))
-                return jnp.vdot(weights.astype(values.dtype), values)
+                weighted = weights.astype(values.dtype)
+                return jnp.vdot(weighted, values, precision="highest")
 
             choices = (rematerialize, order, self.plan.abreast)
             return gauss_newton_products(outputs, scalar, x, block, *choices)

@@ -22,6 +22,7 @@ from jaxtyping import Array, PyTree
 from hessspec._base.signatures import explained
 from hessspec._base.space import apart
 from hessspec._operators.modes import Modes, is_doubtful
+from hessspec._operators.precision import full_products
 from hessspec._operators.traces import evaluated, holds_nested_constants, open_jits, opened
 
 _BIND = "bind further arguments with `functools.partial`"
@@ -112,7 +113,8 @@ class LiftedFunction(eqx.Module):
 
     def __call__(self, *arguments: PyTree) -> PyTree:
         arrays = jax.tree.leaves(eqx.filter(arguments, eqx.is_array))
-        out = evaluated(self.program.trace, *self.constants, *arrays)
+        with full_products():  # rules of derivatives are traced here
+            out = evaluated(self.program.trace, *self.constants, *arrays)
         return jax.tree.unflatten(self.program.out_tree, out)
 
 
@@ -154,7 +156,8 @@ def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyT
     def on_arrays(arrays: PyTree) -> PyTree:
         return inner(*eqx.combine(arrays, static))
 
-    closed, shapes = jax.make_jaxpr(on_arrays, return_shape=True)(dynamic)
+    with full_products():
+        closed, shapes = jax.make_jaxpr(on_arrays, return_shape=True)(dynamic)
     if holds_nested_constants(closed):
         closed = jax.make_jaxpr(lambda leaves: open_jits(closed, leaves))(jax.tree.leaves(dynamic))
     return closed, shapes

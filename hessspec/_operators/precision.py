@@ -1,12 +1,15 @@
-"""Where a loss computes with its parameters in a narrower dtype than they have.
+"""How exactly a loss computes: products of matrices, and dtypes narrower than the parameters'.
 
-Such a loss is another function, piecewise flat at the size of its rounding, and the derivatives
-that JAX takes of it are rounded in every operation: products are right to two digits in bfloat16,
-and forms and products are rounded alike, so that none shows the error of the other.
+A loss that computes in a narrower dtype is another function, piecewise flat at the size of its
+rounding, and the derivatives that JAX takes of it are rounded in every operation: products are
+right to two digits in bfloat16, and forms and products are rounded alike, so that none shows the
+error of the other.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +17,20 @@ from hessspec._operators.traces import inner_traces, is_literal, opened
 
 _LOOPS = ("scan", "while")
 _STOP = "stop_gradient"
+
+
+def full_products() -> AbstractContextManager[object]:
+    """While a loss is traced: its products of float32 matrices are in float32, not in TF32.
+
+    Left to themselves GPUs round what goes into a product to 10 bits. On an H200 products with a
+    Hessian were then wrong by 4e-4 of their size and asymmetric by 94 units of rounding, too little
+    to be told from an ill-conditioned loss (docs/gpu.md). Whoever sets JAX's
+    `default_matmul_precision`, or a precision in the loss, has what was set. A CPU knows no other.
+    """
+    is_set = jax.config.jax_default_matmul_precision is not None  # type: ignore[attr-defined]
+    if is_set or jax.default_backend() == "cpu":
+        return nullcontext()
+    return jax.default_matmul_precision("highest")
 
 
 def narrowed(jaxpr: Any, varied: list[bool], dtype: np.dtype) -> str:

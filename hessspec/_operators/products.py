@@ -22,7 +22,7 @@ Gradient = Callable[[Float[Array, " dim"]], Float[Array, "*T dim"]]
 
 def weighted_gradient(losses: Losses, weights: Float[Array, " T"]) -> Gradient:
     """∇(w · L) as a function."""
-    return jax.grad(lambda y: jnp.vdot(weights, losses(y)))
+    return jax.grad(lambda y: jnp.vdot(weights, losses(y), precision="highest"))
 
 
 def map_rows(
