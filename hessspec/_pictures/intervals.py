@@ -108,6 +108,8 @@ def _scale(axes: Any, direction: Any, numbers: np.ndarray) -> None:
 
     smallest = max(float(np.quantile(sizes, 0.1)), float(sizes.max()) * 10.0**-_MOST_DECADES)
     symlog_axis(axes, direction, 10.0 ** np.floor(np.log10(smallest)))
+    if getattr(axes, f"get_autoscale{direction}_on")():
+        axes.autoscale(axis=direction)  # the room beyond both ends is a share of the new axis
 
 
 def _add_legend(axes: Any, labels: Sequence[str | None]) -> None:

@@ -161,3 +161,13 @@ def test_without_matplotlib_the_error_says_what_to_install(spectrum, monkeypatch
         plot_density(spectrum)
     assert "<table>" in spectrum._repr_html_()
     assert "<img" not in spectrum._repr_html_()
+
+
+def test_numbers_far_apart_have_room_at_both_ends():
+    samples = np.array([[100.0], [-3.0], [5000.0], [0.2]]) + 0.01 * np.arange(9.0)
+    ax = TraceEstimate.from_samples(samples).plot()
+    ax.figure.canvas.draw()
+    assert ax.get_yscale() == "symlog"
+    low, high = ax.get_ylim()
+    assert low < -3.2
+    assert high > 5500.0
