@@ -54,8 +54,9 @@ def test_directions_of_the_same_key_leave_the_trace_unbiased(known):
     def of_probes(key):
         return sketch(operator, jax.random.fold_in(key, TRACE_STREAM))
 
-    gaps, stated = errors(operator, values.sum(), of_probes, 20, num_matvecs=24)
-    assert np.sqrt(np.mean((gaps / stated) ** 2)) > 2
+    # All samples that 16 products pay for beside eight directions are of probes in their span.
+    gaps, _ = errors(operator, values.sum(), of_probes, 20, num_matvecs=16)
+    assert abs(gaps.mean()) > 4 * gaps.std(ddof=1) / 20**0.5
 
 
 @pytest.mark.slow
@@ -100,8 +101,8 @@ def test_what_is_spanned_is_exact(known, method):
     far = np.sort(np.abs(values))[::-1][TOP]
     found = trace_of(operator, method, 24, directions=rows)
     assert found.standard_error < far * 2 * (2 * DIM / found.num_samples) ** 0.5
-    plain = trace_of(operator, method, 24)
-    assert found.standard_error < plain.standard_error
+    plain = trace_of(operator, "hutchinson", 24)
+    assert found.standard_error < plain.standard_error / 10
     assert abs(found.value - values.sum()) < 5 * found.standard_error
 
 
