@@ -13,7 +13,8 @@ What grew outside of the wanted space is looked for by two products more. A row 
 again: the next in line every other time, the others in turn in between. And a vector orthogonal to
 B goes through a power iteration, one step a call, with a random part added to it each time, so that
 no direction is ever lost from it. While the wanted vectors turn so fast that more than `MOVING`
-products are needed to follow them, those products see to B, and every other call explores.
+products are needed to follow them, those products see to B too, and one of the two is made every
+other call.
 """
 
 from collections.abc import Callable
@@ -48,7 +49,7 @@ Products = Callable[[Float[Array, "n dim"]], Float[Array, "n dim"]]
 # New directions that the basis has room for.
 NUM_NEW = 12
 # Products beyond the k wanted ones, from which on the spectrum counts as moving.
-MOVING = 3
+MOVING = 1
 # A row of B that has lost more than this share of its square to the basis is taken out of it.
 _LEAST_LEFT = 0.1
 # A correction divides by no smaller share of θ: what is closer is known too badly.
@@ -108,7 +109,7 @@ def begin(state: TrackerState, products: Float[Array, "k dim"], tol: float) -> W
     room = ((0, min(k + 2 + NUM_NEW, dim) - k), (0, 0))
     basis, filled = jnp.pad(state.rows, room), jnp.pad(images, room)
     compressed = inner_products("ap,bp->ab", basis, filled)
-    moving = state.effort > MOVING
+    to_check, to_explore = _looks(state)
     work = Work(
         basis=basis,
         images=filled,
@@ -122,8 +123,8 @@ def begin(state: TrackerState, products: Float[Array, "k dim"], tol: float) -> W
         direction=state.explorer,
         role=jnp.asarray(CORRECTS, jnp.int32),
         followed=jnp.zeros((), jnp.int32),
-        to_check=~moving & (state.count > 0),
-        to_explore=~moving | (state.count % 2 == 0),
+        to_check=to_check,
+        to_explore=to_explore,
         done=jnp.asarray(False),
     )
     return _proposed(state, work, tol)
@@ -168,7 +169,9 @@ def finish(state: TrackerState, work: Work, tol: float) -> tuple[TrackerState, T
         fresh = jax.random.normal(_stream(state, 2), rows.shape[1:], rows.dtype)
         return unit(work.explorer) + unit(fresh)
 
-    explorer = jax.lax.cond(work.to_explore, lambda: work.explorer, explored)
+    to_check, to_explore = _looks(state)
+    has_explored = to_explore & ~work.to_explore
+    explorer = jax.lax.cond(has_explored, explored, lambda: state.explorer)
     explorer = without(rows, without(known, explorer))
     new = TrackerState(
         rows=rows,
@@ -177,6 +180,7 @@ def finish(state: TrackerState, work: Work, tol: float) -> tuple[TrackerState, T
         explorer=unit(explorer),
         key=state.key,
         count=state.count + 1,
+        turn=state.turn + (to_check & ~work.to_check).astype(jnp.int32),
         effort=work.followed,
         which=state.which,
     )
@@ -224,12 +228,21 @@ def _proposed(state: TrackerState, work: Work, tol: float) -> Work:
     return replace(work, direction=_outside(state, work, direction))
 
 
+def _looks(state: TrackerState) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether a row of B is multiplied again in this call, and whether the explorer is."""
+    moving = state.effort > MOVING
+    return (
+        jnp.where(moving, state.count % 4 == 2, state.count > 0),
+        jnp.where(moving, state.count % 4 == 0, True),
+    )
+
+
 def _in_turn(state: TrackerState) -> Float[Array, " dim"]:
     """The row of B to multiply again."""
-    others, turn = state.known.shape[0], state.count // 2
+    others = state.known.shape[0]
     if others < 2:
         return state.explorer
-    return state.known[jnp.where(state.count % 2 == 1, 0, 1 + turn % (others - 1))]
+    return state.known[jnp.where(state.turn % 2 == 0, 0, 1 + state.turn // 2 % (others - 1))]
 
 
 def _could_overtake(

@@ -27,7 +27,8 @@ class TrackerState:
         explorer: a vector orthogonal to them, on its way to what has grown outside.
         key: random parts of call n are drawn with `fold_in(key, n)`.
         count: calls so far.
-        effort: products that the last of them needed beyond those of `rows`, to follow them.
+        turn: how often a row of B was multiplied again.
+        effort: products that the last call needed beyond those of `rows`, to follow them.
         which: the end, "LA" for the largest, "SA" for the smallest, "LM" for the largest |θ|.
     """
 
@@ -37,6 +38,7 @@ class TrackerState:
     explorer: Float[Array, " dim"]
     key: PRNGKeyArray
     count: Int[Array, ""]
+    turn: Int[Array, ""]
     effort: Int[Array, ""]
     which: TrackedEnd = field(default="LA", metadata={"static": True})
 
@@ -67,6 +69,7 @@ class TrackerState:
             explorer=unit(drawn[k]),
             key=key,
             count=jnp.zeros((), jnp.int32),
+            turn=jnp.zeros((), jnp.int32),
             effort=jnp.zeros((), jnp.int32),
             which=which,
         )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _KIND = "Tracker"
 # Probes are drawn apart from the vectors that explore: a basis must not know them.
 _STATES, _PROBES = range(2)
-_STATE_ARRAYS = ("rows", "known", "known_values", "explorer", "count", "effort")
+_STATE_ARRAYS = ("rows", "known", "known_values", "explorer", "count", "turn", "effort")
 
 
 class Tracker:
