@@ -227,7 +227,7 @@ def test_calls_that_cannot_be_are_told_what_to_do(run):
         tracker.trace_difference(0, 1)
     with pytest.raises(TypeError, match="`params` must be an operator for a tracker without"):
         hessspec.Tracker(None, KEY).update(0, points[0])
-    with pytest.raises(ValueError, match=r"`k` must lie in \[1, 24\] for 24 selected"):
+    with pytest.raises(ValueError, match=r"`k` must lie in \[1, 24\] for 24 chosen"):
         hessspec.Tracker(scalar_loss, KEY, k=25, data=BATCH).update(0, points[0])
     with pytest.raises(ValueError, match="nothing was tracked yet"):
         hessspec.Tracker(scalar_loss, KEY).plot()
