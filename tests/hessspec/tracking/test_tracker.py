@@ -1,5 +1,6 @@
 """The tracker beside a training loop: what it says of each step, and what it costs."""
 
+import gc
 import logging
 
 import jax
@@ -128,6 +129,18 @@ def test_nothing_is_compiled_after_the_second_update(caplog):
         compiled.append(sum("Compiling" in record.getMessage() for record in caplog.records))
     assert compiled[0] > 0
     assert compiled[2:] == [0, 0]
+
+
+@pytest.mark.any_dtype
+def test_arrays_that_are_alive_do_not_grow_with_the_updates(run):
+    _, points = run
+    tracker = hessspec.Tracker(scalar_loss, KEY, k=2, data=BATCH, trace=4)
+    alive = []
+    for step in range(6):
+        tracker.update(step, points[step % 4])
+        gc.collect()
+        alive.append(sum(array.nbytes for array in jax.live_arrays()))
+    assert alive[2] == alive[5]
 
 
 @pytest.mark.any_dtype
