@@ -63,7 +63,7 @@ def forecast(
     A few Lanczos steps are run twice, the second time with a clock. A step costs a block of
     products and a pass over the basis, which grows by one chunk of rows at a time; passes over
     further chunks are timed by themselves. What is left out is compiling, and on the host the last
-    decompositions, seconds at most.
+    decompositions: about a second, which only counts where P is small.
 
     Args:
         operator: what will be multiplied.
