@@ -55,7 +55,7 @@ def all_but_certain(doubt):
 @pytest.fixture(scope="module")
 def classifier():
     """So certain that an asymmetry of a thousand eps is nothing but rounding."""
-    weights, data, truth = all_but_certain(30.0 * eps())
+    weights, data, truth = all_but_certain(100.0 * eps())
     operator = HessianOperator(cross_entropy, weights, data=data)
     columns = np.asarray(operator.rows(jnp.eye(SIZE, dtype=dtype())), float)
     gap = np.abs(columns - columns.T).max() / np.linalg.norm(columns, 2)
