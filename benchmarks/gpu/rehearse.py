@@ -57,8 +57,8 @@ def bare_python() -> str:
 def visit(python: str, kit: Path, folder: Path, number: int, refusing: Path) -> str:
     """Run a tiny visit in `folder`; returns what it said."""
     home = folder / f"home-{number}"
-    command = [python, str(kit / "visit.py"), "run", "--tiny", "--out", str(home)]
-    command += ["--work", str(folder / f"work-{number}"), "--steps", *STEPS]
+    command = [python, str(kit / "visit.py"), "run", "--tiny", "--minutes", "120"]
+    command += ["--out", str(home), "--work", str(folder / f"work-{number}"), "--steps", *STEPS]
     if number > 1:
         command += ["--home", str(folder / f"home-{number - 1}")]
     settings = {**os.environ, "PYTHONPATH": str(refusing), "JAX_PLATFORMS": "cpu"}

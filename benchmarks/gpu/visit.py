@@ -163,7 +163,8 @@ class Running:
 
 def started(visit: Visit, step: Step, settings: dict[str, str]) -> Running:
     """The step's process, whose output goes to a log of its own."""
-    seconds = visit.left() if step.seconds is None else min(step.seconds, visit.left())
+    bound = None if visit.tiny else step.seconds  # a rehearsal has time
+    seconds = visit.left() if bound is None else min(bound, visit.left())
     sets = {domain: domain for domain in SETS} if visit.tiny else SETS
     filled = step.arguments.format(work=visit.work, data=KIT / "data", seconds=int(seconds), **sets)
     command = [sys.executable, "-m", *filled.split(), *(step.tiny.split() if visit.tiny else ())]
