@@ -95,7 +95,7 @@ def check_kind(name: str, value: Any, kind: type) -> None:
 
 def shown(value: Any) -> str:
     """The type of a value and as much of it as fits a message."""
-    return f"{type(value).__name__} {reprlib.repr(value)}"
+    return f"{type(value).__name__} {' '.join(reprlib.repr(value).split())}"
 
 
 def _is_real(values: np.ndarray) -> bool:

@@ -89,6 +89,7 @@ def _wanted(
         return _inside(params, tuple(jax.tree.leaves(where)))
     if _all_are(bool | np.bool_, where):
         return _spread(where, params)
+    _require_function(where)
     function: Any = where
     takes_leaf = _takes_leaf_alone(function)
     ask = _filter if takes_leaf else _explained_filter
@@ -104,6 +105,22 @@ def _wanted(
                 "paths; let it take both: `where=lambda path, leaf: ...`."
             )
     return answers
+
+
+def _require_function(where: Any) -> None:
+    """An error if it is text or a filter of flax, which would be called but misunderstood."""
+    if isinstance(where, str):
+        raise TypeError(
+            f"`where` must be a function, a type or a tree of True and False, got text {where!r}; "
+            f"to choose by path: `where=lambda path, leaf: {where!r} in path`."
+        )
+    if type(where).__module__.startswith("flax.nnx"):
+        name = type(where).__name__
+        raise TypeError(
+            f"`where` cannot be the filter nnx.{name}: that looks at variables, `where` gets their "
+            "arrays; pass a type, `where=nnx.Param`, or split the module with the filter first "
+            "(`nnx.split`) and pass its part as `params`."
+        )
 
 
 def _all_are(kind: Any, where: Any) -> bool:
@@ -177,6 +194,8 @@ def _nothing_chosen(
 ) -> str:
     shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
     reason = "holds no float array with entries" if where is None else "nothing was chosen"
+    if len(leaves) == 1 and callable(leaves[0]):
+        reason = "is a function (the loss comes first, the parameters second)"
     if where is not None and _all_are(type, where):
         reason = f"no float lies in a {' or '.join(t.__name__ for t in jax.tree.leaves(where))}"
     elif any(map(_is_number, leaves)):

@@ -228,7 +228,10 @@ def eigenpairs(
     `tests/hessspec/krylov/test_eigenpairs.py`.
     """
     if which not in get_args(Which):
-        raise ValueError(f"`which` must be one of {', '.join(get_args(Which))}, got {which!r}")
+        raise ValueError(
+            '`which` must be "LA" (the largest eigenvalues), "SA" (the smallest), "LM" (largest in '
+            f'magnitude) or "BE" (both ends), got {which!r}.'
+        )
     if tol is not None and not 0.0 <= real_number("tol", tol) < 1.0:
         raise ValueError(f"`tol` must lie in [0, 1), relative to the norm of H, got {tol}")
     k = whole_number("k", k, least=None)

@@ -1,5 +1,6 @@
 """Data sets as batches: re-iterable, ragged, with the exact mean over all their items."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -329,6 +330,11 @@ def hint_at_batches(data: PyTree) -> Iterator[None]:
                 "hessspec: each entry of `Batches((x, y))` is a batch; if the two are one batch, "
                 "pass `data=(x, y)` or `Batches([(x, y)])`."
             )
+        elif inspect.isroutine(data):
+            error.add_note(
+                "hessspec: `data` is a function, which the loss got as it is; if it returns an "
+                "iterator over batches, fresh each time, pass `data=hessspec.Batches(data)`."
+            )
         elif _looks_like_batches(data):
             error.add_note(
                 f"hessspec: `data` is one batch, which the loss got whole ({type(data).__name__}); "
@@ -347,6 +353,8 @@ def _looks_like_batches(data: PyTree) -> bool:
         # A pair of arrays is what a batch usually is.
         pair = isinstance(data, tuple) and not any(isinstance(i, list | tuple | dict) for i in data)
         return len(data) > 1 and len(kinds) == 1 and not pair
+    if isinstance(data, Iterator):  # refused already, with its own way out
+        return False
     is_array = hasattr(data, "shape")
     return not is_array and not isinstance(data, Mapping | Batches) and hasattr(data, "__iter__")
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from hessspec._base.arguments import check_kind
 from hessspec._base.printing import Facts, Printed, one_number, with_error
 from hessspec._base.records import load_record, save_record
+from hessspec._base.signatures import called_as
 from hessspec._krylov.blocks import gram, orthonormal_rows, without
 from hessspec._krylov.eigenpairs import EigenPairs
 from hessspec._spectrum.record import SpectralDensity
@@ -108,6 +109,7 @@ def kolmogorov_smirnov(a: SpectralDensity, b: SpectralDensity | None = None) -> 
     return _distance("kolmogorov_smirnov", _largest_gap, a, b)
 
 
+@called_as("principal_angles(a, b)", "principal_angles(pairs.task(0), pairs.task(1))")
 def principal_angles(a: EigenPairs, b: EigenPairs) -> Float[np.ndarray, "*tasks k"]:
     """Angles between the spans of two sets of eigenvectors, in radians, rising.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from hessspec._base.arguments import check_kind, whole_number
 from hessspec._base.memory import resolve_budget
 from hessspec._base.probes import gaussian
+from hessspec._base.signatures import called_as
 from hessspec._krylov.basis import ROWS_PER_CHUNK, LockstepBases, in_chunks
 from hessspec._krylov.lockstep import krylov, krylov_bytes
 from hessspec._krylov.tiles import Layout
@@ -51,6 +52,10 @@ class Forecast:
         return str(self)
 
 
+@called_as(
+    "forecast(operator)",
+    "forecast(hessspec.HessianOperator(loss_fn, params, data=batch))",
+)
 def forecast(
     operator: AbstractOperator,
     *,

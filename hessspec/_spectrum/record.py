@@ -350,8 +350,9 @@ class SpectralDensity(Printed, TaskAxis):
             title = f"SpectralDensity of {self.num_tasks} tasks, P = {self.dim:,} ({spent})"
             return Facts(title, rows)
         found = self._histogram("decades")
-        known = "all, exact" if bool(self.exact) else f"{found.multiplicities.sum():,} one by one"
-        rows = [("contents", _in_a_line(self)), ("known", f"{known}; the rest in bins, 95 % each")]
+        single = f"{found.multiplicities.sum():,} one by one; the rest in bins, 95 % each"
+        known = "all, exact" if bool(self.exact) else single
+        rows = [("contents", _in_a_line(self)), ("known", known)]
         return Facts(f"SpectralDensity of P = {self.dim:,} ({spent})", rows, found.lines())
 
     def _draw_small(self) -> Any:

@@ -121,7 +121,10 @@ CALLS = {
         lambda: HessianOperator(alone, PARAMS, where=lambda path: True),
         "`where` is called as `where(path, leaf)`, but it takes (path)",
     ),
-    "where as text": (lambda: HessianOperator(alone, PARAMS, where="w"), "`where` must be a func"),
+    "where as text": (
+        lambda: HessianOperator(alone, PARAMS, where="w"),
+        "`where=lambda path, leaf: 'w' in path`",
+    ),
     "a key beside an operator": (
         lambda: density(hessian(), KEY),
         "`params` came with it (beside an operator, `key` goes by name); call "
@@ -185,6 +188,14 @@ CALLS = {
     "an option of another library": (
         lambda: HessianOperator(loss, PARAMS, batch=BATCH),
         "cannot be called so (got an unexpected keyword argument 'batch'); call `HessianOperator",
+    ),
+    "a loss for a forecast": (
+        lambda: hessspec.forecast(loss, PARAMS, data=BATCH),
+        "call `forecast(operator)` or `forecast(hessspec.HessianOperator(loss_fn, params, data=",
+    ),
+    "angles of one result": (
+        lambda: hessspec.principal_angles(None),
+        "missing a required argument: 'b'); call `principal_angles(a, b)` or `principal_angles(pai",
     ),
     "a loader as data": (
         lambda: HessianOperator(loss, PARAMS, data=Loader()),
@@ -405,6 +416,11 @@ def test_the_failed_call_is_the_cause_of_its_explanation():
         ),
         (((X, X), (X, X), (X, X)), "pass `data=hessspec.Batches(data)`"),
         (Batches(BATCH), "if the two are one batch, pass `data=(x, y)` or `Batches([(x, y)])`"),
+        (
+            lambda: iter([BATCH]),
+            "fresh each time, pass `data=hessspec.Batches(data)`.",
+        ),
+        (iter([BATCH]), None),  # refused with a way out of its own
         ((X, X, X), None),
     ],
 )

@@ -103,3 +103,10 @@ def test_dropout_that_draws_from_the_module_itself_is_one_fixed_mask(dense, clos
     whole = hessspec.HessianOperator(mean_squares, model, data=(X, Y), where=nnx.Param)
     whole.validate()
     close(whole.dense(), dense(loss, params, (X, Y)))
+
+
+def test_filters_of_variables_are_refused_rather_than_misread():
+    """`Not(BatchStat)` called with a path and an array is true of the running statistics too."""
+    for chosen in (nnx.Not(nnx.BatchStat), nnx.PathContains("kernel")):
+        with pytest.raises(TypeError, match=f"filter nnx.{type(chosen).__name__}.*`where=nnx.P"):
+            hessspec.HessianOperator(mean_squares, network(), data=(X, Y), where=chosen)

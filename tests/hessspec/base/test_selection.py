@@ -125,6 +125,11 @@ def test_a_type_that_no_node_has_is_named():
         choose(network(), (eqx.nn.Conv, eqx.nn.LSTMCell))
 
 
+def test_a_function_in_the_place_of_the_parameters_is_told_the_order():
+    with pytest.raises(ValueError, match=r"is a function \(the loss comes first, the par"):
+        HessianOperator(network(), jnp.sum)
+
+
 def test_a_filter_of_paths_alone_must_take_the_leaf_too():
     with pytest.raises(TypeError, match=r"called as `where\(path, leaf\)`, but it takes \(path\)"):
         choose(network(), lambda path: path.startswith("layers"))
