@@ -147,10 +147,13 @@ def looked_at(operator: AbstractOperator) -> Float[np.ndarray, " T"]:
 
 
 def by_name(
-    found: TraceEstimate, names: list[Hashable], operator: AbstractOperator, rounding: np.ndarray
+    found: TraceEstimate,
+    sizes: dict[Hashable, int],
+    operator: AbstractOperator,
+    rounding: np.ndarray,
 ) -> dict[Hashable, TraceEstimate]:
-    """The estimate of all tasks and blocks as one for each block, of all tasks."""
-    tasks, count = operator.num_tasks, len(names)
+    """The estimate of all tasks and blocks as one for each block, of all tasks, with its own P."""
+    tasks, count = operator.num_tasks, len(sizes)
     common = {
         "pair_covariance": None,
         "square": None,
@@ -158,14 +161,15 @@ def by_name(
         "matvecs_per_sample": float(tasks or 1),
     }
 
-    def of(number: int) -> TraceEstimate:
+    def of(number: int, size: int) -> TraceEstimate:
         chosen = number if tasks is None else slice(number, None, count)
         return replace(
             found,
+            dim=size,
             samples=np.asarray(found.samples)[chosen],
             exact=np.asarray(found.exact)[chosen],
             systematic=rounding[0] if tasks is None else rounding,
             **common,
         )
 
-    return {name: of(number) for number, name in enumerate(names)}
+    return {name: of(number, size) for number, (name, size) in enumerate(sizes.items())}

@@ -144,10 +144,10 @@ def trace(
     budget = min(wanted, operator.dim)
     room = resolve_budget(memory_budget)
     given = None if directions is None else _span(operator, method, directions, budget)
-    names: list[Hashable] = []
+    sizes: dict[Hashable, int] = {}
     asked = operator
     if by is not None:
-        operator, names = _blockwise(asked, by, method, budget, room)
+        operator, sizes = _blockwise(asked, by, method, budget, room)
         wanted, budget = wanted - LOOKED, budget - LOOKED * (budget < operator.dim)
     _check_memory(operator, method, budget, 0 if given is None else given.shape[0], memory_budget)
     with progress_bar(budget, "trace", enabled=progress) as bar:
@@ -162,12 +162,12 @@ def trace(
     if by is None:
         return found
     # With `by` it is a dict; checkers of types are told of the form that has none.
-    return cast(TraceEstimate, by_name(found, names, asked, looked_at(asked)))
+    return cast(TraceEstimate, by_name(found, sizes, asked, looked_at(asked)))
 
 
 def _blockwise(
     operator: AbstractOperator, by: By, method: str, budget: int, room: int
-) -> tuple[Blockwise, list[Hashable]]:
+) -> tuple[Blockwise, dict[Hashable, int]]:
     if method not in ("auto", "hutchinson"):
         raise ValueError(
             f"`by` needs method='auto' or 'hutchinson', got {method!r}, whose samples have no parts"
@@ -181,7 +181,9 @@ def _blockwise(
         )
     blocks = blocks_of(by, operator.space)
     inner = operator.linearised(PILOT, room // 2)
-    return Blockwise(inner, tuple(map(tuple, blocks.values()))), list(blocks)
+    entries = operator.space.sizes
+    sizes = {name: sum(entries[leaf] for leaf in leaves) for name, leaves in blocks.items()}
+    return Blockwise(inner, tuple(map(tuple, blocks.values()))), sizes
 
 
 def _check_memory(

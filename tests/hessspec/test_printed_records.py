@@ -67,6 +67,12 @@ def test_a_trace_of_tasks_has_a_line_for_each_and_is_no_float(estimates):
         float(estimates)
 
 
+def test_a_density_with_every_eigenvalue_known_speaks_of_no_rest(operator):
+    whole = hessspec.density(operator, key=KEY, num_steps=operator.dim)
+    assert whole.exact
+    assert "known     all, exact\n" in repr(whole)
+
+
 def test_a_density_says_its_ends_its_negative_share_and_its_bins(spectrum):
     text = repr(spectrum)
     assert "P = 120" in text

@@ -141,6 +141,13 @@ def test_every_product_is_counted(method, num_matvecs):
     assert found["a"].systematic >= 0
 
 
+def test_each_block_says_how_many_parameters_it_has(net):
+    found = hessspec.trace(
+        total, net[0], jax.random.key(0), data=net[1], num_matvecs=12, by=by_part
+    )
+    assert {name: part.dim for name, part in found.items()} == {"head": 12, "step": 48 + 36}
+
+
 def test_wrong_blocks_are_explained(net):
     for method in ("xtrace", "hutch++"):
         with pytest.raises(ValueError, match="`by` needs method='auto' or 'hutchinson'"):
