@@ -10,6 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
+from hessspec._base.meshes import automatic
+
 
 def whole_number(name: str, value: Any, least: int | None = 1) -> int:
     """The argument `name` as an int: one of Python or numpy, at least `least`.
@@ -79,6 +81,7 @@ def check_key(key: Any) -> PRNGKeyArray:
         TypeError: if it is missing or something else.
     """
     if isinstance(key, jax.Array):
+        key = automatic(key)
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
             return key
         if key.dtype == jnp.uint32 and key.shape == (2,):

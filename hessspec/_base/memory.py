@@ -15,16 +15,18 @@ _GROUPS = "sys/fs/cgroup"
 
 
 def default_memory_budget() -> int:
-    """Bytes that long-lived arrays may take: 3/4 of the accelerator's memory, half of the host's.
+    """Bytes of each device for long-lived arrays: 3/4 of an accelerator's, half of the host's.
 
     On a CPU the operating system and the user's own arrays live in the same memory, so a
-    smaller share is safe there.
+    smaller share is safe there; where it has several devices, they share it. Only devices of
+    this process are asked: another's do not answer.
     """
-    statistics = jax.devices()[0].memory_stats() or {}
+    devices = jax.local_devices()
+    statistics = devices[0].memory_stats() or {}
     limit = statistics.get("bytes_limit")
     if limit:
         return int(0.75 * limit)
-    return host_memory() // 2
+    return host_memory() // 2 // len(devices)
 
 
 def host_memory(root: Path = Path("/")) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from hessspec._base.arguments import shown
+from hessspec._base.meshes import off_explicit_axes
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -31,7 +32,7 @@ def called_as(
             except TypeError as error:
                 name = calls[0].split("(")[0]
                 raise TypeError(f"`{name}` cannot be called so ({error}); call {right}.") from None
-            return function(*arguments, **named)
+            return off_explicit_axes(function)(*arguments, **named)
 
         return checked
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from hessspec._base.meshes import automatic, off_explicit_axes
+
 
 @dataclass(frozen=True)
 class VectorSpace:
@@ -92,11 +94,13 @@ class VectorSpace:
         """The tree whose leaves carry the leading axes of `block`."""
         return self._split(block, self.dtypes)
 
+    @off_explicit_axes
     def _concatenate(self, leaves: list[Array], lead: tuple[int, ...]) -> Array:
         return jnp.concatenate(
             [jnp.reshape(leaf, (*lead, -1)).astype(self.dtype) for leaf in leaves], axis=-1
         )
 
+    @off_explicit_axes
     def _split(self, block: Array, dtypes: tuple[np.dtype, ...]) -> PyTree:
         lead = block.shape[:-1]
         ends = np.cumsum(self.sizes)[:-1].tolist()
@@ -122,7 +126,7 @@ class VectorSpace:
                     f"every leaf of `vector` must have the shape of its parameter; expected "
                     f"{shape}, got {tuple(np.shape(leaf))}"
                 )
-        return [jnp.asarray(leaf) for leaf in leaves]
+        return [automatic(jnp.asarray(leaf)) for leaf in leaves]
 
 
 def apart(tree: PyTree, is_wanted: Callable[[Any], bool]) -> tuple[PyTree, PyTree]:

@@ -85,7 +85,8 @@ class LockstepBases(_Chunks):
         k, rows = self.layout.lanes, len(self.chunks) * ROWS_PER_CHUNK
         gram = np.zeros((k, rows, k, rows))
         if k > 1:
-            gram = np.asarray(_gram_of_later(tuple(self.chunks)), np.float64).reshape(gram.shape)
+            found = _gram_of_later(tuple(self.chunks), layout=self.layout)
+            gram = np.asarray(found, np.float64).reshape(gram.shape)
         return gram[:, : self.rank, :, : self.rank]
 
     def combined_lengths(
@@ -100,7 +101,8 @@ class LockstepBases(_Chunks):
         largest = np.abs(coefficients).max(axis=(1, 2), keepdims=True)  # its square may overflow
         padded = np.pad(coefficients / largest, ((0, 0), (0, 0), (0, spare)))
         parts = jnp.asarray(padded.reshape(d, -1), self.layout.dtype)
-        squares = np.asarray(_combined_squares(tuple(self.chunks), parts), np.float64)
+        found = _combined_squares(tuple(self.chunks), parts, layout=self.layout)
+        squares = np.asarray(found, np.float64)
         return np.sqrt(squares) * largest[:, 0, 0]
 
     def of(self, probes: slice) -> "LockstepBases":
@@ -188,7 +190,8 @@ class Basis(_Chunks):
         new, old = coefficients.shape
         size = len(self.chunks) * ROWS_PER_CHUNK
         padded = np.pad(coefficients, ((0, size - new), (0, size - old)))
-        chunks = _recombined(tuple(self.chunks), jnp.asarray(padded, self.layout.dtype))
+        parts = jnp.asarray(padded, self.layout.dtype)
+        chunks = _recombined(tuple(self.chunks), parts, layout=self.layout)
         self.chunks = list(chunks[: in_chunks(new) // ROWS_PER_CHUNK])
         self.rank = new
 
@@ -244,11 +247,23 @@ def _slots(
     return layout.flat(jax.lax.dynamic_slice_in_dim(chunk, place, size, axis=2))
 
 
-@partial(jax.jit, donate_argnums=0)
+@partial(jax.jit, donate_argnums=0, static_argnames="layout")
 def _recombined(
-    chunks: tuple[Float[Array, "1 tiles 16 width"], ...], coefficients: Float[Array, "n n"]
+    chunks: tuple[Float[Array, "1 tiles 16 width"], ...],
+    coefficients: Float[Array, "n n"],
+    *,
+    layout: Layout,
 ) -> tuple[Float[Array, "1 tiles 16 width"], ...]:
     """The rows Σ_j c_ij · row_j, written over the old ones, some columns at a time."""
+    if layout.mesh is None:
+        return _recombined_here(chunks, coefficients)
+    new = jax.vmap(_recombined_here, in_axes=(0, None))(_apart(chunks, layout), coefficients)
+    return tuple(map(layout.together, new))
+
+
+def _recombined_here(
+    chunks: tuple[Float[Array, "1 tiles 16 width"], ...], coefficients: Float[Array, "n n"]
+) -> tuple[Float[Array, "1 tiles 16 width"], ...]:
     _, tiles, size, width = chunks[0].shape
     piece = min(_COLUMNS_AT_ONCE, width)
     pieces = math.ceil(width / piece)
@@ -271,9 +286,9 @@ def _recombined(
     return jax.lax.fori_loop(0, tiles * pieces, one, chunks)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="layout")
 def _gram_of_later(
-    chunks: tuple[Float[Array, "k tiles 16 width"], ...],
+    chunks: tuple[Float[Array, "k tiles 16 width"], ...], *, layout: Layout
 ) -> Float[Array, "n n"]:
     """Inner products of the rows of each probe with those of later ones, over tiles of columns."""
     k, rows = chunks[0].shape[0], len(chunks) * ROWS_PER_CHUNK
@@ -285,32 +300,45 @@ def _gram_of_later(
             gram = gram.at[first:rest, rest:].add(part)
         return gram
 
-    return _over_tiles(chunks, add, jnp.zeros((k * rows,) * 2, chunks[0].dtype))
+    return _over_tiles(chunks, add, jnp.zeros((k * rows,) * 2, chunks[0].dtype), layout)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="layout")
 def _combined_squares(
-    chunks: tuple[Float[Array, "k tiles 16 width"], ...], parts: Float[Array, "d n"]
+    chunks: tuple[Float[Array, "k tiles 16 width"], ...],
+    parts: Float[Array, "d n"],
+    *,
+    layout: Layout,
 ) -> Float[Array, " d"]:
     """|parts @ basis|² of each row, over tiles of columns."""
 
     def add(squares: Array, tile: Array) -> Array:
         return squares + jnp.sum(jnp.matmul(parts, tile, precision="highest") ** 2, axis=1)
 
-    return _over_tiles(chunks, add, jnp.zeros(parts.shape[0], parts.dtype))
+    return _over_tiles(chunks, add, jnp.zeros(parts.shape[0], parts.dtype), layout)
 
 
 def _over_tiles(
     chunks: tuple[Float[Array, "k tiles 16 width"], ...],
     add: Callable[[Array, Float[Array, "n width"]], Array],
     total: Array,
+    layout: Layout,
 ) -> Array:
-    """Add up what all tiles give."""
+    """Add up what all tiles give, those of each device there."""
 
-    def body(index: Array, total: Array) -> Array:
-        return add(total, _tile(chunks, index))
+    def here(chunks: tuple[Array, ...]) -> Array:
+        def body(index: Array, total: Array) -> Array:
+            return add(total, _tile(chunks, index))
 
-    return jax.lax.fori_loop(0, chunks[0].shape[1], body, total)
+        return jax.lax.fori_loop(0, chunks[0].shape[1], body, total)
+
+    if layout.mesh is None:
+        return here(chunks)
+    return jax.vmap(here)(_apart(chunks, layout)).sum(axis=0)
+
+
+def _apart(chunks: tuple[Array, ...], layout: Layout) -> tuple[Array, ...]:
+    return tuple(map(layout.by_device, chunks))
 
 
 def _tile(

@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
+from hessspec._base.meshes import mesh_of
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
     combine,
@@ -49,7 +50,7 @@ class KrylovBasis:
         self.operator, self.key = operator, key
         self.symmetry = symmetry or Symmetry(operator)
         self.skew = 0.0  # ‖Q (H - Hᵀ) Qᵀ‖²_F, as far as products have shown it
-        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype))
+        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype, mesh_of(operator)))
         self.next, _ = orthonormal_rows(spherical(key, 0, WIDTH, operator.dim, operator.dtype))
         self.previous = self.next  # the last block of the basis, once there is one
         self.starts = WIDTH

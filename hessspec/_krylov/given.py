@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from hessspec._base.meshes import automatic
 from hessspec._base.space import VectorSpace
 from hessspec._krylov.blocks import combine, orthonormal_rows
 
@@ -74,6 +75,7 @@ def _parts(given: PyTree, space: VectorSpace) -> list[PyTree]:
 
 
 def _rows(name: str, part: PyTree, space: VectorSpace) -> Float[Array, "k dim"]:
+    part = automatic(part)
     leaves, treedef = jax.tree.flatten(part)
     for leaf in leaves:
         _check_real(name, leaf)

@@ -13,10 +13,12 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from hessspec._base.checks import asymmetric, check_finite
 from hessspec._base.memory import require_memory
+from hessspec._base.meshes import mesh_of
 from hessspec._base.progress import ProgressBar
 from hessspec._base.space import VectorSpace
 from hessspec._krylov.basis import LockstepBases, in_chunks
@@ -102,10 +104,15 @@ class KrylovRun:
         return self.bases
 
 
-def krylov_bytes(num_probes: int, num_steps: int, dim: int, dtype: np.dtype) -> int:
-    """Bytes that the bases of a run take, with the vectors of one step."""
+def krylov_bytes(
+    num_probes: int, num_steps: int, dim: int, dtype: np.dtype, mesh: Mesh | None = None
+) -> int:
+    """Bytes that the bases of a run take on each device, with the vectors of one step.
+
+    Those of a step are counted whole: a ragged one lies on every device.
+    """
     step = 4 * num_probes * dim * np.dtype(dtype).itemsize
-    return Layout.of_lanes(dim, dtype, num_probes).nbytes(in_chunks(num_steps)) + step
+    return Layout.of_lanes(dim, dtype, num_probes, mesh).nbytes(in_chunks(num_steps)) + step
 
 
 def require_room(needed: int, memory_budget: int, num_probes: int, num_steps: int) -> None:
@@ -140,13 +147,14 @@ def krylov(
     """
     k, dim = starts.shape
     check_num_steps(num_steps, dim)
+    mesh = mesh_of(operator)
     if memory_budget is not None:
-        kept = krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype)
+        kept = krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype, mesh)
         require_room(kept + operator.product_bytes(k), memory_budget, k, num_steps)
-    rows, alive = _normalized(starts)
+    layout = Layout.of_lanes(dim, starts.dtype, k, mesh)
+    rows, alive = _normalized(layout.spread(starts))
     found = Recurrence.begin(alive, in_chunks(num_steps), starts.dtype)
     scale, previous = jnp.ones(k, starts.dtype), jnp.zeros_like(rows)
-    layout = Layout.of_lanes(dim, starts.dtype, k)
     bases = LockstepBases(layout) if reorthogonalize else None
     outcomes: list[tuple[Array, Array]] = []
     parts: Array | None = None

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
 from hessspec._base.later import linalg, special
+from hessspec._base.meshes import mesh_of
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
@@ -203,7 +204,7 @@ class RestartedBasis:
         self, operator: RowOperator, key: PRNGKeyArray, start: Float[Array, "s dim"] | None = None
     ) -> None:
         self.operator, self.key = operator, key
-        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype))
+        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype, mesh_of(operator)))
         self.compressed = np.zeros((0, 0))  # T
         self.coupling = np.zeros((WIDTH, 0))  # B
         self.untracked = np.zeros(0)  # size of what the relation leaves out, for each row

@@ -1,7 +1,6 @@
 """What is multiplied: symmetric operators on parameter trees, and their algebra.
 
-What all operators are and what is made of them by + and * stand in one file, since each needs the
-other: a sum is an operator, and an operator can be added.
+Operators and sums stand in one file, since each needs the other: a sum can be added again.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import in_dtype
 from hessspec._base.memory import resolve_budget
+from hessspec._base.meshes import off_explicit_axes
 from hessspec._base.space import VectorSpace
 from hessspec._base.tasks import task_number
 from hessspec._operators.matrices import dense_matrix, scipy_operator
 from hessspec._operators.plan import BLOCK_ROWS
-from hessspec._operators.rows import block_of, with_lengths
+from hessspec._operators.rows import applied, block_of, with_lengths
 from hessspec._operators.scales import Scale, diagonal_of
 from hessspec._operators.words import Naming, multiple_of, operator_words, sum_of, task_words
 
@@ -46,7 +46,7 @@ class AbstractOperator(eqx.Module):
         Cost: k products (T·k for T tasks). Compiled once for each k and dispatched without
         waiting for the result. Any other shape of `block` is a ValueError.
         """
-        return compiled_rows(self, block)
+        return applied(compiled_rows, self, block)
 
     def measured_rows(
         self, block: Float[Array, "k dim"]
@@ -60,7 +60,7 @@ class AbstractOperator(eqx.Module):
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
         """v'Hv for each row v of `block`, by the cheaper way: shape (k,) or (T, k)."""
-        return compiled_forms(self, block)
+        return applied(compiled_forms, self, block)
 
     def task(self, index: int) -> AbstractOperator:
         """The scalar operator H_index. All tasks share one compiled program.
@@ -157,6 +157,7 @@ class AbstractOperator(eqx.Module):
         """Cost of v'Hv for all tasks, in products with one task's H."""
         return float(self.num_tasks or 1)
 
+    @off_explicit_axes
     def matvec(self, vector: PyTree) -> PyTree:
         """H v as a tree like the chosen parameters (with a leading task axis for T tasks).
 
@@ -174,6 +175,7 @@ class AbstractOperator(eqx.Module):
         """v'Hv for k vectors stacked along a leading axis of every leaf."""
         return self.forms(self.space.flatten_block(block))
 
+    @off_explicit_axes
     def dense(self, *, memory_budget: int | None = None) -> Float[Array, "*T dim dim"]:
         """H as a matrix, rows and columns in the order of `jax.tree.leaves`. Cost: P products.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.memory import resolve_budget
+from hessspec._base.meshes import example_like, on_mesh_of
 from hessspec._operators.batch_leaves import Families, Parts, admit
 
 
@@ -198,7 +199,7 @@ class BatchGroup(eqx.Module):
 
         def alike(leaf: Array) -> Array | np.ndarray:
             is_plain = isinstance(leaf.dtype, np.dtype)  # a random key is not
-            return np.zeros(leaf.shape[1:], leaf.dtype) if is_plain else leaf[0]
+            return example_like(leaf) if is_plain else leaf[0]
 
         return self.batch(jax.tree.map(alike, self.arrays))
 
@@ -369,7 +370,8 @@ def _stacked(leaves: tuple[Array | np.ndarray, ...]) -> Array:
     """`jnp.stack`, without a compiled program where the host can read the arrays in place."""
     if all(isinstance(leaf, np.ndarray) or _in_host_memory(leaf) for leaf in leaves):
         return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
-    return jnp.stack(leaves)
+    with on_mesh_of(leaves):
+        return jnp.stack(leaves)
 
 
 def _in_host_memory(array: Array) -> bool:

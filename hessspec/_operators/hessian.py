@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from hessspec._base.meshes import automatic, off_explicit_axes
 from hessspec._base.selection import Where
 from hessspec._base.signatures import called_as
 from hessspec._operators.algebra import AbstractOperator
@@ -90,6 +91,7 @@ class HessianOperator(DataOperator):
         by_forward = self.num_tasks is not None and self.plan.modes.forms
         return 5.0 / 8.0 if by_forward else super().form_cost
 
+    @off_explicit_axes
     def gradients(self) -> Float[Array, "*T dim"]:
         """∇L at the operator's parameters as a flat vector, for each task. Cost: one gradient each.
 
@@ -253,7 +255,7 @@ class GaussNewtonOperator(DataOperator):
         _check_outputs(outputs)
         zeros = jnp.zeros(outputs.shape, outputs.dtype)
         outer, shape = lift(loss_fn, zeros, batch, call="loss_fn(outputs, batch)")
-        return Chunk((model, outer), group.traced()), shape
+        return Chunk((model, outer), automatic(group.traced())), shape
 
     def _values(self, functions: tuple[LiftedFunction, ...], x: Array, batch: PyTree) -> Array:
         model, outer = functions

@@ -6,6 +6,7 @@ trace also tells when two functions are the same program, so a loss that is defi
 checkpoint does not compile anew, and when a loss has changed although its name has not.
 """
 
+import functools
 import hashlib
 import weakref
 from collections import OrderedDict
@@ -19,11 +20,18 @@ import numpy as np
 from jax.extend.core import Jaxpr
 from jaxtyping import Array, PyTree
 
+from hessspec._base.meshes import automatic, on_explicit_axes, on_mesh_of
 from hessspec._base.signatures import explained
 from hessspec._base.space import apart
 from hessspec._operators.modes import Modes, is_doubtful
 from hessspec._operators.precision import full_products
-from hessspec._operators.traces import evaluated, holds_nested_constants, open_jits, opened
+from hessspec._operators.traces import (
+    evaluated,
+    explicit_mesh,
+    holds_nested_constants,
+    open_jits,
+    opened,
+)
 
 _BIND = "bind further arguments with `functools.partial`"
 
@@ -62,10 +70,19 @@ class _Program(Unpicklable):
     def __init__(self, trace: Jaxpr, out_tree: Any, text: str, whole: str | None) -> None:
         self.trace = trace
         self.out_tree = out_tree
+        self.mesh = explicit_mesh(trace)
         self.asks_host = any(name in text for name in _HOST)  # only such can give two answers
         self.floats = {name for name in _FLOATS if name in text}
         # How it can be differentiated twice: None where that must be tried.
         self.modes = None if whole is None or is_doubtful(whole) else Modes()
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        """The outputs, on the axes that the trace was made on."""
+        run = functools.partial(evaluated, self.trace)
+        if self.mesh is not None:
+            specs = tuple(variable.aval.sharding.spec for variable in self.trace.invars)
+            run = on_explicit_axes(run, self.mesh, specs)
+        return run(*inputs)
 
 
 class _Programs:
@@ -114,7 +131,7 @@ class LiftedFunction(eqx.Module):
     def __call__(self, *arguments: PyTree) -> PyTree:
         arrays = jax.tree.leaves(eqx.filter(arguments, eqx.is_array))
         with full_products():  # rules of derivatives are traced here
-            out = evaluated(self.program.trace, *self.constants, *arrays)
+            out = self.program(*self.constants, *arrays)
         return jax.tree.unflatten(self.program.out_tree, out)
 
 
@@ -132,7 +149,7 @@ def lift(
     """
     with explained(inspect_wrapped(function), arguments, call, way_out):
         closed, shapes = _trace(function, arguments)
-    text = str(closed)
+    text = _text(closed)
     is_opaque = any(name in text for name in _OPAQUE)
     known = _programs_of(function) if is_opaque else _BY_TEXT
     program = known.get(text)
@@ -145,7 +162,7 @@ def lift(
         if whole is not None:
             _BY_TEXT.put(whole, program)
         known.put(text, program)
-    constants = tuple(jnp.asarray(value) for value in closed.consts)
+    constants = tuple(automatic(jnp.asarray(value)) for value in closed.consts)
     return LiftedFunction(constants, program), shapes
 
 
@@ -156,11 +173,17 @@ def _trace(function: Callable[..., PyTree], arguments: PyTree) -> tuple[Any, PyT
     def on_arrays(arrays: PyTree) -> PyTree:
         return inner(*eqx.combine(arrays, static))
 
-    with full_products():
+    with full_products(), on_mesh_of(dynamic):
         closed, shapes = jax.make_jaxpr(on_arrays, return_shape=True)(dynamic)
     if holds_nested_constants(closed):
         closed = jax.make_jaxpr(lambda leaves: open_jits(closed, leaves))(jax.tree.leaves(dynamic))
     return closed, shapes
+
+
+def _text(closed: Any) -> str:
+    """A trace as text; of a mesh it shows no more than the names of axes."""
+    mesh = explicit_mesh(opened(closed))
+    return str(closed) if mesh is None else f"{closed}\n{mesh}"
 
 
 def _programs_of(function: Callable[..., PyTree]) -> _Programs:
@@ -174,7 +197,7 @@ def _require_repeatable(
     function: Callable[..., PyTree], arguments: PyTree, text: str, constants: list[Any]
 ) -> None:
     again, _ = _trace(function, arguments)
-    if text != str(again) or not _equal(constants, again.consts):
+    if text != _text(again) or not _equal(constants, again.consts):
         raise ValueError(
             "the loss is random: tracing it twice gave two different functions (numbers "
             "drawn from numpy, a changing global?); pass what is drawn as `data`, or fix it."

@@ -17,6 +17,13 @@ from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.checks import check_losses, check_precision
 from hessspec._base.memory import platform_of, resolve_budget
+from hessspec._base.meshes import (
+    Layouts,
+    automatic,
+    explicit_layouts,
+    laid_out,
+    off_explicit_axes,
+)
 from hessspec._base.selection import Where, choose
 from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
@@ -78,6 +85,7 @@ class DataOperator(PlannedOperator):
     takes_batch: bool = eqx.field(static=True)
     plan: ProductPlan = eqx.field(static=True)
     label: str = eqx.field(static=True)
+    layouts: Layouts = eqx.field(static=True)
 
     def __init__(
         self,
@@ -92,7 +100,9 @@ class DataOperator(PlannedOperator):
     ) -> None:
         budget = resolve_budget(memory_budget)
         self.source = _Source(functions)
-        self.chosen, self.held = choose(params, where)
+        chosen, held = choose(params, where)
+        self.layouts = explicit_layouts(eqx.combine(chosen, held))
+        self.chosen, self.held = automatic((chosen, held))
         self.takes_batch = data is not None
         self.weights = None
         with hint_at_batches(data):
@@ -122,13 +132,15 @@ class DataOperator(PlannedOperator):
     @property
     def params(self) -> PyTree:
         """The parameters at which the operator stands, whole."""
-        return eqx.combine(self.chosen, self.held)
+        return laid_out(eqx.combine(self.chosen, self.held), self.layouts)
 
+    @off_explicit_axes
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
-        return self._over_stream(compiled_rows, block)
+        return self._over_stream(compiled_rows, automatic(block))
 
+    @off_explicit_axes
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        return self._over_stream(compiled_forms, block)
+        return self._over_stream(compiled_forms, automatic(block))
 
     def validate(self) -> None:
         check_precision(self.plan.narrow, self.dtype)
@@ -164,6 +176,7 @@ class DataOperator(PlannedOperator):
         for groups in self.streamed.groups():
             yield from of(self._view(groups), _sources(groups))
 
+    @off_explicit_axes
     def losses(self) -> Float[Array, "*T"]:
         """The loss at the operator's parameters: a scalar, or shape (T,)."""
         values = self._over_stream(_loss_values)
@@ -218,7 +231,7 @@ class DataOperator(PlannedOperator):
         arguments = (self._point, batch) if self.takes_batch else (self._point,)
         call, way_out = _CALLS[self.takes_batch]
         function, shape = lift(self.source.functions[0], *arguments, call=call, way_out=way_out)
-        return Chunk((function,), group.traced()), shape
+        return Chunk((function,), automatic(group.traced())), shape
 
     def _planned(
         self,
@@ -327,7 +340,7 @@ class DataOperator(PlannedOperator):
         A vector rounded to bfloat16 on its way in, and a product on its way out, would belong to
         no symmetric matrix.
         """
-        return eqx.combine(self._wide, self.held)
+        return laid_out(eqx.combine(self._wide, self.held), self.layouts)
 
     @property
     def _wide(self) -> PyTree:

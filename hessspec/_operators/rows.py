@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hessspec._base.meshes import automatic, off_explicit_axes
+
 if TYPE_CHECKING:
     from hessspec._operators.algebra import AbstractOperator
+
+
+@off_explicit_axes
+def applied(
+    program: Callable[[AbstractOperator, Array], Array], linear: AbstractOperator, block: Array
+) -> Array:
+    """`program(linear, block)`, of a block on any kind of axes."""
+    return program(linear, automatic(block))
 
 
 def block_of(linear: AbstractOperator, block: Array) -> Array:

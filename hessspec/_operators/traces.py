@@ -25,6 +25,15 @@ def evaluated(jaxpr: Jaxpr, *inputs: Any) -> list[Any]:
     return eval_jaxpr(jaxpr, [], *inputs)
 
 
+def explicit_mesh(jaxpr: Jaxpr) -> Any:
+    """The mesh whose Explicit axes inputs of an opened trace lie on; None if there is none."""
+    for variable in jaxpr.invars:
+        mesh = getattr(getattr(variable.aval, "sharding", None), "mesh", None)
+        if getattr(mesh, "explicit_axes", ()):
+            return mesh
+    return None
+
+
 def is_literal(atom: Any) -> bool:
     """Whether an input of an equation is a number written in the trace, not a variable."""
     return hasattr(atom, "val")

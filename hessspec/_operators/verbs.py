@@ -18,6 +18,7 @@ from typing import Any, Concatenate, Never, ParamSpec, Protocol, TypeVar, overlo
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from hessspec._base.arguments import check_key
+from hessspec._base.meshes import off_explicit_axes
 from hessspec._base.selection import Where
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.calls import require_values, resolve_operator
@@ -113,7 +114,7 @@ def verb(question: Callable[Concatenate[Call, Options], Result]) -> Verb[Options
                 f"{name}{inspect.Signature(bare)}."
             ) from None
         call = {p.name: given.pop(p.name) for p in what if p.name in given}
-        return ask(Call(**call, verb=name), **given)
+        return off_explicit_axes(ask)(Call(**call, verb=name), **given)
 
     asked.__signature__ = signature  # type: ignore[attr-defined]
     asked.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from hessspec._base.arguments import whole_number
 from hessspec._base.checks import check_finite
 from hessspec._base.memory import resolve_budget
+from hessspec._base.meshes import mesh_of
 from hessspec._base.probes import gaussian
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
@@ -85,7 +86,8 @@ def density(
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     products = tasks * (dim if dim <= num_steps else num_probes * num_steps)
     budget = resolve_budget(memory_budget)
-    kept = krylov_bytes(num_probes, num_steps if reorthogonalize else 0, dim, dtype)
+    steps = num_steps if reorthogonalize else 0
+    kept = krylov_bytes(num_probes, steps, dim, dtype, mesh_of(operator))
     require_room(kept, budget, num_probes, num_steps)  # before the starts are drawn
     starts = gaussian(key, jnp.arange(num_probes), dim, dtype)
     # Without the bases nothing else is kept either: who leaves them out is short of memory.

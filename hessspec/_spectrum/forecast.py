@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from hessspec._base.arguments import check_kind, whole_number
 from hessspec._base.memory import resolve_budget
+from hessspec._base.meshes import mesh_of
 from hessspec._base.probes import gaussian
 from hessspec._base.signatures import called_as
 from hessspec._krylov.basis import ROWS_PER_CHUNK, LockstepBases, in_chunks
@@ -93,7 +94,9 @@ def forecast(
     ask = f"The density of {operator.dim:,} parameters{f', {tasks} tasks,' if tasks > 1 else ''}"
     if operator.dim <= num_steps:
         return _dense(scalar, tasks, f"{ask} by its whole matrix")
-    room = budget - krylov_bytes(num_probes, num_steps, operator.dim, operator.dtype)
+    room = budget - krylov_bytes(
+        num_probes, num_steps, operator.dim, operator.dtype, mesh_of(operator)
+    )
     scalar = scalar.linearised(num_probes, max(room, 0))
     scalar.validate()
     starts = gaussian(jax.random.key(0), jnp.arange(num_probes), scalar.dim, scalar.dtype)
@@ -101,7 +104,7 @@ def forecast(
     each = _seconds(lambda: krylov(scalar, starts, steps, memory_budget=budget).alpha) / steps
     passes = sum(math.ceil(j / ROWS_PER_CHUNK) - 1 for j in range(1, num_steps + 1))
     reading = _one_pass(scalar, num_probes, num_steps) if passes else 0.0
-    nbytes = krylov_bytes(num_probes, num_steps, scalar.dim, scalar.dtype)
+    nbytes = krylov_bytes(num_probes, num_steps, scalar.dim, scalar.dtype, mesh_of(scalar))
     return Forecast(
         num_matvecs=tasks * num_probes * num_steps,
         nbytes=nbytes + scalar.product_bytes(num_probes),
@@ -121,7 +124,7 @@ def _dense(scalar: AbstractOperator, tasks: int, ask: str) -> Forecast:
 
 def _one_pass(scalar: AbstractOperator, num_probes: int, num_steps: int) -> float:
     """Seconds of a pass over one chunk of the bases."""
-    layout = Layout.of_lanes(scalar.dim, scalar.dtype, num_probes)
+    layout = Layout.of_lanes(scalar.dim, scalar.dtype, num_probes, mesh_of(scalar))
     bases = LockstepBases(layout)
     bases.append(jnp.zeros((num_probes, scalar.dim), scalar.dtype))
 

@@ -1,0 +1,146 @@
+"""Arrays on meshes of devices: a loss sees the mesh its user made, all else lies on Auto axes.
+
+On Explicit axes (the default of `jax.make_mesh`) the type of an array says how it is laid out, and
+many operations have to be told how their result is to be. On Auto axes the compiler decides. Both
+are views of one memory: what comes in is seen on Auto axes, and a loss that was traced on Explicit
+ones is evaluated on them. No mesh is made but the Auto view of one that is given.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# How each leaf of a tree lies on a mesh with Explicit axes; None for any other leaf.
+Layouts = tuple[NamedSharding | None, ...]
+
+
+def explicit_layouts(tree: PyTree) -> Layouts:
+    """For each leaf its layout, where that is on a mesh with Explicit axes."""
+    return tuple(map(_explicit_layout, jax.tree.leaves(tree)))
+
+
+def laid_out(tree: PyTree, layouts: Layouts) -> PyTree:
+    """The leaves laid out as their `explicit_layouts` were before `automatic`."""
+    leaves, treedef = jax.tree.flatten(tree)
+    pairs = zip(leaves, layouts, strict=True)
+    laid = [leaf if layout is None else jax.device_put(leaf, layout) for leaf, layout in pairs]
+    return jax.tree.unflatten(treedef, laid)
+
+
+def automatic(tree: PyTree) -> PyTree:
+    """The same arrays where they are, on meshes with Auto axes."""
+    return jax.tree.map(_automatic, tree)
+
+
+def mesh_of(tree: PyTree) -> Mesh | None:
+    """The mesh of the first array of a tree that lies on several devices, its axes all Auto."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            layout = leaf.sharding
+            if isinstance(layout, NamedSharding) and layout.mesh.size > 1:
+                return _auto_view(layout.mesh)
+    return None
+
+
+def example_like(leaf: Any) -> Any:
+    """One entry of the leading axis, to trace with: of its shape and layout, but all zeros."""
+    zeros, layout = np.zeros(leaf.shape[1:], leaf.dtype), _explicit_layout(leaf)
+    if layout is None:
+        return zeros
+    return jax.device_put(zeros, layout.update(spec=PartitionSpec(*layout.spec[1:])))
+
+
+def on_explicit_axes(
+    function: Callable[..., Any], mesh: Any, specs: tuple[PartitionSpec, ...]
+) -> Callable[..., Any]:
+    """`function`, traced on a mesh with Explicit axes, as one of arrays on Auto axes.
+
+    `specs`: how its arguments lie.
+    """
+
+    def called(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(_all_auto(mesh)):
+            return jax.sharding.explicit_axes(function, in_sharding=specs)(*arguments)
+
+    return called
+
+
+@contextmanager
+def on_mesh_of(tree: PyTree) -> Iterator[None]:
+    """Inside, the mesh of the leaves with Explicit axes is the current one, if they have one."""
+    layouts = [layout for layout in explicit_layouts(tree) if layout is not None]
+    if not layouts:
+        yield
+        return
+    with jax.sharding.use_abstract_mesh(layouts[0].mesh.abstract_mesh):
+        yield
+
+
+def off_explicit_axes(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A decorator: where the user's current mesh has Explicit axes, no mesh is current inside.
+
+    `jax.set_mesh` makes a mesh current for all that is computed, new arrays among it; inside, each
+    array is where its own layout says.
+    """
+
+    @functools.wraps(function)
+    def called(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with _without_explicit_mesh():
+            return function(*arguments, **named)
+
+    return called
+
+
+@contextmanager
+def _without_explicit_mesh() -> Iterator[None]:
+    current = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
+    if not _has_explicit_axes(current):
+        yield
+        return
+    try:
+        # An empty mesh is what JAX has where none was ever set; the user's is set again at the end.
+        none = jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
+    except ValueError:  # inside a transformation no mesh can be set: all is as the user has it
+        none = nullcontext()
+    with none:
+        yield
+
+
+def _automatic(leaf: Any) -> Any:
+    layout = _explicit_layout(leaf)
+    if layout is None:
+        return leaf
+    return jax.device_put(leaf, layout.update(mesh=_auto_view(layout.mesh)))
+
+
+def _explicit_layout(leaf: Any) -> NamedSharding | None:
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return None
+    layout = leaf.sharding
+    is_explicit = isinstance(layout, NamedSharding) and _has_explicit_axes(layout.mesh)
+    return layout if is_explicit else None
+
+
+def _has_explicit_axes(mesh: Any) -> bool:
+    return mesh is not None and bool(getattr(mesh, "explicit_axes", ()))
+
+
+def _auto_view(mesh: Mesh) -> Mesh:
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=_auto_types(mesh))
+
+
+def _all_auto(mesh: Any) -> Any:
+    return mesh.update_axis_types(dict(zip(mesh.axis_names, _auto_types(mesh), strict=True)))
+
+
+def _auto_types(mesh: Any) -> tuple[Any, ...]:
+    return (jax.sharding.AxisType.Auto,) * len(mesh.axis_names)
