@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from hessspec._base.arguments import real_number
 
@@ -70,7 +71,7 @@ def platform_of(tree: Any) -> str:
     That of JAX's default device where none is on any, as inside a transformation.
     """
     for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
             return next(iter(leaf.devices())).platform
     return jax.default_backend()
 

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -44,7 +45,7 @@ def automatic(tree: PyTree) -> PyTree:
 def mesh_of(tree: PyTree) -> Mesh | None:
     """The mesh of the first array of a tree that lies on several devices, its axes all Auto."""
     for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
             layout = leaf.sharding
             if isinstance(layout, NamedSharding) and layout.mesh.size > 1:
                 return _auto_view(layout.mesh)
@@ -123,18 +124,19 @@ def _automatic(leaf: Any) -> Any:
 
 
 def _explicit_layout(leaf: Any) -> NamedSharding | None:
-    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
         return None
     layout = leaf.sharding
-    is_explicit = isinstance(layout, NamedSharding) and _has_explicit_axes(layout.mesh)
-    return layout if is_explicit else None
+    if isinstance(layout, NamedSharding) and _has_explicit_axes(layout.mesh):
+        return layout
+    return None
 
 
 def _has_explicit_axes(mesh: Any) -> bool:
     return mesh is not None and bool(getattr(mesh, "explicit_axes", ()))
 
 
-def _auto_view(mesh: Mesh) -> Mesh:
+def _auto_view(mesh: Any) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=_auto_types(mesh))
 
 

@@ -80,7 +80,8 @@ class _Program(Unpicklable):
         """The outputs, on the axes that the trace was made on."""
         run = functools.partial(evaluated, self.trace)
         if self.mesh is not None:
-            specs = tuple(variable.aval.sharding.spec for variable in self.trace.invars)
+            avals: list[Any] = [variable.aval for variable in self.trace.invars]
+            specs = tuple(aval.sharding.spec for aval in avals)
             run = on_explicit_axes(run, self.mesh, specs)
         return run(*inputs)
 
