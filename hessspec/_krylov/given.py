@@ -82,12 +82,12 @@ def _rows(name: str, part: PyTree, space: VectorSpace) -> Float[Array, "k dim"]:
     if treedef == space.treedef and (lead := _lead_of_tree(leaves, space)) is not None:
         count = int(np.prod(lead, dtype=int))
         flat = [
-            jnp.asarray(leaf).reshape(count, size).astype(space.dtype)
+            _cast(leaf, space).reshape(count, size)
             for leaf, size in zip(leaves, space.sizes, strict=True)
         ]
         return jnp.concatenate(flat, axis=1)
     if len(leaves) == 1 and leaves[0] is part and np.shape(part)[-1:] == (space.dim,):
-        return jnp.asarray(part).reshape(-1, space.dim).astype(space.dtype)
+        return _cast(part, space).reshape(-1, space.dim)
     found = [tuple(np.shape(leaf)) for leaf in leaves]
     raise ValueError(
         f"`{name}` must be a tree like the chosen parameters, with the same leading axes on "
@@ -97,7 +97,15 @@ def _rows(name: str, part: PyTree, space: VectorSpace) -> Float[Array, "k dim"]:
     )
 
 
+def _cast(leaf: Any, space: VectorSpace) -> Array:
+    # What overflows is infinite, and that is told in a sentence.
+    with np.errstate(over="ignore"):
+        return jnp.asarray(leaf).astype(space.dtype)
+
+
 def _check_real(name: str, leaf: Any) -> None:
+    if isinstance(leaf, int | float) and not isinstance(leaf, bool):
+        return  # Python's numbers are parameters too
     kind = getattr(leaf, "dtype", None)
     if kind is None or not (
         jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)

@@ -58,11 +58,16 @@ def resolve_operator(
     return operator
 
 
-def require_values(verb: str, given: PyTree) -> None:
-    """Raise TypeError if numbers of what is given are not known yet: inside `jit` and its kin."""
+INSIDE = "`HessianOperator(loss_fn, params).matvec(vector)` and `hessspec.lanczos` can be used"
+
+
+def require_values(verb: str, given: PyTree, inside: str = INSIDE) -> None:
+    """Raise TypeError if numbers of what is given are not known yet: inside `jit` and its kin.
+
+    `inside` says what can be done there.
+    """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
         raise TypeError(
             f"`{verb}` looks at its numbers on the host, so it cannot run inside `jit`, `grad` or "
-            "`vmap`; call it outside. Inside, `HessianOperator(loss_fn, params).matvec(vector)` "
-            "and `hessspec.lanczos` can be used."
+            f"`vmap`; call it outside. Inside, {inside}."
         )

@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import shown
+from hessspec._base.signatures import explained
 from hessspec._base.space import VectorSpace, leaf_paths
 
 Scale = PyTree | Callable[[str], Any]
@@ -25,21 +26,33 @@ def diagonal_of(space: VectorSpace, scale: Scale) -> Float[Array, " dim"]:
 
     Raises:
         ValueError: if a leaf is missing, of another shape, or not positive and finite.
+        TypeError: if it is a function that does not take a path alone.
     """
     known = None if callable(scale) else dict(zip(leaf_paths(scale), _leaves(scale), strict=True))
     parts = []
     for path, shape in zip(space.paths, space.shapes, strict=True):
         if known is not None and path not in known:
+            if jax.tree.structure(scale) == jax.tree.structure(0):
+                raise ValueError(
+                    "`scale` must be a tree like the chosen parameters, or a function of the path "
+                    f"of a leaf, got {shown(scale)}; one number for all is `lambda path: number`, "
+                    "and flat entries become a tree by `jax.flatten_util.ravel_pytree`."
+                )
             raise ValueError(
                 f"`scale` must have every chosen parameter at its place, but lacks `{path}`; it "
                 f"has {', '.join(known) or 'no leaf'}: add it, or let `where` choose what has one."
             )
-        leaf = scale(path) if known is None else known[path]
+        leaf = _answer(scale, path) if known is None else known[path]
         parts.append(jnp.ravel(_as_large(leaf, shape, path)).astype(space.dtype))
     diagonal = jnp.concatenate(parts)
     if not isinstance(diagonal, Tracer):
         _require_positive(diagonal, space)
     return diagonal
+
+
+def _answer(scale: Any, path: str) -> Any:
+    with explained(scale, (path,), "scale(path)", "let it take the path of a leaf alone"):
+        return scale(path)
 
 
 def _leaves(scale: PyTree) -> list[Any]:

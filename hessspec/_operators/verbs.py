@@ -53,12 +53,11 @@ class Call:
         Raises:
             TypeError, ValueError: as `resolve_operator`, and if `key` is missing or not a key.
         """
+        require_values(self.verb, self.key)  # before a loss is run, whose numbers it would hide
         operator = resolve_operator(
             self.verb, self.loss_fn, self.params, self.data, self.where, memory_budget, validate
         )
-        key = check_key(self.key)
-        require_values(self.verb, key)
-        return operator, key
+        return operator, check_key(self.key)
 
 
 class Verb(Protocol[Options, Result]):

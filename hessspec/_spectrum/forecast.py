@@ -18,6 +18,7 @@ from hessspec._krylov.basis import ROWS_PER_CHUNK, LockstepBases, in_chunks
 from hessspec._krylov.lockstep import krylov, krylov_bytes
 from hessspec._krylov.tiles import Layout
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import require_values
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._spectrum.density import DEFAULT_PROBES, DEFAULT_STEPS
 
@@ -86,6 +87,7 @@ def forecast(
     Source: derived here; held against the clock in `tests/hessspec/spectrum/test_forecast.py`.
     """
     check_kind("operator", operator, AbstractOperator)
+    require_values("forecast", operator)
     num_probes = whole_number("num_probes", num_probes)
     num_steps = whole_number("num_steps", num_steps)
     budget = resolve_budget(memory_budget)

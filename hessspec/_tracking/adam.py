@@ -47,9 +47,10 @@ def adam_scale(opt_state: PyTree, *, b2: float, eps: float, eps_root: float = 0.
     """
     given = {"b2": b2, "eps": eps, "eps_root": eps_root}
     given = {name: real_number(name, value) for name, value in given.items()}
-    if not 0.0 <= given["b2"] < 1.0 or given["eps"] < 0.0 or given["eps_root"] < 0.0:
+    if not (0.0 <= given["b2"] < 1.0 and all(0.0 <= one < np.inf for one in given.values())):
         raise ValueError(
-            f"`b2` must lie in [0, 1), `eps` and `eps_root` must not be negative, got {given}"
+            "`b2` must lie in [0, 1), `eps` and `eps_root` must be finite and not negative, got "
+            f"{given}"
         )
     _compare_with_injected(opt_state, given)
     states = [node for node in _nodes(opt_state, _is_adam) if _is_adam(node)]

@@ -16,7 +16,9 @@ from hessspec._base.printing import Facts, Printed, number
 from hessspec._base.selection import Where
 from hessspec._base.signatures import called_as
 from hessspec._base.tasks import TaskAxis
+from hessspec._krylov.given import given_rows
 from hessspec._operators.batches import Batches
+from hessspec._operators.calls import require_values
 from hessspec._operators.hessian import HessianOperator
 
 _FACTOR = 2.0
@@ -103,7 +105,7 @@ def critical_sharpness(
     Raises:
         ValueError: if the loss is not finite at `params`, `updates` are no such tree, 0 or not
             finite, or a number is out of range.
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument is of the wrong kind, or inside `jit`.
 
     Cost: no product; some 6 passes forward from a good guess.
 
@@ -120,11 +122,15 @@ def critical_sharpness(
         raise ValueError(f"`rtol` must lie in (0, 1), got {rtol}")
     most = whole_number("max_passes", max_passes, least=2)
     operator = HessianOperator(loss_fn, params, data=data, where=where)
+    require_values("critical_sharpness", (operator, updates))
     operator.validate()
-    along = operator.space.flatten(updates)
-    size = float(np.asarray(abs(along).max()))
-    if not 0.0 < size < np.inf:
-        raise ValueError("`updates` must be finite and not all 0")
+    rows = given_rows("updates", updates, operator.space)
+    if rows.shape[0] != 1 or not bool(jnp.any(rows)):
+        raise ValueError(
+            f"`updates` must be one vector that is not 0, got {rows.shape[0]}"
+            + (" of zeros alone" if rows.shape[0] == 1 else "")
+        )
+    along = rows[0]
 
     def losses(at: float) -> np.ndarray:
         multiple = jnp.asarray(at / rate, operator.dtype)

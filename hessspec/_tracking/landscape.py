@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from hessspec._base.arguments import real_number, whole_number
+from hessspec._base.arguments import in_dtype, real_number, whole_number
 from hessspec._base.checks import check_finite
 from hessspec._base.printing import Facts, Printed, number
 from hessspec._base.records import load_record, record_parts, save_record
@@ -21,7 +21,9 @@ from hessspec._base.selection import Where
 from hessspec._base.signatures import called_as
 from hessspec._base.tasks import TaskAxis
 from hessspec._krylov.blocks import gram
+from hessspec._krylov.given import given_rows
 from hessspec._operators.batches import Batches
+from hessspec._operators.calls import require_values
 from hessspec._operators.hessian import HessianOperator
 
 _KIND = "Landscape"
@@ -146,8 +148,8 @@ def landscape(
         loss_or_operator: `loss_fn(params)`, `loss_fn(params, batch)` with `data`, or a
             `HessianOperator`.
         params, data, where, memory_budget: see `HessianOperator`.
-        directions: a tree of the chosen parameters with a leading axis of 1 or 2, or flat rows;
-            they are taken as long as they are.
+        directions: a tree of the chosen parameters with a leading axis of 1 or 2, flat rows, or a
+            list of one or two such vectors; they are taken as long as they are.
         span: c runs from -span to span; one number, or one for each direction.
         num_points: points along a direction, odd: the one in the middle is θ.
 
@@ -155,7 +157,8 @@ def landscape(
         The losses, with a leading task axis if the loss has one, and the model.
 
     Raises:
-        TypeError: for a call that mixes the two forms, or an operator without a loss.
+        TypeError: for a call that mixes the two forms or is inside `jit`, an operator without a
+            loss, or a `span` that is no number.
         ValueError: if there are not 1 or 2 directions, they are no such trees or not finite,
             `num_points` is even or `span` not positive.
         MemoryError: if a product cannot fit the budget.
@@ -167,19 +170,14 @@ def landscape(
     `tests/hessspec/tracking/test_landscape.py`.
     """
     operator = _operator(loss_or_operator, params, data, where, memory_budget, directions)
+    require_values("landscape", (operator, directions))
     rows = _as_rows(operator, directions)
     count = whole_number("num_points", num_points, least=3)
     if count % 2 == 0:
         raise ValueError(
             f"`num_points` must be odd, so that one point is the parameters, got {count}"
         )
-    spans = [real_number("span", one) for one in np.ravel(np.asarray(span, float)).tolist()]
-    if len(spans) not in (1, rows.shape[0]) or not all(0 < one < np.inf for one in spans):
-        raise ValueError(
-            "`span` must be positive, one number or one for each direction, got "
-            f"{span} for {rows.shape[0]}"
-        )
-    spans = spans * rows.shape[0] if len(spans) == 1 else spans
+    spans = _spans(span, operator, rows.shape[0])
     unit = np.linspace(-1.0, 1.0, count)
     coordinates = np.stack([one * unit for one in spans])
     operator.validate()
@@ -232,19 +230,25 @@ def _operator(
 
 
 def _as_rows(operator: HessianOperator, directions: PyTree) -> Float[Array, "d dim"]:
-    is_flat = eqx.is_array_like(directions) and np.ndim(directions) == 2
-    if is_flat and np.shape(directions)[1] == operator.dim:
-        rows = jnp.asarray(directions, operator.dtype)
-    else:
-        rows = operator.space.flatten_block(directions)
+    rows = given_rows("directions", directions, operator.space)
     if rows.shape[0] not in (1, 2):
         raise ValueError(
             f"`directions` must be 1 or 2, stacked along a leading axis, got {rows.shape[0]}; take "
             "some of them by `jax.tree.map(lambda leaf: leaf[:2], directions)`."
         )
-    if not bool(jnp.all(jnp.isfinite(rows))):
-        raise ValueError("`directions` must be finite, got trees with nan or infinite entries")
     return rows
+
+
+def _spans(span: Any, operator: HessianOperator, count: int) -> list[float]:
+    """How far c goes along each of `count` directions."""
+    is_several = isinstance(span, list | tuple) or np.ndim(span) == 1
+    spans = [real_number("span", one) for one in (span if is_several else [span])]
+    if len(spans) not in (1, count) or not all(0 < one < np.inf for one in spans):
+        raise ValueError(
+            f"`span` must be positive, one number or one for each direction, got {span} for {count}"
+        )
+    in_dtype("span", spans, operator.dtype)
+    return spans * count if len(spans) == 1 else spans
 
 
 def _values_at(

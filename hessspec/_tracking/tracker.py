@@ -19,6 +19,7 @@ from hessspec._base.records import load_record, save_record
 from hessspec._base.selection import Where
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import Batches
+from hessspec._operators.calls import require_values
 from hessspec._operators.hessian import HessianOperator
 from hessspec._operators.scales import Scale
 from hessspec._trace.estimate import TraceEstimate
@@ -118,6 +119,13 @@ class Tracker:
                 f"`loss_fn` must be a function, got {type(loss_fn).__name__}; with operators it is "
                 "None: `Tracker(None, key)` and `tracker.update(step, operator)`."
             )
+        if log is not None and not callable(log):
+            raise TypeError(
+                f"`log` must be a function of a dict of numbers, such as `wandb.log`, got "
+                f"{type(log).__name__}"
+            )
+        if memory_budget is not None:
+            resolve_budget(memory_budget)
         self.loss_fn, self.key = loss_fn, check_key(key)
         self.k = whole_number("k", k)
         self.which: TrackedEnd = which
@@ -149,7 +157,7 @@ class Tracker:
         Raises:
             ValueError: if the loss or a product is not finite, products are not symmetric, or the
                 parameters are others than before.
-            TypeError: if neither a loss nor an operator is there.
+            TypeError: if neither a loss nor an operator is there, or inside `jit` (there: `track`).
             MemoryError: if the basis exceeds the budget.
         """
         begun = time.perf_counter()
@@ -207,9 +215,14 @@ class Tracker:
         With a scale they are those of D H D.
 
         Raises:
-            ValueError: before the first update.
+            ValueError: before the first update; the first since `load`, which knows no trees.
         """
         self._require_updates()
+        if self._space is None:
+            raise ValueError(
+                "the file holds no structure of the parameters; call `tracker.update(step, params)`"
+                " first"
+            )
         rows = jnp.stack([state.rows for state in self._states])
         return self._space.unflatten_block(rows if self.steps[-1].num_tasks else rows[0])
 
@@ -353,6 +366,7 @@ class Tracker:
             operator = HessianOperator(
                 self.loss_fn, params, data=data, where=self.where, memory_budget=self.memory_budget
             )
+        require_values("Tracker.update", operator, "`hessspec.track` is the same as a function")
         if not self.steps:
             operator.validate()
         if not isinstance(operator, HessianOperator):

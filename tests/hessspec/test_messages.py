@@ -164,6 +164,14 @@ CALLS = {
         lambda: jax.vmap(lambda key: trace(hessian(), key=key).value)(jax.random.split(KEY, 3)),
         "`trace` looks at its numbers on the host",
     ),
+    "a verb under jit by its key": (
+        lambda: jax.jit(lambda key: trace(hessian(), key=key).value)(KEY),
+        "`trace` looks at its numbers on the host",
+    ),
+    "a forecast under jit": (
+        lambda: jax.jit(lambda p: hessspec.forecast(HessianOperator(alone, p)).nbytes)(PARAMS),
+        "`forecast` looks at its numbers on the host",
+    ),
     "a product under jit": (
         lambda: jax.jit(lambda v: hessspec.hvp(alone, v, v))(PARAMS),
         "Inside, `HessianOperator(loss_fn, params).matvec(vector)` and `hessspec.lanczos` can be",

@@ -106,3 +106,14 @@ def test_a_scale_that_lacks_a_parameter_is_told_which():
     plain = hessspec.HessianOperator(scalar_loss, network_params(), data=(X, Y))
     with pytest.raises(ValueError, match="but lacks `w1`; it has b1, w2"):
         plain.congruent({"b1": 1.0, "w2": 1.0})
+
+
+@pytest.mark.any_dtype
+def test_a_scale_of_another_kind_is_told_what_it_may_be():
+    plain = hessspec.HessianOperator(scalar_loss, network_params(), data=(X, Y))
+    with pytest.raises(ValueError, match=r"function of the path of a leaf, got float 2\.0; one"):
+        plain.congruent(2.0)
+    with pytest.raises(ValueError, match="flat entries become a tree by"):
+        plain.congruent(jnp.ones(plain.dim))
+    with pytest.raises(TypeError, match=r"`scale` is called as `scale\(path\)`, but it takes"):
+        plain.congruent(lambda path, leaf: 1.0)

@@ -175,5 +175,7 @@ def test_wrong_directions_are_explained(known):
         trace_of(operator, directions=rows.at[1, 3].set(jnp.nan))
     with pytest.raises(TypeError, match="`directions` must hold arrays of real numbers"):
         trace_of(operator, directions=rows > 0)
+    with pytest.raises(ValueError, match="`directions` must be finite, but vector 0 of 1 is not"):
+        trace_of(operator, directions=np.full((1, DIM), np.inf))
     with pytest.raises(ValueError, match="`num_matvecs` must be at least 13 for 5 independent"):
         trace_of(operator, num_matvecs=12, directions=rows)

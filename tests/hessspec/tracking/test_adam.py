@@ -133,3 +133,6 @@ def test_states_without_a_scale_are_refused():
         hessspec.adam_scale(injected, b2=0.999, eps=EPS)
     with pytest.raises(ValueError, match=r"`b2` must lie in \[0, 1\)"):
         hessspec.adam_scale(injected, b2=1.5, eps=EPS)
+    for eps in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="`eps_root` must be finite and not negative"):
+            hessspec.adam_scale(after(optax.adam(1e-3, **HYPER)), b2=B2, eps=eps)

@@ -78,7 +78,10 @@ def test_an_update_that_raises_the_loss_at_once_has_infinite_sharpness_and_a_lin
     [
         ({"learning_rate": 0.0}, "`learning_rate` and `guess` must be positive"),
         ({"rtol": 1.0}, r"`rtol` must lie in \(0, 1\)"),
-        ({"updates": jnp.zeros(3)}, "`updates` must be finite and not all 0"),
+        ({"updates": jnp.zeros(3)}, "`updates` must be one vector that is not 0, got 1 of zeros"),
+        ({"updates": jnp.ones((2, 3))}, "`updates` must be one vector that is not 0, got 2"),
+        ({"updates": jnp.full(3, jnp.nan)}, "`updates` must be finite"),
+        ({"updates": {"a": jnp.ones(3)}}, "`updates` must be a tree like the chosen parameters"),
         ({"max_passes": 1}, "`max_passes` must be at least 2"),
     ],
 )
@@ -86,3 +89,17 @@ def test_settings_that_cannot_be_are_refused(options, message):
     arguments = {"updates": -jnp.ones(3), "data": CURVATURES} | options
     with pytest.raises(ValueError, match=message):
         hessspec.critical_sharpness(quadratic, POINT, **arguments)
+
+
+@pytest.mark.any_dtype
+def test_inside_jit_a_sentence_says_that_it_cannot_run_there():
+    with pytest.raises(TypeError, match="`critical_sharpness` looks at its numbers on the host"):
+        jax.jit(lambda p: hessspec.critical_sharpness(quadratic, p, -p, data=CURVATURES).rate)(
+            POINT
+        )
+
+
+@pytest.mark.any_dtype
+def test_updates_may_be_numbers_of_python_as_parameters_may():
+    found = hessspec.critical_sharpness(lambda p: 2.0 * p["x"] ** 2, {"x": 1.0}, {"x": -4.0})
+    assert found.low <= 0.5 <= found.high

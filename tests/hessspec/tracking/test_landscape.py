@@ -86,10 +86,15 @@ def test_it_is_saved_printed_and_drawn(tmp_path):
         ({"num_points": 4}, "`num_points` must be odd"),
         ({"span": (1.0, 2.0, 3.0)}, "`span` must be positive, one number or one for each"),
         ({"span": -1.0}, "`span` must be positive"),
+        ({"span": "wide"}, "`span` must be a number, got str 'wide'"),
+        ({"span": [[1.0, 2.0], [3.0]]}, "`span` must be a number, got list"),
+        ({"span": 1e-320}, "`span` must have a size between"),
+        ({"directions": {"x": jnp.ones((1, 3))}}, "`directions` must be a tree like the chosen"),
+        ({"directions": jnp.ones((2, 3), complex)}, "`directions` must hold arrays of real"),
     ],
 )
 def test_grids_that_cannot_be_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         hessspec.landscape(quadratic, POINT, **{"directions": DIRECTIONS, **options})
 
 
@@ -102,3 +107,14 @@ def test_calls_that_mix_the_two_forms_are_shown_the_right_ones():
         hessspec.landscape(operator, POINT, DIRECTIONS)
     with pytest.raises(TypeError, match="must be a loss function or a HessianOperator, got Scaled"):
         hessspec.landscape(2 * operator, directions=DIRECTIONS)
+    with pytest.raises(TypeError, match="`landscape` looks at its numbers on the host"):
+        jax.jit(lambda p: hessspec.landscape(quadratic, p, DIRECTIONS).values)(POINT)
+
+
+@pytest.mark.any_dtype
+def test_directions_are_given_as_elsewhere_stacked_or_in_a_list_or_alone():
+    whole = hessspec.landscape(quadratic, POINT, DIRECTIONS, num_points=3)
+    listed = hessspec.landscape(quadratic, POINT, list(DIRECTIONS), num_points=3)
+    np.testing.assert_array_equal(listed.values, whole.values)
+    alone = hessspec.landscape(quadratic, POINT, DIRECTIONS[0], num_points=3)
+    np.testing.assert_allclose(alone.values, whole.values[:, 1], rtol=1e-6)

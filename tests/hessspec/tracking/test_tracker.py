@@ -159,6 +159,8 @@ def test_it_goes_on_from_a_file_as_if_it_had_not_stopped(run, tmp_path):
         twin.update(step, point)
     twin.save(tmp_path / "tracker.npz")
     again = hessspec.Tracker.load(tmp_path / "tracker.npz", scalar_loss, data=BATCH)
+    with pytest.raises(ValueError, match="the file holds no structure of the parameters; call"):
+        _ = again.vectors
     for step, point in zip((6, 9), points[2:], strict=True):
         again.update(step, point)
     for name, column in tracker.table.items():
@@ -224,10 +226,12 @@ def test_numbers_go_to_a_logger_a_table_and_a_picture(run):
         ({"k": 0}, "`k` must be at least 1"),
         ({"trace": -1}, "`trace` must be at least 0"),
         ({"k": 3, "max_matvecs": 2}, "`max_matvecs` must be at least 3"),
+        ({"log": "wandb"}, "`log` must be a function of a dict of numbers, .* got str"),
+        ({"memory_budget": "4 GiB"}, "`memory_budget` must be a number of bytes"),
     ],
 )
 def test_settings_are_looked_at_at_once(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         hessspec.Tracker(scalar_loss, KEY, **options)
 
 
@@ -247,6 +251,8 @@ def test_calls_that_cannot_be_are_told_what_to_do(run):
     with pytest.raises(TypeError, match="`loss_fn` must be a function, got dict"):
         hessspec.Tracker(points[0], KEY)
     broken = jax.tree.map(lambda p: p * jnp.nan, points[0])
+    with pytest.raises(TypeError, match=r"`Tracker.update` looks .* `hessspec.track` is the same"):
+        jax.jit(lambda p: tracker.update(12, p).values)(points[0])
     with pytest.raises(ValueError, match=r"the loss is nan .*`params` is not finite at `b1`"):
         tracker.update(12, broken)
     assert len(tracker.steps) == 4
