@@ -344,6 +344,8 @@ def _report(left_out: Sequence[LeftOut], num_usable: int, path: Path, strict: bo
     """Say what was left out; raise if nothing may be, or too little remains."""
     counts = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(left_out).items())
     examples = "".join(f"\n  {record.detail}" for record in left_out[:_SHOWN])
+    if len(left_out) > _SHOWN:
+        examples += f"\n  and {len(left_out) - _SHOWN} more"
     if num_usable < _FEWEST_EXAMPLES:
         raise DataError(
             f"{path} leaves {num_usable} usable examples, at least {_FEWEST_EXAMPLES} are needed "
