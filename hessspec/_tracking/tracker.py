@@ -17,6 +17,7 @@ from hessspec._base.arguments import check_key, real_number, whole_number
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.records import load_record, save_record
 from hessspec._base.selection import Where
+from hessspec._base.signatures import called_as
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import Batches
 from hessspec._operators.calls import require_values
@@ -90,6 +91,7 @@ class Tracker:
     `tests/hessspec/tracking/test_tracker.py`.
     """
 
+    @called_as("Tracker(loss_fn, key, data=batch)")
     def __init__(
         self,
         loss_fn: Callable[..., Array] | None,
@@ -341,9 +343,12 @@ class Tracker:
 
     def __repr__(self) -> str:
         names = {"LA": "largest", "SA": "smallest", "LM": "largest (in size)"}
-        title = (
-            f"Tracker of the {self.k} {names[self.which]} eigenvalues: {len(self.steps)} updates"
+        ends = (
+            f"{names[self.which]} eigenvalue"
+            if self.k == 1
+            else (f"{self.k} {names[self.which]} eigenvalues")
         )
+        title = f"Tracker of the {ends}: {len(self.steps)} updates"
         return "\n".join([title, *(repr(step) for step in self.steps[-1:])])
 
     def _require_updates(self) -> None:

@@ -246,6 +246,11 @@ def test_calls_that_cannot_be_are_told_what_to_do(run):
         hessspec.Tracker(None, KEY).update(0, points[0])
     with pytest.raises(ValueError, match=r"`k` must lie in \[1, 24\] for 24 chosen"):
         hessspec.Tracker(scalar_loss, KEY, k=25, data=BATCH).update(0, points[0])
+    with pytest.raises(TypeError, match=r"call `Tracker\(loss_fn, key, data=batch\)`"):
+        hessspec.Tracker(scalar_loss, points[0], KEY)
+    assert (
+        repr(hessspec.Tracker(scalar_loss, KEY)) == "Tracker of the largest eigenvalue: 0 updates"
+    )
     with pytest.raises(ValueError, match="nothing was tracked yet"):
         hessspec.Tracker(scalar_loss, KEY).plot()
     with pytest.raises(TypeError, match="`loss_fn` must be a function, got dict"):
