@@ -58,13 +58,53 @@ def mean_interval(
     mean = samples.mean(axis=-1)
     if n == 1:
         return np.full_like(mean, -np.inf), np.full_like(mean, np.inf)
-    t = float(special.stdtrit(n - 1, 0.5 + level / 2))  # Student's quantile
-    skewness = sample_skewness(samples)
-    correction = (1.0 + SECOND_ORDER * t**2 / n) * (2.0 * t**2 + 1.0) / (6.0 * n**0.5)
+    skewness = sample_skewness(samples) / n**0.5
     error = samples.std(axis=-1, ddof=1) / n**0.5 * inflation
-    low = mean - (t + correction * np.maximum(-skewness, 0.0)) * error
-    high = mean + (t + correction * np.maximum(skewness, 0.0)) * error
-    return low, high
+    return _ends(mean, error, n - 1.0, np.maximum(-skewness, 0), np.maximum(skewness, 0), level)
+
+
+def sum_interval(
+    value: Float[np.ndarray, "*tasks"],
+    samples: list[Float[np.ndarray, "*tasks n"]],
+    errors: Float[np.ndarray, "runs *tasks"],
+    level: float,
+) -> tuple[Float[np.ndarray, "*tasks"], Float[np.ndarray, "*tasks"]]:
+    r"""Ends of an interval for the mean of a sum of independent means, as `mean_interval` has them.
+
+    With eₖ the error that run k brings in, the squared error is E² = Σ eₖ² with Welch's degrees of
+    freedom E⁴ / Σ eₖ⁴/(nₖ - 1), and third cumulants add: the skewness of the sum is
+    Σ (gₖ/√nₖ) eₖ³ / E³. Both take the place that n - 1 and g/√n have for one run, which a sum of
+    one run has. Skewness to one side is not set off against that to the other: either may be wrong.
+
+    Args:
+        value: the sum.
+        samples: of each run, at least two.
+        errors: eₖ.
+        level: the probability of covering the truth.
+    """
+    total = np.linalg.norm(errors, axis=0)
+    safe = np.where(total > 0, total, 1.0)
+    shares = errors / safe
+    counts = np.array([run.shape[-1] for run in samples], float)
+    lost = np.tensordot(1.0 / (counts - 1.0), shares**4, axes=1)
+    freedom = np.where(total > 0, 1.0 / np.where(lost > 0, lost, 1.0), counts.sum() - counts.size)
+    skewness = np.stack([sample_skewness(run) / run.shape[-1] ** 0.5 for run in samples])
+    down, up = (np.sum(np.maximum(s * skewness, 0.0) * shares**3, axis=0) for s in (-1, 1))
+    return _ends(value, total, freedom, down, up, level)
+
+
+def _ends(
+    value: Float[np.ndarray, "*tasks"],
+    error: Float[np.ndarray, "*tasks"],
+    freedom: Float[np.ndarray, "*tasks"] | float,
+    down: Float[np.ndarray, "*tasks"],
+    up: Float[np.ndarray, "*tasks"],
+    level: float,
+) -> tuple[Float[np.ndarray, "*tasks"], Float[np.ndarray, "*tasks"]]:
+    """Student's interval, moved out by the skewness of the estimate, `down` or `up`."""
+    t = special.stdtrit(freedom, 0.5 + level / 2)  # Student's quantile
+    correction = (1.0 + SECOND_ORDER * t**2 / (freedom + 1.0)) * (2.0 * t**2 + 1.0) / 6.0
+    return value - (t + correction * down) * error, value + (t + correction * up) * error
 
 
 def sample_skewness(samples: Float[np.ndarray, "*tasks n"]) -> Float[np.ndarray, "*tasks"]:

@@ -117,7 +117,39 @@ def count_band(
         few, many = size * (low - half), size * (high + half)
     else:
         few, many = count_interval(low, high, size, rows.num_probes, level)
-    return inside + np.clip(few, 0, size), inside + np.clip(many, 0, size)
+    few, many = inside + np.clip(few, 0, size), inside + np.clip(many, 0, size)
+    if rows.proved is None:
+        return few, many
+    least, most = _certain(rows, lo, hi)
+    few = np.maximum(few, least)
+    return np.minimum(few, most), np.maximum(np.minimum(many, most), few)
+
+
+def _certain(
+    rows: Rows, lo: Float[np.ndarray, " g"], hi: Float[np.ndarray, " g"]
+) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
+    """Bounds on the number in (lo, hi] from the atoms that any run has proved.
+
+    The law of the bulk holds for what every row knows; this holds whatever the starts are.
+    """
+    surely, maybe, whole = _atom_counts(rows, rows.known, lo, hi)
+    outside = whole - maybe
+    surely, outside = (np.where(rows.proved[:, None], n, 0) for n in (surely, outside))
+    return surely.max(axis=0), rows.dim - outside.max(axis=0)
+
+
+def _atom_counts(
+    rows: Rows,
+    known: Float[np.ndarray, "probes steps"] | Int[np.ndarray, "probes steps"],
+    lo: Float[np.ndarray, " g"],
+    hi: Float[np.ndarray, " g"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many atoms of each row are in (lo, hi], surely and perhaps, and how many it has."""
+    radii = np.maximum(0.0 if rows.exact else rows.residuals, rows.resolution)
+    early, late = rows.nodes - radii, rows.nodes + radii
+    surely = np.maximum(atoms_at_most(late, known, hi) - atoms_at_most(early, known, lo), 0)
+    maybe = atoms_at_most(early, known, hi) - atoms_at_most(late, known, lo)
+    return surely, maybe, known.sum(axis=1)[:, None]
 
 
 def open_counts(rows: Rows, lo: Float[np.ndarray, " g"], hi: Float[np.ndarray, " g"]) -> OpenCounts:
@@ -128,14 +160,10 @@ def open_counts(rows: Rows, lo: Float[np.ndarray, " g"], hi: Float[np.ndarray, "
     closer than the resolution to an end are open.
     """
     known = np.round(rows.counts) if rows.exact else rows.known
-    radii = np.maximum(0.0 if rows.exact else rows.residuals, rows.resolution)
-    early, late = rows.nodes - radii, rows.nodes + radii
-    surely = np.maximum(atoms_at_most(late, known, hi) - atoms_at_most(early, known, lo), 0)
-    maybe = atoms_at_most(early, known, hi) - atoms_at_most(late, known, lo)
+    surely, maybe, whole = _atom_counts(rows, known, lo, hi)
     if rows.exact:
         least, most = surely.min(axis=0).astype(float), maybe.max(axis=0).astype(float)
         return OpenCounts(least, most - least, np.zeros(hi.size), np.ones(hi.size))
-    whole = known.sum(axis=1)[:, None]
     inside, outside = surely.min(axis=0), (whole - maybe).min(axis=0)
     size = rows.dim - inside - outside
     low, high = _bulk_mass_bounds(rows, lo, hi)

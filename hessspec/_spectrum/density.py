@@ -16,6 +16,7 @@ from hessspec._base.probes import gaussian
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.fingerprint import origin_of
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._spectrum.atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, product_error
@@ -112,8 +113,10 @@ def density(
 
     with progress_bar(products, "density", enabled=progress) as bar:
         if operator.num_tasks is None:
-            return of(operator, bar)
-        return stacked([of(operator.task(t), bar) for t in range(tasks)])
+            found = of(operator, bar)
+        else:
+            found = stacked([of(operator.task(t), bar) for t in range(tasks)])
+    return replace(found, origin=origin_of(key, operator))
 
 
 def spectrum(

@@ -4,13 +4,14 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hessspec._base.intervals import check_level
+from hessspec._base.origin import Origin, about, merged_origin
 from hessspec._base.printing import Facts, Printed, number, percent, with_error
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._base.tasks import TaskAxis
@@ -19,6 +20,7 @@ from hessspec._pictures.scales import Scale, coordinate
 from hessspec._spectrum.bands import count_band
 from hessspec._spectrum.bins import Histogram, Steps, cells_of, histogram
 from hessspec._spectrum.drawing import linear_part, plot_cdf, plot_density
+from hessspec._spectrum.merging import merged, proved_rows
 from hessspec._spectrum.quadrature import gauss_quadrature
 from hessspec._spectrum.readings import Extremes, IntervalEstimate
 from hessspec._spectrum.rows import Rows
@@ -77,6 +79,9 @@ class SpectralDensity(Printed, TaskAxis):
         reorthogonalized: False if Ritz values may repeat (ghosts); there are no atoms then.
         product_plan: how products were computed, in words: rows in a block, and how often the
             gradient was linearised.
+        runs: of a merged density, how many rows each run has, and whether its atoms were proved.
+        origin: fingerprints of key and operator, which `merge` compares; None in files of
+            versions before 0.2.0.
     """
 
     nodes: Float[Array | np.ndarray, "*tasks probes steps"]
@@ -93,6 +98,8 @@ class SpectralDensity(Printed, TaskAxis):
     multiplicities_proved: bool = field(default=True, metadata={"static": True})
     reorthogonalized: bool = field(default=True, metadata={"static": True})
     product_plan: str = field(default="", metadata={"static": True})
+    runs: tuple[tuple[int, bool], ...] = field(default=(), metadata={"static": True})
+    origin: Origin | None = field(default=None, metadata={"static": True})
 
     @property
     def num_probes(self) -> int:
@@ -289,6 +296,24 @@ class SpectralDensity(Printed, TaskAxis):
             matvecs_per_sample=float(self.num_steps * (self.num_tasks or 1)),
         )
 
+    def merge(self, other: "SpectralDensity") -> "SpectralDensity":
+        """The density of all probes of both runs, this one and one with another key.
+
+        Rows are unbiased one by one and independent between runs, so `cdf`, moments and the rest
+        are means over all of them. Each row keeps the atoms of its own run; as numbers, atoms
+        proved in either run hold for both, and bound every interval. Where one run is exact, its
+        rows stand for those of the other. More than two are merged one after the other. Cost: no
+        product.
+
+        Raises:
+            ValueError: for a run with the same key, at other parameters, data, dtype or number of
+                tasks, of another task, or in a record that keeps no key.
+            TypeError: if `other` is no `SpectralDensity`.
+
+        Source: derived in this package, see `docs/density.md`.
+        """
+        return merged(self, other, merged_origin(self, other))
+
     @_for_each_task
     def pdf(
         self,
@@ -367,6 +392,8 @@ class SpectralDensity(Printed, TaskAxis):
     def load(cls, path: str | os.PathLike[str]) -> "SpectralDensity":
         """The record that `save` wrote to `path`."""
         arrays, meta = load_record(path, _KIND)
+        meta["runs"] = tuple((int(n), bool(proved)) for n, proved in meta.get("runs", ()))
+        meta["origin"] = Origin.read(meta.get("origin"))
         return cls(**arrays, **meta)
 
     def _pooled(self) -> tuple[np.ndarray, np.ndarray]:
@@ -376,6 +403,10 @@ class SpectralDensity(Printed, TaskAxis):
 
     def _lead(self) -> tuple[int, ...]:
         return np.shape(self.nodes)[:-2]
+
+    def _task(self, index: int) -> Self:
+        origin = about(self.origin, f"task {index % np.shape(self.nodes)[0]}")
+        return replace(super()._task(index), origin=origin)
 
     @_for_each_task
     def _trace_parts(self) -> TraceParts:
@@ -397,6 +428,7 @@ class SpectralDensity(Printed, TaskAxis):
             dim=self.dim,
             resolution=float(self.resolution),
             exact=bool(self.exact),
+            proved=proved_rows(self.runs) if self.runs else None,
         )
 
 

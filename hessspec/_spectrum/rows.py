@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Rows:
         dim: P.
         resolution: an eigenvalue smaller than this cannot be told from 0.
         exact: whether the rows are the spectrum itself.
+        proved: rows of several runs whose atoms hold for all rows as numbers; None for one run,
+            whose rows share what they know.
     """
 
     nodes: Float[np.ndarray, "probes steps"]
@@ -26,6 +28,7 @@ class Rows:
     dim: int
     resolution: float
     exact: bool
+    proved: Bool[np.ndarray, " probes"] | None = None
 
     @property
     def num_probes(self) -> int:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Never
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from hessspec._base.intervals import check_level
 from hessspec._base.later import special
+from hessspec._base.origin import Origin
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._spectrum.rows import Rows
 from hessspec._trace.estimate import TraceEstimate
@@ -123,16 +124,28 @@ class SpectralTrace(TraceEstimate):
             unseen=widened**4 * (self._unseen()[i] + self._unseen()[j]),
         )
 
+    def merge(self, other: Any) -> Never:
+        """Not for the trace of a density: merge the densities.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "the trace of a density is merged with the density, whose probes it rests on: "
+            "`density.merge(other).trace()`."
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""
-        arrays, meta = record_parts(self, leave_out=("square",))
+        arrays, meta = record_parts(self, leave_out=("square", "runs"))
         save_record(path, _KIND, arrays, meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SpectralTrace":
         """The record that `save` wrote to `path`."""
         arrays, meta = load_record(path, _KIND)
-        return cls(**arrays, **meta)
+        origin = Origin.read(meta.pop("origin", None))
+        return cls(**arrays, **meta, origin=origin)
 
     def _reliability(self) -> str:
         if self.offsets is None or self.counts is None:

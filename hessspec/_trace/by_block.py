@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hessspec._base.origin import about
 from hessspec._base.probes import rademacher
 from hessspec._base.signatures import explained
 from hessspec._base.space import VectorSpace
@@ -169,6 +170,7 @@ def by_name(
             samples=np.asarray(found.samples)[chosen],
             exact=np.asarray(found.exact)[chosen],
             systematic=rounding[0] if tasks is None else rounding,
+            origin=about(found.origin, f"block {names[number]!r}"),
             **common,
         )
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.intervals import check_level, mean_interval
+from hessspec._base.origin import Origin, about, merged_origin
 from hessspec._base.printing import (
     Facts,
     Printed,
@@ -23,7 +24,9 @@ from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
 from hessspec._pictures.frame import small_figure
 from hessspec._pictures.intervals import Estimates, draw_estimates
+from hessspec._trace import merging
 from hessspec._trace.data_error import data_variance
+from hessspec._trace.saved import parts_of, restored
 
 MIN_RELIABLE_SAMPLES = 8
 _KIND = "TraceEstimate"
@@ -60,6 +63,10 @@ class TraceEstimate(Printed, TaskAxis):
         exact_by_group: the same of `exact`.
         group_shares: the share of the data that each group holds.
         probes: whether batches shared their probes, in words.
+        runs: of a merged estimate, those that it was merged from; it has `samples` of them all,
+            each with the `exact` part of its run, and `value` weighs runs, not samples.
+        origin: fingerprints of key and operator, which `merge` compares; None in files of
+            versions before 0.2.0.
     """
 
     samples: Float[Array | np.ndarray, "*tasks n"]
@@ -70,6 +77,7 @@ class TraceEstimate(Printed, TaskAxis):
     by_group: Float[Array | np.ndarray, "*tasks n groups"] | None = None
     exact_by_group: Float[Array | np.ndarray, "*tasks groups"] | None = None
     group_shares: Float[Array | np.ndarray, "*tasks groups"] | None = None
+    runs: "tuple[TraceEstimate, ...]" = ()
     method: str = field(default="hutchinson", metadata={"static": True})
     dim: int = field(default=0, metadata={"static": True})
     num_matvecs: int = field(default=0, metadata={"static": True})
@@ -78,6 +86,7 @@ class TraceEstimate(Printed, TaskAxis):
     error_share: float = field(default=1.0, metadata={"static": True})
     product_plan: str = field(default="", metadata={"static": True})
     probes: str = field(default="common", metadata={"static": True})
+    origin: Origin | None = field(default=None, metadata={"static": True})
 
     @classmethod
     def from_samples(cls, samples: Any, *, exact: Any = None, **rest: Any) -> "TraceEstimate":
@@ -94,6 +103,8 @@ class TraceEstimate(Printed, TaskAxis):
     @property
     def value(self) -> Float[np.ndarray, "*tasks"]:
         """The estimate of tr H."""
+        if self.runs:
+            return merging.value(self.runs)
         exact = np.asarray(self.exact, np.float64)
         if self.num_samples == 0:
             return exact
@@ -106,6 +117,8 @@ class TraceEstimate(Printed, TaskAxis):
         With E S² = Var Xᵢ - Cov(Xᵢ, Xⱼ), the variance of the mean of n exchangeable samples is
         S²/n + Cov(Xᵢ, Xⱼ): the second term is `pair_covariance`.
         """
+        if self.runs:
+            return merging.standard_error(self.runs)
         n = self.num_samples
         if n == 0:
             return np.zeros_like(np.asarray(self.exact, np.float64))
@@ -127,6 +140,8 @@ class TraceEstimate(Printed, TaskAxis):
             ValueError: where forms of groups were not made: data that are no `Batches`, or are
                 streamed, an exact trace, or a method other than `auto` and `hutchinson`.
         """
+        if self.runs:
+            return merging.data_standard_error(self.runs)
         if self.by_group is None or self.exact_by_group is None or self.group_shares is None:
             raise ValueError(
                 "`data_standard_error` takes forms of several batches: pass "
@@ -155,7 +170,9 @@ class TraceEstimate(Printed, TaskAxis):
 
     @property
     def reliable(self) -> bool:
-        """Whether `confidence_interval` holds its level: at least 8 samples, or exact."""
+        """Whether `confidence_interval` holds its level: at least 8 samples (a run), or exact."""
+        if self.runs and self.num_samples:
+            return all(run.reliable for run in self.runs)
         return self.num_samples == 0 or self.num_samples >= MIN_RELIABLE_SAMPLES
 
     @property
@@ -197,6 +214,9 @@ class TraceEstimate(Printed, TaskAxis):
         """
         check_level(level)
         exact, rounding = np.asarray(self.exact, np.float64), self._rounding()
+        if self.runs:
+            low, high = merging.interval(self.runs, level)
+            return low - rounding, high + rounding
         if self.num_samples == 0:
             return exact - rounding, exact + rounding
         samples = np.asarray(self.samples, np.float64)
@@ -228,6 +248,9 @@ class TraceEstimate(Printed, TaskAxis):
                 f"`i` and `j` must be tasks of this estimate, got {i} and {j}; "
                 + ("it has no task axis." if tasks is None else f"it has {tasks} tasks.")
             )
+        part = about(self.origin, f"task {i % tasks} - task {j % tasks}")
+        if self.runs:
+            return merging.merged([run.difference(i, j) for run in self.runs], part, None)
         covariance = None
         if self.pair_covariance is not None:
             c = np.asarray(self.pair_covariance, np.float64)
@@ -242,7 +265,31 @@ class TraceEstimate(Printed, TaskAxis):
             by_group=_gap(self.by_group, i, j),
             exact_by_group=_gap(self.exact_by_group, i, j),
             group_shares=None if self.group_shares is None else self.group_shares[i],
+            origin=part,
         )
+
+    def merge(self, other: "TraceEstimate") -> "TraceEstimate":
+        """The estimate of both runs, this one and one with another key, on another machine or here.
+
+        The mean of both, weighted by their products, which do not depend on what came out; squared
+        errors are added with these weights squared, never pooled, and the interval has Welch's
+        degrees of freedom. Rounding is averaged, for it may have one sign in both; the error of the
+        data stays what it is. Beside an exact trace nothing else counts. More than two are merged
+        one after the other, in any order. Cost: no product.
+
+        Raises:
+            ValueError: for a run with the same key, at other parameters, data, dtype or number of
+                tasks, or of another part; stopped by a tolerance; of one sample; or in a record
+                that keeps no key.
+            TypeError: if `other` is no `TraceEstimate`.
+
+        Source: Welch's degrees of freedom as in the t test of unequal variances; skewness and
+        weights are derived in this package, see `docs/trace.md`.
+        """
+        origin = merged_origin(self, other)
+        merging.check_run(self, "this trace")
+        merging.check_run(other, "`other`")
+        return _merged([*(self.runs or [self]), *(other.runs or [other])], origin)
 
     def matvecs_needed(self, rtol: float = 0.0, atol: float = 0.0, level: float = 0.95) -> float:
         """Products still needed, by the measured variance, to meet atol + rtol |tr H|.
@@ -318,29 +365,29 @@ class TraceEstimate(Printed, TaskAxis):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to `path` (npz, no pickle)."""
-        arrays = _arrays(self, "")
-        if self.square is not None:
-            arrays |= _arrays(self.square, "square.")
-        meta = {"self": _meta(self), "square": self.square and _meta(self.square)}
+        arrays, meta = parts_of(self, "")
         save_record(path, _KIND, arrays, meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "TraceEstimate":
         """The record that `save` wrote to `path`."""
         arrays, meta = load_record(path, _KIND)
-        square = _restored(cls, arrays, "square.", meta["square"]) if meta["square"] else None
-        return replace(_restored(cls, arrays, "", meta["self"]), square=square)
+        return restored(cls, arrays, "", meta)
 
     def _lead(self) -> tuple[int, ...]:
         return np.shape(self.exact)
 
     def _task(self, index: int) -> Self:
+        part = about(self.origin, f"task {index % np.shape(self.exact)[0]}")
+        if self.runs:
+            return _merged([run._task(index) for run in self.runs], part)  # type: ignore[return-value]
         # Of a covariance of tasks the task's own is left, here and in the square.
         covariance = self.pair_covariance
         return replace(
             super()._task(index),
             pair_covariance=None if covariance is None else np.asarray(covariance)[index, index],
             square=None if self.square is None else self.square._task(index),
+            origin=part,
         )
 
     def _rounding(self) -> Float[np.ndarray, "*tasks"]:
@@ -355,35 +402,11 @@ class TraceEstimate(Printed, TaskAxis):
         return covariance if covariance.ndim == 0 else np.diagonal(covariance)
 
 
+def _merged(runs: list[TraceEstimate], origin: Origin | None) -> TraceEstimate:
+    squares = [run.square for run in runs if run.square is not None]
+    square = merging.merged(squares, None, None) if len(squares) == len(runs) else None
+    return merging.merged(runs, origin, square)
+
+
 def _gap(values: Any, i: int, j: int) -> Any:
     return None if values is None else np.asarray(values)[i] - np.asarray(values)[j]
-
-
-_GROUPS = ("by_group", "exact_by_group", "group_shares")
-_LEAVES = ("samples", "exact", "pair_covariance", "systematic", *_GROUPS)
-_STATIC = (
-    "method",
-    "dim",
-    "num_matvecs",
-    "matvecs_per_sample",
-    "converged",
-    "error_share",
-    "product_plan",
-    "probes",
-)
-
-
-def _arrays(estimate: TraceEstimate, prefix: str) -> dict[str, np.ndarray]:
-    values = {name: getattr(estimate, name) for name in _LEAVES}
-    return {prefix + name: np.asarray(v) for name, v in values.items() if v is not None}
-
-
-def _meta(estimate: TraceEstimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in _STATIC}
-
-
-def _restored(
-    cls: type[TraceEstimate], arrays: dict[str, np.ndarray], prefix: str, meta: dict[str, Any]
-) -> TraceEstimate:
-    leaves = {name: arrays.get(prefix + name) for name in _LEAVES}
-    return cls(**leaves, **meta)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._krylov.given import given_rows, orthonormal_span
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.fingerprint import origin_of
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb
 from hessspec._trace.by_block import LOOKED, Blockwise, By, blocks_of, by_name, looked_at
@@ -138,8 +139,8 @@ def trace(
     rtol, atol = real_number("rtol", rtol), real_number("atol", atol)
     if not (rtol >= 0.0 and atol >= 0.0):
         raise ValueError(f"`rtol` and `atol` must be at least 0, got {rtol} and {atol}")
-    operator, key = call.resolve(memory_budget)
-    key = jax.random.fold_in(key, TRACE_STREAM)
+    operator, own_key = call.resolve(memory_budget)
+    key = jax.random.fold_in(own_key, TRACE_STREAM)
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)
@@ -159,7 +160,8 @@ def trace(
                 found = _estimator(operator, key, method, budget, room, given).advance(budget, bar)
         else:
             found = _until(operator, key, method, wanted, room, given, rtol, atol, bar)
-    found = replace(found, product_plan=operator.product_plan)
+    origin = origin_of(own_key, asked)
+    found = replace(found, product_plan=operator.product_plan, origin=origin)
     if by is None:
         return found
     # With `by` it is a dict; checkers of types are told of the form that has none.

@@ -95,3 +95,11 @@ def test_version_0_1_0_is_kept_in_every_kind_with_and_without_tasks():
     kinds += ("DiagonalEstimate", "EigenPairs")
     kept = {(entry["kind"], path.stem.rpartition("_")[2]) for path, entry in RECORDS.values()}
     assert kept == {(kind, form) for kind in kinds for form in ("scalar", "tasks")}
+
+
+@pytest.mark.parametrize("name", ["density_scalar", "trace_auto_tasks"])
+def test_an_older_record_has_no_key_and_is_not_merged(name):
+    record = loaded(*located(name))
+    assert record.origin is None
+    with pytest.raises(ValueError, match="this one keeps none: it comes from a file of a version"):
+        record.merge(record)
