@@ -138,7 +138,7 @@ def main() -> None:
         for name in SPECTRA:
             lines.append(row_of(method, name, tuple(products), options.pairs))
             print(lines[-1], f"{time.process_time() - begin:.0f} s", flush=True)
-    counts = density_rows(options.densities)
+    counts = density_rows(options.densities) if options.densities else []
     if options.output:
         options.output.write_text(
             "# Coverage of merged intervals\n\n"

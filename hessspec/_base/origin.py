@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import fields
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
+
+Record = TypeVar("Record")
 
 
 class Origin(NamedTuple):
@@ -38,6 +41,18 @@ class Origin(NamedTuple):
     def about(self, part: str) -> "Origin":
         """The same run, of a part of what it was about."""
         return self._replace(part=f"{self.part}, {part}" if self.part else part)
+
+
+def record_tree(record: type[Record]) -> type[Record]:
+    """A decorator: a frozen record as a tree of its arrays, without its origin.
+
+    What goes through `jit`, `tree.map` or a stack of several is no longer one run with one key. And
+    records that differ in their key alone are trees of one structure.
+    """
+    known = [entry for entry in fields(record) if entry.name != "origin"]  # type: ignore[arg-type]
+    static = [entry.name for entry in known if entry.metadata.get("static")]
+    data = [entry.name for entry in known if entry.name not in static]
+    return jax.tree_util.register_dataclass(record, data, static, drop_fields=["origin"])
 
 
 def about(origin: Origin | None, part: str) -> Origin | None:
@@ -78,7 +93,7 @@ def merged_origin(one: _Run, other: Any) -> Origin:
         raise ValueError(
             f"a {name} is merged if it keeps the key it was made with, but {which} keeps none: it "
             "comes from a file of a version before 0.2.0, from several processes at once, or was "
-            "put together by hand; compute it again, with a key of its own."
+            "put together from other arrays; compute it again, with a key of its own."
         )
     _require_equal("parameters", f"P = {one.dim:,}", f"P = {other.dim:,}")
     _require_equal("tasks", _tasks(one), _tasks(other))

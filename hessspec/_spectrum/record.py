@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hessspec._base.intervals import check_level
-from hessspec._base.origin import Origin, about, merged_origin
+from hessspec._base.origin import Origin, about, merged_origin, record_tree
 from hessspec._base.printing import Facts, Printed, number, percent, with_error
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._base.tasks import TaskAxis
@@ -47,7 +47,7 @@ def _for_each_task(method: Method) -> Method:
     return mapped  # type: ignore[return-value]
 
 
-@jax.tree_util.register_dataclass
+@record_tree
 @dataclass(frozen=True, repr=False)
 class SpectralDensity(Printed, TaskAxis):
     """The distribution of the P eigenvalues of H as each probe's quadrature rule shows it.

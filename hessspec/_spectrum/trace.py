@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from hessspec._base.intervals import check_level
 from hessspec._base.later import special
-from hessspec._base.origin import Origin
+from hessspec._base.origin import Origin, record_tree
 from hessspec._base.records import load_record, record_parts, save_record
 from hessspec._spectrum.rows import Rows
 from hessspec._trace.estimate import TraceEstimate
@@ -21,7 +21,7 @@ _MIN_SHARING = 8.0
 _DUST = 1e-6
 
 
-@jax.tree_util.register_dataclass
+@record_tree
 @dataclass(frozen=True, repr=False)
 class SpectralTrace(TraceEstimate):
     """tr H = Σ of the atoms + P_b times the mean of the bulk, as a few probes see it.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.intervals import check_level, mean_interval
-from hessspec._base.origin import Origin, about, merged_origin
+from hessspec._base.origin import Origin, about, merged_origin, record_tree
 from hessspec._base.printing import (
     Facts,
     Printed,
@@ -32,7 +32,7 @@ MIN_RELIABLE_SAMPLES = 8
 _KIND = "TraceEstimate"
 
 
-@jax.tree_util.register_dataclass
+@record_tree
 @dataclass(frozen=True, repr=False)
 class TraceEstimate(Printed, TaskAxis):
     """An estimate of tr H, or of tr H_t for T tasks: `exact` plus the mean of `samples`.

@@ -10,7 +10,7 @@ from hessspec._operators.fingerprint import fingerprint
 
 pytestmark = pytest.mark.any_dtype
 PARAMS = {"bias": jnp.ones(3), "kernel": jnp.arange(12.0).reshape(4, 3)}
-X = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+X = np.asarray(jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 4))))
 
 
 def loss(params, batch):

@@ -176,6 +176,15 @@ def test_runs_of_the_verb_are_merged_saved_and_read_again(three_tasks, tmp_path,
         both.merge(trace_of(operator, "hutchinson", 16, seed=2))
 
 
+def test_what_is_stacked_or_mapped_is_no_run_with_a_key():
+    one, other = run(drawn(0, 9)), run(drawn(1, 9), "b")
+    stack = jax.tree.map(lambda *leaves: np.stack(leaves), one, other)
+    assert stack.origin is None
+    assert one.origin.keys == ("a",)
+    with pytest.raises(ValueError, match="`other` keeps none"):
+        one.merge(jax.tree.map(np.asarray, other))
+
+
 def test_blocks_are_merged_with_the_same_block_alone():
     """Their samples are of parts of the trace."""
     params = {"a": jnp.ones(30), "b": jnp.ones(30)}
