@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Never
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 

@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
