@@ -162,7 +162,7 @@ def by_name(
         "matvecs_per_sample": float(tasks or 1),
     }
 
-    def of(number: int, size: int) -> TraceEstimate:
+    def of(number: int, name: Hashable, size: int) -> TraceEstimate:
         chosen = number if tasks is None else slice(number, None, count)
         return replace(
             found,
@@ -170,8 +170,8 @@ def by_name(
             samples=np.asarray(found.samples)[chosen],
             exact=np.asarray(found.exact)[chosen],
             systematic=rounding[0] if tasks is None else rounding,
-            origin=about(found.origin, f"block {names[number]!r}"),
+            origin=about(found.origin, f"block {name!r}"),
             **common,
         )
 
-    return {name: of(number, size) for number, (name, size) in enumerate(sizes.items())}
+    return {name: of(number, name, size) for number, (name, size) in enumerate(sizes.items())}
