@@ -55,7 +55,8 @@ def draw_planes(drawn: Sequence[Drawn], ax: Any) -> Any:
         first, second = one.coordinates
         levels = np.linspace(np.nanmin(one.values), np.nanmax(one.values), _LEVELS + 2)[1:-1]
         if levels[0] < levels[-1]:
-            panel.contour(first, second, one.values.T, levels=levels, linewidths=1.0)
+            lines = panel.contour(first, second, one.values.T, levels=levels, linewidths=1.0)
+            panel.clabel(lines, fontsize="x-small", fmt="%.3g")  # up or down is not seen otherwise
             panel.contour(
                 first, second, one.model.T, levels=levels, linewidths=0.8, linestyles="dashed"
             )

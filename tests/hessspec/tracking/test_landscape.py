@@ -74,7 +74,11 @@ def test_it_is_saved_printed_and_drawn(tmp_path):
     assert "Landscape of 5 by 5 points" in repr(again)
     axes = line.plot(label="cubic")
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), line.values)
-    assert len(plane.plot().collections) == 2
+    drawn = plane.plot()
+    assert len(drawn.collections) == 2
+    written = [float(text.get_text().replace("\N{MINUS SIGN}", "-")) for text in drawn.texts]
+    assert written  # contours say their loss
+    assert plane.values.min() < min(written) <= max(written) < plane.values.max()
 
 
 @pytest.mark.any_dtype
