@@ -29,7 +29,8 @@ def adam_scale(opt_state: PyTree, *, b2: float, eps: float, eps_root: float = 0.
     Args:
         opt_state: the state of an optax optimiser with one Adam in it: `adam`, `adamw`, or chained,
             masked, partitioned, in `MultiSteps`, with injected hyperparameters. Parameters that are
-            masked have no leaf in the result.
+            masked have no leaf in the result. Not of adamax, yogi or novograd, whose
+            states look like Adam's and mean other scales.
         b2, eps, eps_root: as Adam has them.
 
     Returns:
