@@ -376,7 +376,7 @@ class Tracker:
             operator.validate()
         if not isinstance(operator, HessianOperator):
             return operator, np.full(lead(operator.num_tasks), np.nan), None
-        losses = np.asarray(operator.losses(), np.float64)
+        losses = np.array(operator.losses(), np.float64)  # a view would keep an array alive
         if not np.all(np.isfinite(losses)):
             operator.validate()
         if operator.weights is not None:
