@@ -70,9 +70,10 @@ def digest(words: Iterable[str | bytes]) -> str:
 
 
 class _Run(Protocol):
-    dim: int
-    origin: Origin | None
-
+    @property
+    def dim(self) -> int: ...
+    @property
+    def origin(self) -> Origin | None: ...
     @property
     def num_tasks(self) -> int | None: ...
 

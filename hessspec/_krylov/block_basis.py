@@ -18,6 +18,7 @@ from hessspec._krylov.blocks import (
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
 from hessspec._krylov.tiles import Layout
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.parts import Parted
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.symmetry import Symmetry
 
@@ -45,7 +46,10 @@ class KrylovBasis:
     """
 
     def __init__(
-        self, operator: AbstractOperator, key: PRNGKeyArray, symmetry: Symmetry | None = None
+        self,
+        operator: AbstractOperator | Parted,
+        key: PRNGKeyArray,
+        symmetry: Symmetry | None = None,
     ) -> None:
         self.operator, self.key = operator, key
         self.symmetry = symmetry or Symmetry(operator)
@@ -230,7 +234,7 @@ def growth_pays(
     return False
 
 
-def rows_in(room: int, operator: AbstractOperator) -> int:
+def rows_in(room: int, operator: AbstractOperator | Parted) -> int:
     """How many rows of a basis fit into `room` bytes beside the products and the probes."""
     row = operator.dim * operator.dtype.itemsize
     return (room - operator.product_bytes(PILOT)) // row - 4 * BLOCK_ROWS

@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
@@ -114,7 +115,7 @@ def _entries(leaf: Array | np.ndarray, lead: int = 0) -> np.ndarray:
     """
     if not isinstance(leaf, jax.Array):
         return _picked(np.asarray(leaf), lead)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     if not leaf.is_fully_addressable:
         if not leaf.is_fully_replicated:

@@ -120,13 +120,16 @@ def count_band(
     few, many = inside + np.clip(few, 0, size), inside + np.clip(many, 0, size)
     if rows.proved is None:
         return few, many
-    least, most = _certain(rows, lo, hi)
+    least, most = _certain(rows, rows.proved, lo, hi)
     few = np.maximum(few, least)
     return np.minimum(few, most), np.maximum(np.minimum(many, most), few)
 
 
 def _certain(
-    rows: Rows, lo: Float[np.ndarray, " g"], hi: Float[np.ndarray, " g"]
+    rows: Rows,
+    proved: Bool[np.ndarray, " n"],
+    lo: Float[np.ndarray, " g"],
+    hi: Float[np.ndarray, " g"],
 ) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
     """Bounds on the number in (lo, hi] from the atoms that any run has proved.
 
@@ -134,7 +137,7 @@ def _certain(
     """
     surely, maybe, whole = _atom_counts(rows, rows.known, lo, hi)
     outside = whole - maybe
-    surely, outside = (np.where(rows.proved[:, None], n, 0) for n in (surely, outside))
+    surely, outside = (np.where(proved[:, None], n, 0) for n in (surely, outside))
     return surely.max(axis=0), rows.dim - outside.max(axis=0)
 
 

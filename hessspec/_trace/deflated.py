@@ -84,8 +84,8 @@ class Deflated:
             if self.directions is not None:
                 self._take(self.directions, bar)
             elif diagonal_share(self.pilot, self.products) > DIAGONAL_SHARE:
-                is_whole = not isinstance(self.operator, Parted)
-                source = self.operator if is_whole else self.operator.operator
+                source = self.operator
+                source = source.operator if isinstance(source, Parted) else source
                 self.signs = Hutchinson(source, self.key)
         if self.signs is not None:
             estimate = self.signs.advance(max(budget - PILOT, 1), bar)
