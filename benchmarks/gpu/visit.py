@@ -142,6 +142,11 @@ def environment(visit: Visit, site: Path) -> dict[str, str]:
     }
 
 
+def heed_interrupts() -> None:
+    """Steps are asked to stop by an interrupt, which background jobs of a shell ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class Running:
     """A step under way."""
@@ -302,6 +307,7 @@ def main() -> int:
     if options.verb == "unpack":
         unpack(options.home, options.to)
         return 0
+    heed_interrupts()
     visit = Visit(options.out.resolve(), options.minutes, options.work.resolve(), options.tiny)
     if options.home:
         unpack(options.home, visit.work)

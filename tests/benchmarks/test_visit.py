@@ -37,6 +37,7 @@ def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visit:
     monkeypatch.setattr(visits, "install", lambda visit: kit)
     monkeypatch.setattr(visits, "CLOSING_SECONDS", 0.0)
     monkeypatch.setattr(visits, "SAVING_SECONDS", 5.0)
+    visits.heed_interrupts()
     return Visit(tmp_path / "out", 1.0, tmp_path / "work", tiny=False)
 
 

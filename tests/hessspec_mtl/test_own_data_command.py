@@ -169,10 +169,10 @@ def test_a_file_in_place_of_the_folder_of_runs_ends_in_a_sentence(tmp_path, caps
 
 
 def test_no_path_hides_in_the_name_of_a_task(tmp_path):
-    from hessspec_mtl.study.pipeline import _alone
+    from hessspec_mtl.study.seeds import alone_folder
 
     for name in ("gap", "ΔE (eV)", "a.b"):
-        assert _alone(tmp_path, name) == tmp_path / "single" / name
+        assert alone_folder(tmp_path, name) == tmp_path / "single" / name
     for name in ("../up", "/etc", "a/b", "..", ".", "a\\b"):
-        assert _alone(tmp_path, name).resolve().parent == tmp_path.resolve() / "single"
-    assert _alone(tmp_path, "a/b") != _alone(tmp_path, "a%2Fb")
+        assert alone_folder(tmp_path, name).resolve().parent == tmp_path.resolve() / "single"
+    assert alone_folder(tmp_path, "a/b") != alone_folder(tmp_path, "a%2Fb")

@@ -49,6 +49,7 @@ TYPED = {
     "train.checkpoint_seconds": "2.5",
     "train.matmul_precision": "tf32",
     "curvature.num_epochs": "3",
+    "curvature.epochs": "0 4",
     "curvature.num_graphs": "13",
     "curvature.batch_size": "5",
     "curvature.trace_matvecs": "17",
