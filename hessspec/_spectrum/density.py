@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.checks import check_finite
+from hessspec._base.later import special
 from hessspec._base.memory import resolve_budget
 from hessspec._base.meshes import mesh_of
 from hessspec._base.probes import gaussian
@@ -176,7 +177,7 @@ def dense_spectrum(
     symmetry = Symmetry(operator)
     computed = np.asarray(rows, np.float64)
     symmetry.check_matrix(computed, size)
-    skew, noise = float(np.linalg.norm(computed - computed.T, 2)), float(symmetry.noise) * size
+    skew, noise = symmetric_error(computed), float(symmetry.noise) * size
     matrix = 0.5 * (rows + rows.T)
     run = krylov(_Matrix(operator, matrix), starts, dim)
     eigenvalues = np.linalg.eigvalsh(np.asarray(matrix, np.float64))
@@ -195,6 +196,23 @@ def dense_spectrum(
         dim=dim,
         num_matvecs=dim + symmetry.num_matvecs,
     )
+
+
+def symmetric_error(matrix: Float[np.ndarray, "dim dim"]) -> float:
+    """How far rounding may have moved the eigenvalues of (M + M')/2, as M - M' tells.
+
+    Take the rounding E of M for entries of one variance s². Those of E - E' then have 2 s², from
+    which m = P (P - 1)/2 of them tell an upper bound of s at 95 % (they are few in a small M), and
+    the norm of (E + E')/2 is about s (2P)^(1/2), s more at most.
+    """
+    skew = np.triu(matrix - matrix.T, 1)
+    count = matrix.shape[0] * (matrix.shape[0] - 1) // 2
+    if not skew.any():
+        return 0.0
+    quantile = 2 * float(special.gammaincinv(count / 2, 0.05))  # of chi squared
+    deviation = (float(np.square(skew).sum()) / (2 * quantile)) ** 0.5
+    whole = float(np.linalg.norm(skew - skew.T, 2))
+    return max(whole, deviation * ((2 * matrix.shape[0]) ** 0.5 + 1))
 
 
 def stacked(spectra: list[SpectralDensity]) -> SpectralDensity:

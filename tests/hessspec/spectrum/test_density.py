@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import hessspec
 from hessspec import FunctionOperator, HessianOperator, SpectralDensity, density
 from hessspec._base.probes import gaussian
+from hessspec._spectrum.density import symmetric_error
 from hessspec._spectrum.trace import SpectralTrace
 
 DIM, STEPS = 200, 40
@@ -441,3 +442,14 @@ def test_an_error_leaves_the_global_configuration_alone():
 def test_more_probes_than_memory_holds_are_refused_before_they_are_drawn():
     with pytest.raises(MemoryError, match="lower `num_steps` or `num_probes`"):
         density(lambda x: jnp.sum(x**3), jnp.ones(300), jax.random.key(0), num_probes=10**9)
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize("size", [2, 3, 20])
+def test_asymmetry_tells_how_far_rounding_moves_the_eigenvalues_of_the_symmetric_part(size):
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        error = rng.normal(size=(size, size))
+        held += np.linalg.norm((error + error.T) / 2, 2) <= symmetric_error(error)
+    assert held >= 0.93 * 400  # 95 % less two standard errors
+    assert symmetric_error(np.eye(size)) == 0.0
