@@ -124,13 +124,6 @@ class HessianOperator(DataOperator):
             return task_gradients(losses, self.num_tasks, self.dtype, self.plan.abreast)
         return weighted_gradient(losses, self._scalar_weights())
 
-    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
-        order = self.plan.modes.require_products()
-        again = self.plan.rematerialize
-        return self._sum(
-            lambda functions, batch: self._ordered(order, functions, batch, block, again)
-        )
-
     def _ordered(
         self,
         order: str,
@@ -261,13 +254,6 @@ class GaussNewtonOperator(DataOperator):
         model, outer = functions
         value = outer(model(*self._arguments(x, batch)), batch)
         return jnp.atleast_1d(value).astype(self.dtype)
-
-    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
-        order = self.plan.modes.require_products()
-        again = self.plan.rematerialize
-        return self._sum(
-            lambda functions, batch: self._ordered(order, functions, batch, block, again)
-        )
 
     def _ordered(
         self,

@@ -304,6 +304,13 @@ class DataOperator(PlannedOperator):
                     return found
         return ""
 
+    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
+        order = self.plan.modes.require_products()
+        again = self.plan.rematerialize
+        return self._sum(
+            lambda functions, batch: self._ordered(order, functions, batch, block, again)
+        )
+
     @abc.abstractmethod
     def _ordered(
         self,
