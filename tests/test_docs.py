@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib import pyplot
 
 import hessspec
 from docs.gallery.__main__ import first_line, scripts
@@ -47,7 +48,10 @@ def test_snippets_run_in_order(page, tmp_path, monkeypatch):
             pytest.importorskip(library)
     mpl.use("agg")
     monkeypatch.chdir(tmp_path)
-    run(page)
+    try:
+        run(page)
+    finally:
+        pyplot.close("all")
 
 
 def test_the_readme_begins_with_the_script_of_its_figure():

@@ -13,7 +13,7 @@ from hessspec_mtl.figures import (
 
 
 def test_files_are_the_same_twice_and_no_state_is_left(records, tmp_path):
-    before = dict(mpl.rcParams)
+    before, open_before = dict(mpl.rcParams), _open_figures()
     plot = trace_figure([records.study("MP")])
     first = write_plot(plot, tmp_path / "a")
     second = write_plot(trace_figure([records.study("MP")]), tmp_path / "b")
@@ -24,5 +24,10 @@ def test_files_are_the_same_twice_and_no_state_is_left(records, tmp_path):
     np.testing.assert_allclose(table["trace"], plot.data["trace"], rtol=1e-8)
     assert not list(tmp_path.rglob("*.part"))
     assert dict(mpl.rcParams) == before
+    assert _open_figures() == open_before
+
+
+def _open_figures() -> list[int]:
+    """Numbers of the figures that pyplot keeps open, whoever opened them."""
     pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or not pyplot.get_fignums()
+    return [] if pyplot is None else pyplot.get_fignums()
