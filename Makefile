@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # last that know it, elsewhere the newest.
 PINS   := $(if $(filter 3.11,$(MINOR)),constraints.txt,constraints-newest.txt)
 EXTRAS_RUN  := mtl
-EXTRAS_TEST := mtl,plot,generate,materials-project,dev
+EXTRAS_TEST := mtl,plot,generate,materials-project,dev,docs
 EXTRAS_DOCS := docs
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=
@@ -20,7 +20,7 @@ ARGS   ?=
 
 help:
 	@echo "make reproduce   install and run the main job (ARGS=... is passed on)"
-	@echo "make test        install, then lint, types and all quick tests"
+	@echo "make test        install, then lint, types, all quick tests and the pages"
 	@echo "make test-fast   the core's rooms in float32, for work on them (two minutes)"
 	@echo "make check-all   quick and slow tests in both precisions, compiled as for users (hours)"
 	@echo "make slow        the full accuracy and coverage studies (hours)"
@@ -55,7 +55,7 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml $(PINS)
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml $(PINS)
 	$(call install,$(EXTRAS_TEST))
-	@touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run $(VENV)/.docs
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml $(PINS)
 	$(call install,$(EXTRAS_DOCS))
@@ -81,7 +81,8 @@ check: $(VENV)/.test
 	JAX_ENABLE_X64=0 $(PYTEST)
 	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow and not network and not any_dtype" tests/hessspec
 
-test: lint types check
+# The pages last: their links are cheap to see dead (5 s of a core, and 12 s to install what builds them).
+test: lint types check docs
 
 test-fast: $(VENV)/.test
 	JAX_ENABLE_X64=0 $(PYTEST) $(ROOMS)
