@@ -1,106 +1,24 @@
-"""Identities and stated errors on random operators, random trees and random numbers of tasks.
+"""Identities on random operators, random trees and random numbers of tasks.
 
 The operators have prescribed spectra: outliers, clusters, exact zeros, both signs, low rank, at
-sizes up to 300 and scales from 1e-12 to 1e12. Identities hold up to rounding. Estimates are
-held against dense eigendecompositions over many keys: their errors divided by the stated ones
-have mean 0 and mean square 1, and intervals are missed as rarely as they say. The quick forms
-run always; `pytest -m slow tests/hessspec/test_identities.py` draws many more.
+sizes up to 300 and scales from 1e-12 to 1e12. Identities hold up to rounding.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 import hessspec
 from hessspec import HessianOperator, lanczos
 from hessspec._trace.guards import LOOKS
+from tests.random_operators import KINDS, Case, cases
+from tests.spectra import METHODS, dtype, eps, hessian, quadratic
 
-SIZES = (20, 97, 300)
 STEPS = 12
-METHODS = ("hutchinson", "hutch++", "xtrace", "auto")
-BASES = {p: np.linalg.qr(np.random.default_rng(p).normal(size=(p, p)))[0] for p in SIZES}
-
-
-def dtype() -> np.dtype:
-    return np.dtype(jnp.asarray(0.0).dtype)
-
-
-def eps() -> float:
-    return float(np.finfo(dtype()).eps)
-
-
-# --- random operators ---------------------------------------------------------------------------
-
-
-def outliers(rng, p):
-    """A bulk of both signs and eigenvalues from 10 to 10,000 times as large."""
-    values = rng.normal(size=p)
-    values[: p // 12 + 1] = 10.0 ** rng.uniform(1, 4, p // 12 + 1) * rng.choice([-1, 1])
-    return values
-
-
-def zeros(rng, p):
-    """Two thirds of the eigenvalues are 0."""
-    return np.concatenate([rng.normal(size=p // 3), np.zeros(p - p // 3)])
-
-
-def low_rank(rng, p):
-    return np.concatenate([rng.normal(size=5), np.zeros(p - 5)])
-
-
-KINDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "outliers": outliers,
-    "clusters": lambda rng, p: rng.choice(rng.normal(size=4), p),
-    "exact zeros": zeros,
-    "both signs": lambda rng, p: rng.permutation(np.linspace(-1.0, 1.0, p) ** 3),
-    "low rank": low_rank,
-    "decaying": lambda rng, p: 1.0 / np.arange(1, p + 1),
-    "one value": lambda rng, p: np.full(p, rng.normal()),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A symmetric matrix with a prescribed spectrum, as rounded to the dtype of this run."""
-
-    kind: str
-    size: int
-    seed: int
-    exponent: int
-
-    @property
-    def matrix(self) -> np.ndarray:
-        values = KINDS[self.kind](np.random.default_rng(self.seed), self.size)
-        basis = BASES[self.size]
-        matrix = (basis * values) @ basis.T * 10.0**self.exponent
-        return ((matrix + matrix.T) / 2).astype(dtype())
-
-
-def cases(sizes=SIZES) -> st.SearchStrategy[Case]:
-    return st.builds(
-        Case,
-        kind=st.sampled_from(sorted(KINDS)),
-        size=st.sampled_from(sizes),
-        seed=st.integers(0, 9999),
-        exponent=st.integers(-12, 12),
-    )
-
-
-def quadratic(x, matrix):
-    """Its Hessian is `matrix`; a stack of matrices makes several tasks."""
-    return jnp.einsum("p,...pq,q->...", x, matrix, x, precision="highest") / 2
-
-
-def hessian(matrix) -> HessianOperator:
-    matrix = jnp.asarray(matrix, dtype())
-    return HessianOperator(quadratic, jnp.zeros(matrix.shape[-1], dtype()), data=matrix)
 
 
 # --- the Lanczos decomposition ------------------------------------------------------------------
@@ -359,99 +277,3 @@ def test_the_order_of_the_leaves_changes_nothing_but_the_order(seed):
     exact = [hessspec.diagonal(o, key=key, num_matvecs=99, progress=False) for o in (plain, moved)]
     for i, leaf in zip(order, exact[0].value["w"], strict=True):
         np.testing.assert_allclose(exact[1].value[str(i)], leaf, atol=100 * eps())
-
-
-# --- stated errors ------------------------------------------------------------------------------
-
-
-def beyond(error: float, rounding: float) -> float:
-    """What rounding cannot explain of an error: of a multiple of the identity, nothing."""
-    return float(np.sign(error) * max(abs(error) - rounding, 0.0))
-
-
-@dataclass(frozen=True)
-class Scores:
-    """(estimate - truth) / stated error for many keys, and how often a 95 % interval missed."""
-
-    z: np.ndarray
-    misses: int
-
-    @classmethod
-    def of(cls, estimates, truth: float, rounding: float) -> "Scores":
-        z, misses = [], 0
-        for estimate in estimates:
-            error = beyond(estimate.value - truth, rounding)
-            z.append(error / (estimate.standard_error + rounding))
-            low, high = estimate.confidence_interval(0.95)
-            misses += not low - rounding <= truth <= high + rounding
-        return cls(np.array(z), misses)
-
-    def check(self, context: object) -> None:
-        """Mean 0 and mean square at most 1, as far as this many keys can tell.
-
-        Student's t with 15 degrees of freedom has mean square 1.15 and the root mean square of
-        n such values spreads by less than 1/√n; four such errors are allowed, and as many misses
-        as happen once in 10,000 times.
-        """
-        n = self.z.size
-        rms = np.sqrt(np.mean(self.z**2))
-        assert abs(self.z.mean()) < 4.3 / n**0.5, context
-        assert rms < 1.1 + 4 / n**0.5, context
-        assert self.misses <= stats.binom.ppf(1 - 1e-4, n, 0.05), context
-
-
-def check_stated_errors(case: Case, num_keys: int) -> None:
-    """Traces by every method and from densities, over keys that are all different."""
-    operator = hessian(case.matrix)
-    eigenvalues = np.linalg.eigvalsh(case.matrix.astype(np.float64))
-    truth = float(eigenvalues.sum())
-    # 48 products of which each is good to a few eps |A|, of vectors of length √P.
-    rounding = 20 * eps() * float(np.abs(eigenvalues).max()) * case.size**0.5
-    rounding += 20 * eps() * float(np.abs(eigenvalues).sum())
-    keys = [jax.random.key(10_000 * case.seed + i) for i in range(num_keys)]
-    budgets = {"hutchinson": 16, "hutch++": 48, "xtrace": 32, "auto": 48}
-    for method, budget in budgets.items():
-        budget = min(budget, case.size - 1)
-        found = [
-            hessspec.trace(operator, key=key, method=method, num_matvecs=budget, progress=False)
-            for key in keys
-        ]
-        Scores.of(found, truth, rounding).check((case, method))
-    squares, misses, band, steps = [], 0, 0, min(30, case.size - 1)
-    middle = np.quantile(eigenvalues, [0.2, 0.5, 0.9], method="midpoint")
-    # Eigenvalues within rounding of a point may lie on either side of it.
-    least, most = (
-        np.searchsorted(eigenvalues, middle + sign * rounding, side="right") / case.size
-        for sign in (-1, 1)
-    )
-    for key in keys[: num_keys // 2]:
-        spectrum = hessspec.density(operator, key=key, num_steps=steps, progress=False)
-        trace = spectrum.trace()
-        low, high = trace.confidence_interval(0.95)
-        misses += not low - rounding <= truth <= high + rounding
-        if trace.reliable:
-            error = beyond(trace.value - truth, rounding)
-            squares.append(error / (trace.standard_error + rounding))
-        below, above = spectrum.cdf_band(middle, 0.95)
-        band += int(np.sum((most < below - 1e-9) | (least > above + 1e-9)))
-    allowed = stats.binom.ppf(1 - 1e-4, num_keys // 2, 0.05)
-    assert misses <= allowed, (case, "density")
-    # Where two eigenvalues are left beside the atoms, as with 19 steps of 20, a start can miss
-    # one of them; such a trace calls itself unreliable.
-    n = len(squares)
-    assert np.sum(np.square(squares)) <= n * (1.1 + 4 / max(n, 1) ** 0.5) ** 2, (case, "density")
-    assert band <= 3 * allowed, (case, "band")
-
-
-@pytest.mark.any_dtype
-@settings(max_examples=6)
-@given(case=cases(sizes=(97,)))
-def test_errors_over_many_keys_are_as_large_as_stated(case):
-    check_stated_errors(case, num_keys=20)
-
-
-@pytest.mark.slow
-@settings(max_examples=60, deadline=None)
-@given(case=cases())
-def test_errors_over_100_keys_are_as_large_as_stated(case):
-    check_stated_errors(case, num_keys=100)

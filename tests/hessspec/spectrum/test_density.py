@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessspec
-from hessspec import FunctionOperator, HessianOperator, SpectralDensity, density
+from hessspec import FunctionOperator, SpectralDensity, density
 from hessspec._base.probes import gaussian
 from hessspec._spectrum.density import symmetric_error
 from hessspec._spectrum.trace import SpectralTrace
@@ -303,7 +303,7 @@ def test_the_error_of_a_trace_has_all_moments_that_the_coefficients_determine():
         assert trace.reliable == (steps > 1)
 
 
-# --- probes and tasks -------------------------------------------------------------------------
+# --- probes ----------------------------------------------------------------------------------
 
 
 def test_probes_can_be_added_later_and_different_keys_share_none():
@@ -316,91 +316,19 @@ def test_probes_can_be_added_later_and_different_keys_share_none():
     assert np.unique(first).size == 4
 
 
-def losses(params, batch):
-    """Two losses of the same parameters."""
-    outputs = batch @ params["w"] + params["b"][None]
-    return jnp.stack([jnp.mean(outputs**4), jnp.mean(jnp.cos(outputs))])
-
-
-@pytest.fixture(scope="module")
-def two_tasks():
-    generator = np.random.default_rng(3)
-    params = {
-        "w": jnp.asarray(generator.normal(size=(12, 5)).astype(dtype())),
-        "b": jnp.asarray(generator.normal(size=5).astype(dtype())),
-    }
-    batch = jnp.asarray(generator.normal(size=(30, 12)).astype(dtype()))
-    hessian = HessianOperator(losses, params, data=batch)
-    found = density(hessian, key=jax.random.key(2), num_probes=2, num_steps=30)
-    dense = np.asarray(hessian.dense(), np.float64)
-    return found, np.linalg.eigvalsh(dense), (params, batch)
-
-
-def test_a_vector_loss_gives_a_leading_task_axis(two_tasks):
-    found, eigenvalues, _ = two_tasks
-    assert found.num_tasks == 2
-    assert np.shape(found.nodes) == (2, 2, 30)
-    np.testing.assert_allclose(np.sum(found.weights, axis=-1), 1.0)
-    assert found.num_matvecs == 2 * 2 * 30
-    trace = found.trace()
-    assert np.shape(trace.value) == (2,)
-    low, high = trace.confidence_interval(0.999)
-    assert np.all((low <= eigenvalues.sum(axis=1)) & (eigenvalues.sum(axis=1) <= high))
-    assert found.cdf(np.linspace(-1, 1, 4)).shape == (2, 4)
-    assert found.mass(-1.0, 1.0).value.shape == (2,)
-    ends = found.extremes()
-    size = np.abs(eigenvalues).max(axis=1)
-    assert np.all(np.abs(ends.largest - eigenvalues[:, -1]) < 1e-3 * size)
-
-
-def test_each_task_is_the_density_of_its_own_loss(two_tasks):
-    found, _, (params, batch) = two_tasks
-    alone = density(
-        lambda p, b: losses(p, b)[1],
-        params,
-        jax.random.key(2),
-        data=batch,
-        num_probes=2,
-        num_steps=30,
-    )
-    size = np.abs(alone.nodes).max()
-    first = np.asarray(found.task(1).alpha)[:, :5], np.asarray(alone.alpha)[:, :5]
-    np.testing.assert_allclose(*first, atol=1e-3 * size)
-    np.testing.assert_allclose(found.task(1).trace().value, alone.trace().value, rtol=2e-2)
-
-
-def test_the_difference_of_two_tasks_has_its_own_error(two_tasks):
-    found, eigenvalues, _ = two_tasks
-    difference = found.trace().difference(0, 1)
-    truth = eigenvalues[0].sum() - eigenvalues[1].sum()
-    low, high = difference.confidence_interval(0.999)
-    assert low <= truth <= high
-    assert float(difference.standard_error) > 0
-
-
-def test_a_task_that_does_not_exist_is_refused(two_tasks, found):
-    with pytest.raises(IndexError, match="2 tasks"):
-        two_tasks[0].task(2)
-    with pytest.raises(ValueError, match="no task axis"):
-        found.task(0)
-
-
 # --- records and calls ------------------------------------------------------------------------
 
 
-def test_records_survive_a_file(found, two_tasks, tmp_path):
-    for number, record in enumerate((found, two_tasks[0])):
-        record.save(tmp_path / f"{number}.npz")
-        again = SpectralDensity.load(tmp_path / f"{number}.npz")
-        assert jax.tree.structure(again) == jax.tree.structure(record)
-        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(record), strict=True):
-            np.testing.assert_array_equal(a, b)
-        trace = record.trace()
-        trace.save(tmp_path / "trace.npz")
-        loaded = SpectralTrace.load(tmp_path / "trace.npz")
-        np.testing.assert_array_equal(
-            loaded.confidence_interval(), record.trace().confidence_interval()
-        )
+def test_records_survive_a_file(found, tmp_path):
+    found.save(tmp_path / "density.npz")
+    again = SpectralDensity.load(tmp_path / "density.npz")
+    assert jax.tree.structure(again) == jax.tree.structure(found)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(a, b)
+    trace = found.trace()
+    trace.save(tmp_path / "trace.npz")
+    loaded = SpectralTrace.load(tmp_path / "trace.npz")
+    np.testing.assert_array_equal(loaded.confidence_interval(), trace.confidence_interval())
 
 
 def test_wrong_calls_are_explained():
