@@ -34,6 +34,7 @@ from hessspec._spectrum.forecast import Forecast
 from hessspec._spectrum.readings import Extremes, IntervalEstimate
 from hessspec._spectrum.trace import SpectralTrace
 from hessspec._trace.estimate import TraceEstimate
+from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.diagonal import DiagonalEstimate
 from hessspec._krylov.eigenpairs import EigenPairs
 from hessspec._spectrum.compare import SpectralDistance
@@ -54,6 +55,7 @@ __version__ = "0.2.0"
 __all__ = [
     "AbstractOperator",
     "Batches",
+    "BlockTraces",
     "CriticalSharpness",
     "DiagonalEstimate",
     "EigenPairs",

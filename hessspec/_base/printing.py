@@ -164,6 +164,11 @@ def interval(low: Any, high: Any) -> str:
     return f"[{number(low, digits)}, {number(high, digits)}]"
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of something: `1 sample`, `2,048 samples`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def percent(share: Any) -> str:
     """A share in percent."""
     return f"{100 * float(share):.3g} %"

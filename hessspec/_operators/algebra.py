@@ -17,11 +17,12 @@ from hessspec._base.memory import resolve_budget
 from hessspec._base.meshes import off_explicit_axes
 from hessspec._base.space import VectorSpace
 from hessspec._base.tasks import task_number
+from hessspec._operators import words
 from hessspec._operators.matrices import dense_matrix, scipy_operator
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.rows import applied, block_of, with_lengths
 from hessspec._operators.scales import Scale, diagonal_of
-from hessspec._operators.words import Naming, multiple_of, operator_words, sum_of, task_words
+from hessspec._operators.words import Naming
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -217,7 +218,10 @@ class AbstractOperator(eqx.Module):
         return ScaledOperator(self, -1.0)
 
     def __repr__(self) -> str:
-        return operator_words(self)
+        return words.operator_words(self)
+
+    def _repr_html_(self) -> str:
+        return words.operator_page(self)
 
     def _formula(self, name: Naming) -> str:
         """How this operator is written in a sum, where `name` gives the letter of a part."""
@@ -289,8 +293,7 @@ class ComposedOperator(AbstractOperator):
 
     @property
     def product_plan(self) -> str:
-        plans = [part.product_plan for part in self.parts]
-        return " + ".join(dict.fromkeys(plan for plan in plans if plan))
+        return " + ".join(dict.fromkeys(p.product_plan for p in self.parts if p.product_plan))
 
     def product_bytes(self, rows: int) -> int:
         # One part after the other, the result so far waiting.
@@ -316,11 +319,7 @@ class SumOperator(ComposedOperator):
     def __init__(self, first: AbstractOperator, second: AbstractOperator) -> None:
         first, second = _summand(first), _summand(second)
         if first.space != second.space or first.num_tasks != second.num_tasks:
-            raise ValueError(
-                "operators that are added must act on the same parameters and tasks, got "
-                f"{first.dim} parameters with tasks {first.num_tasks} and {second.dim} with "
-                f"{second.num_tasks}"
-            )
+            raise ValueError(words.no_sum(first, second))
         self.parts = first, second
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
@@ -343,7 +342,7 @@ class SumOperator(ComposedOperator):
 
     def _formula(self, name: Naming) -> str:
         first, second = (part._formula(name) for part in self.parts)
-        return sum_of(first, second)
+        return words.sum_of(first, second)
 
 
 class ScaledOperator(ComposedOperator):
@@ -376,7 +375,7 @@ class ScaledOperator(ComposedOperator):
         return ScaledOperator(self.parts[0].weighted(weights), self.scale)  # type: ignore[arg-type]
 
     def _formula(self, name: Naming) -> str:
-        return multiple_of(self.scale, self.parts[0]._formula(name))
+        return words.multiple_of(self.scale, self.parts[0]._formula(name))
 
 
 class WeightedOperator(ComposedOperator):
@@ -413,7 +412,7 @@ class WeightedOperator(ComposedOperator):
         return jnp.einsum("t,tk->k", self.weights, forms, precision="highest")
 
     def _formula(self, name: Naming) -> str:
-        return f"({task_words(self.weights)} of {self.parts[0]._formula(name)})"
+        return f"({words.task_words(self.weights)} of {self.parts[0]._formula(name)})"
 
 
 class CongruentOperator(ComposedOperator):

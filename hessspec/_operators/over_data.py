@@ -28,6 +28,7 @@ from hessspec._base.selection import Where, choose
 from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
+from hessspec._operators.examples import warn_of_examples
 from hessspec._operators.lift import LiftedFunction, Unpicklable, lift
 from hessspec._operators.modes import FORWARD_OVER_REVERSE, Modes, find_modes, least
 from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
@@ -147,6 +148,9 @@ class DataOperator(PlannedOperator):
         first, second = (np.asarray(self._over_stream(_loss_values)) for _ in range(2))
         shape = () if self.num_losses is None else (self.num_losses,)
         check_losses(first.reshape(shape), second.reshape(shape), self.dtype, self._blame)
+        if self.num_tasks is not None and self.takes_batch:
+            one = self if self.streamed is None else self._view(next(self.streamed.groups()))
+            warn_of_examples(one, _loss_values)
 
     def _blame(self) -> str:
         """Which parameter or batch makes the loss what is not finite."""

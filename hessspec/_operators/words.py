@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from hessspec._base.arguments import shown
+from hessspec._base.printing import Facts, counted
 from hessspec._base.selection import held_numbers
 from hessspec._base.space import VectorSpace
 
@@ -28,15 +29,42 @@ def operator_words(operator: Any) -> str:
     """
     try:
         formula, parts = _spelled(operator)
-        size = f"{operator.dim:,} parameters in {np.dtype(operator.dtype).name}"
-        tasks = "" if operator.num_tasks is None else f", {operator.num_tasks} tasks"
         kind = type(operator).__name__
         said = kind if formula == "A" else f"{kind} {formula}"
         others = [(letter, part) for letter, part in parts if part is not operator]
         where = [f"  {letter}: {_first_line(part)}" for letter, part in others]
-        return "\n".join([f"{said} of {size}{tasks}", *where])
+        return "\n".join([f"{said} of {size_words(operator)}", *where])
     except (AttributeError, TypeError, ValueError, IndexError):
         return eqx.tree_pformat(operator)
+
+
+def size_words(operator: Any) -> str:
+    """How many parameters an operator has, in which dtype, and how many tasks."""
+    tasks = "" if operator.num_tasks is None else f", {counted(operator.num_tasks, 'task')}"
+    return f"{counted(operator.dim, 'parameter')} in {np.dtype(operator.dtype).name}{tasks}"
+
+
+def no_sum(first: Any, second: Any) -> str:
+    """Why two operators on other parameters, or of other tasks, cannot be added."""
+    sizes = size_words(first), size_words(second)
+    paths = set(first.space.paths) ^ set(second.space.paths)
+    found = f"got one of {sizes[0]} and one of {sizes[1]}"
+    if sizes[0] == sizes[1]:
+        which = f": {', '.join(sorted(paths)[:4])} in one alone" if paths else " in their shapes"
+        found = f"but leaves of the two differ{which}"
+    return f"operators that are added must act on the same parameters and tasks, {found}."
+
+
+def operator_page(operator: Any) -> str:
+    """The same as a small table for a notebook, with how products are computed."""
+    title, *lines = repr(operator).splitlines()
+    try:
+        rows = [("size", size_words(operator))]
+        if operator.product_plan:
+            rows.append(("products", operator.product_plan))
+    except (AttributeError, TypeError, ValueError):  # no arrays in its tree
+        rows = []
+    return Facts(title.rstrip(":"), rows, lines).as_html()
 
 
 def data_operator_words(operator: Any) -> str:
@@ -52,10 +80,10 @@ def data_operator_words(operator: Any) -> str:
     held = [f"{path}: {_shown_leaf(leaf)}" for path, leaf in held_numbers(operator.held)]
     tasks = task_words(operator.weights)
     if operator.num_tasks is not None:
-        tasks = f"{operator.num_tasks} tasks"
+        tasks = counted(operator.num_tasks, "task")
     about = ", ".join(filter(None, [tasks, operator.label]))
     kind, blocks = type(operator).__name__, _by_block(space)
-    title = f"{kind} of {operator.dim:,} parameters{blocks}, {about}:"
+    title = f"{kind} of {counted(operator.dim, 'parameter')}{blocks}, {about}:"
     constant = ["  held constant:", *_listed(held, 8)] if held else []
     return "\n".join([title, *_listed(leaves, 24), *constant])
 

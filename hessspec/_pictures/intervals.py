@@ -14,6 +14,8 @@ from hessspec._pictures.frame import axes_for
 # Values this far apart are drawn on an axis of decades.
 _FAR_APART = 50.0
 _MOST_DECADES = 6.0
+# Names that are longer together lie across each other unless they are turned.
+_MOST_LETTERS = 50
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,33 @@ class Pairs:
     label: str | None
 
 
-def draw_estimates(drawn: Estimates, ax: Any, title: str) -> Any:
-    """Points with bars side by side; an interval that is not finite is a dotted line."""
+def draw_estimates(drawn: Sequence[Estimates], ax: Any, title: str) -> Any:
+    """Points with bars over common names, side by side where there are several.
+
+    An interval that is not finite is a dotted line.
+    """
     axes = axes_for(ax)
-    columns = (drawn.values, drawn.low, drawn.high)
-    values, low, high = (np.ravel(np.asarray(column, float)) for column in columns)
-    places = np.arange(values.size)
-    bars = np.stack([values - low, high - values])
-    finite = np.isfinite(bars)
-    shown = np.where(finite, np.maximum(bars, 0.0), 0.0)
-    line = axes.errorbar(places, values, yerr=shown, fmt="o", capsize=4, label=drawn.label)
-    for place in places[~finite.all(axis=0)]:
-        axes.axvline(place, color=line[0].get_color(), linestyle=":", linewidth=1)
-    names = [f"task {name}" if name else "" for name in drawn.names]
-    axes.set_xticks(places, names, rotation=45 if values.size > 8 else 0)
-    axes.set_xlim(-0.6, values.size - 0.4)
+    everything = []
+    apart = min(0.16, 0.7 / len(drawn))
+    for rank, one in enumerate(drawn):
+        columns = (one.values, one.low, one.high)
+        values, low, high = (np.ravel(np.asarray(column, float)) for column in columns)
+        places = np.arange(values.size) + apart * (rank - (len(drawn) - 1) / 2)
+        bars = np.stack([values - low, high - values])
+        finite = np.isfinite(bars)
+        shown = np.where(finite, np.maximum(bars, 0.0), 0.0)
+        line = axes.errorbar(places, values, yerr=shown, fmt="o", capsize=4, label=one.label)
+        for place in places[~finite.all(axis=0)]:
+            axes.axvline(place, color=line[0].get_color(), linestyle=":", linewidth=1)
+        everything += [values, low, high]
+    names = drawn[0].names
+    crowded = sum(map(len, names)) > _MOST_LETTERS
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(np.arange(len(names)), names, **turned)
+    axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylabel(title)
-    _scale(axes, "y", np.concatenate([values, low, high]))
-    _add_legend(axes, [drawn.label])
+    _scale(axes, "y", np.concatenate(everything))
+    _add_legend(axes, [one.label for one in drawn])
     return axes
 
 

@@ -40,7 +40,7 @@ class Histogram(Printed):
 
     Attributes:
         edges: of the bins, rising, in the units of H; bin i is (edges[i], edges[i + 1]].
-        counts: estimated number of eigenvalues in each bin, atoms included.
+        counts: estimated number of eigenvalues in each bin, atoms included; P in all.
         lower, upper: ends of an interval for each of these numbers.
         atoms, multiplicities: eigenvalues that are known one by one, rising, each once, and of
             how many eigenvectors.
@@ -92,7 +92,7 @@ class Histogram(Printed):
         """A text of the bins that may hold anything, a bar for each as long as log(1 + count)."""
         shown = np.flatnonzero(self.upper > 0)
         where = [f"({number(self.edges[i])}, {number(self.edges[i + 1])}]" for i in shown]
-        counts = [f"{self.counts[i]:,.0f}" for i in shown]
+        counts = [f"{count:,}" for count in whole_numbers(self.counts)[shown]]
         ends = [f"[{self.lower[i]:,.0f}, {self.upper[i]:,.0f}]" for i in shown]
         lengths = np.log1p(self.counts[shown])
         units = np.round(_BAR * lengths / max(float(lengths.max(initial=0.0)), 1e-300)).astype(int)
@@ -103,6 +103,14 @@ class Histogram(Printed):
     def _facts(self) -> Facts:
         title = f"Histogram of P = {self.dim:,}, {100 * self.level:.4g} % interval for each bin"
         return Facts(title, lines=self.lines())
+
+
+def whole_numbers(counts: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The counts rounded up or down, so that they have the same sum: the largest rests go up."""
+    down = np.floor(counts)
+    up = np.argsort(down - counts, kind="stable")[: round(float((counts - down).sum()))]
+    down[up] += 1
+    return down.astype(int)
 
 
 def histogram(rows: Rows, cells: Float[np.ndarray, " edges"], level: float) -> Histogram:
@@ -128,12 +136,13 @@ def histogram(rows: Rows, cells: Float[np.ndarray, " edges"], level: float) -> H
     chosen = _finest(table, openness)
     counts = _in_bins(at[chosen], rows.nodes.ravel(), rows.counts.ravel()) / rows.num_probes
     # What is certain of a bin, whole eigenvalues, stands against the estimate of its number.
-    lower, upper = count_band(rows, at[chosen[:-1]], at[chosen[1:]], level, uniform=False)
+    band = count_band(rows, at[chosen[:-1]], at[chosen[1:]], level, uniform=False)
+    lower, upper = map(np.round, band)
     return Histogram(
         edges=cells[chosen],
-        counts=np.clip(counts, lower, upper),
-        lower=np.round(lower),
-        upper=np.round(upper),
+        counts=_adding_up(np.clip(counts, lower, upper), lower, upper, rows.dim),
+        lower=lower,
+        upper=upper,
         atoms=atoms,
         multiplicities=multiplicities,
         resolution=rows.resolution,
@@ -198,6 +207,19 @@ def _round_numbers(
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 2)
     numbers = np.array([float(f"{digit}e{power}") for power in powers for digit in digits])
     return numbers[numbers >= low * (1 - 1e-9)]
+
+
+def _adding_up(
+    counts: Float[np.ndarray, " n"],
+    lower: Float[np.ndarray, " n"],
+    upper: Float[np.ndarray, " n"],
+    dim: int,
+) -> Float[np.ndarray, " n"]:
+    """The counts with the sum P: what is missing goes to each in proportion to its room."""
+    missing = dim - float(counts.sum())
+    room = upper - counts if missing > 0 else counts - lower
+    whole = float(room.sum())
+    return counts if whole <= 0 else counts + room * np.clip(missing / whole, -1.0, 1.0)
 
 
 def _justified(texts: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from hessspec._base.tasks import task_labels
 from hessspec._pictures.boxes import Boxes, draw_boxes
 from hessspec._pictures.scales import Scale, even_points
 from hessspec._pictures.spectra import DistributionCurve, draw_distributions
-from hessspec._spectrum.bins import Histogram
+from hessspec._spectrum.bins import Histogram, whole_numbers
 
 if TYPE_CHECKING:
     from hessspec._spectrum.record import SpectralDensity
@@ -149,7 +149,7 @@ def boxes(found: Histogram, scale: Scale, label: str | None) -> Boxes:
     if zero >= 0:
         where = "up to here" if scale == "log" else "about 0"
         ends = f"[{found.lower[zero]:,.0f}, {found.upper[zero]:,.0f}]"
-        said = f"{where}: {found.counts[zero]:,.0f}\n{ends}"
+        said = f"{where}: {whole_numbers(found.counts)[zero]:,}\n{ends}"
     shown = found.atoms > 0 if scale == "log" else np.ones(found.atoms.shape, bool)
     stems, heights = found.atoms[shown], found.multiplicities[shown]
     return Boxes(edges, counts, low, high, zero, said, stems, heights, label)

@@ -23,6 +23,7 @@ from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._spectrum.density import DEFAULT_PROBES, DEFAULT_STEPS
 
 _TIMED_STEPS = 3
+_SHORT = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Forecast:
     question: str
 
     def __str__(self) -> str:
+        # Of a run this short, what the host does besides takes as long, and is not timed.
+        short = self.seconds < _SHORT
+        time = "a second or less" if short else f"about {duration(self.seconds)}"
         return (
-            f"{self.question} takes {self.num_matvecs:,} products, about {duration(self.seconds)} "
-            f"on this device once compiled, and about {size(self.nbytes)} beside the data "
+            f"{self.question} takes {self.num_matvecs:,} products, {time} on this device once "
+            f"compiled, and about {size(self.nbytes)} beside the data "
             f"(timed with {self.spent:,} products)."
         )
 
@@ -70,7 +74,8 @@ def forecast(
     A few Lanczos steps are run twice, the second time with a clock. A step costs a block of
     products and a pass over the basis, which grows by one chunk of rows at a time; passes over
     further chunks are timed by themselves. What is left out is compiling, and on the host the last
-    decompositions: about a second, which only counts where P is small.
+    decompositions: about a second, which only counts where P is small; a run of less than half of
+    that is printed as "a second or less".
 
     Args:
         operator: what will be multiplied.

@@ -24,6 +24,7 @@ from hessspec._base.signatures import explained
 from hessspec._base.space import VectorSpace
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.symmetry import Symmetry
+from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, guarded_products
 
@@ -152,7 +153,7 @@ def by_name(
     sizes: dict[Hashable, int],
     operator: AbstractOperator,
     rounding: np.ndarray,
-) -> dict[Hashable, TraceEstimate]:
+) -> BlockTraces:
     """The estimate of all tasks and blocks as one for each block, of all tasks, with its own P."""
     tasks, count = operator.num_tasks, len(sizes)
     common = {
@@ -170,8 +171,10 @@ def by_name(
             samples=np.asarray(found.samples)[chosen],
             exact=np.asarray(found.exact)[chosen],
             systematic=rounding[0] if tasks is None else rounding,
+            quantity=f"tr H of block {name!r}",
             origin=about(found.origin, f"block {name!r}"),
             **common,
         )
 
-    return {name: of(number, name, size) for number, (name, size) in enumerate(sizes.items())}
+    estimates = (of(number, name, size) for number, (name, size) in enumerate(sizes.items()))
+    return BlockTraces(tuple(estimates), tuple(sizes))

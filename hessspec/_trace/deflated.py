@@ -221,6 +221,7 @@ class Deflated:
             square = TraceEstimate.from_samples(
                 np.concatenate(squares),
                 exact=self.given_squares + grown * krylov.scale**2,
+                quantity="tr H²",
                 **common,
             )
         return TraceEstimate.from_samples(

@@ -12,6 +12,7 @@ from hessspec._base.origin import Origin, about, merged_origin, record_tree
 from hessspec._base.printing import (
     Facts,
     Printed,
+    counted,
     interval,
     listed,
     one_number,
@@ -20,7 +21,7 @@ from hessspec._base.printing import (
     with_error,
 )
 from hessspec._base.records import load_record, save_record
-from hessspec._base.tasks import TaskAxis
+from hessspec._base.tasks import TaskAxis, task_labels
 from hessspec._pictures.frame import small_figure
 from hessspec._pictures.intervals import Estimates, draw_estimates
 from hessspec._trace import merging
@@ -62,6 +63,7 @@ class TraceEstimate(Printed, TaskAxis):
         exact_by_group: the same of `exact`.
         group_shares: the share of the data that each group holds.
         probes: whether batches shared their probes, in words.
+        quantity: what is estimated, as it is printed: "tr H", or "tr H_0 - tr H_1".
         runs: of a merged estimate, those that it was merged from; it has `samples` of them all,
             each with the `exact` part of its run, and `value` weighs runs, not samples.
         origin: fingerprints of key and operator, which `merge` compares; None in files of
@@ -85,6 +87,7 @@ class TraceEstimate(Printed, TaskAxis):
     error_share: float = field(default=1.0, metadata={"static": True})
     product_plan: str = field(default="", metadata={"static": True})
     probes: str = field(default="common", metadata={"static": True})
+    quantity: str = field(default="tr H", metadata={"static": True})
     origin: Origin | None = field(default=None, metadata={"static": True})
 
     @classmethod
@@ -264,6 +267,7 @@ class TraceEstimate(Printed, TaskAxis):
             by_group=_gap(self.by_group, i, j),
             exact_by_group=_gap(self.exact_by_group, i, j),
             group_shares=None if self.group_shares is None else self.group_shares[i],
+            quantity=f"tr H_{i % tasks} - tr H_{j % tasks}{self.quantity.removeprefix('tr H')}",
             origin=part,
         )
 
@@ -295,18 +299,23 @@ class TraceEstimate(Printed, TaskAxis):
 
         The worst task decides. An estimate: the error of a mean falls as n^(-1/2), which is
         pessimistic for methods whose further products also deflate more. Zero when the tolerance
-        is met; infinite when it cannot be told (one sample, or a tolerance of 0) or rounding alone
-        exceeds it.
+        is met. Never more than P for each task, which make the trace exact; so many as well where
+        one sample shows no variance. Infinite if rounding alone exceeds the tolerance.
         """
         target = atol + rtol * np.abs(self.value) - self._rounding()
         width = self.half_width(level) - self._rounding()
         if np.all(width <= target):
             return 0.0
-        if not np.all(np.isfinite(width)) or np.any((target <= 0) & (width > target)):
+        if np.any(target < 0):
             return float("inf")
+        # A difference of tasks is exact once both are; a record put together by hand has no P.
+        tasks = self.num_tasks or self.quantity.count("tr H")
+        most = float(self.dim * tasks) if self.dim else float("inf")
+        if not np.all(np.isfinite(width)) or np.any((target == 0) & (width > 0)):
+            return most
         ratio = np.max(np.where(width > 0, width / np.where(target > 0, target, 1.0), 0.0))
         more = int(np.ceil(self.num_samples * (ratio**2 - 1.0)))
-        return float(more * self.matvecs_per_sample)
+        return min(float(more * self.matvecs_per_sample), most)
 
     def plot(self, *, ax: Any = None, level: float = 0.95, label: str | None = None) -> Any:
         """Draw the trace of each task with its interval; returns the axes. Needs matplotlib.
@@ -321,9 +330,9 @@ class TraceEstimate(Printed, TaskAxis):
             ValueError: unless 0 < level < 1.
         """
         low, high = self.confidence_interval(level)
-        names = [""] if self.num_tasks is None else [str(t) for t in range(self.num_tasks)]
+        names = [""] if self.num_tasks is None else task_labels(None, self.num_tasks)
         drawn = Estimates(names, self.value, low, high, label)
-        return draw_estimates(drawn, ax, f"tr H with its {level:.0%} interval")
+        return draw_estimates([drawn], ax, f"{self.quantity} with its {level:.0%} interval")
 
     def __float__(self) -> float:
         return one_number(self, self.value)
@@ -339,19 +348,26 @@ class TraceEstimate(Printed, TaskAxis):
         low, high = map(np.ravel, self.confidence_interval())
         found = [with_error(*pair) for pair in zip(value, error, strict=True)]
         ends = [interval(*pair) for pair in zip(low, high, strict=True)]
-        how = f"{self.method}: {self.num_samples} samples, {self.num_matvecs:,} products"
-        told = self._reliability() + {None: "", True: "; tolerance met"}.get(
-            self.converged, "; tolerance NOT met"
-        )
+        told = self.reliability_words()
         size = [("P", f"{self.dim:,}")] if self.dim else []
-        rest = [("method", how), *size]
+        rest = [("method", self.method_words()), *size]
         if self._lead():
             pairs = zip(found, ends, strict=True)
-            rows = task_rows("task", [f"tr H = {a}, 95 % {b}" for a, b in pairs])
+            rows = task_rows("task", [f"{self.quantity} = {a}, 95 % {b}" for a, b in pairs])
             title = f"{type(self).__name__} of {len(rows)} tasks"
             return Facts(title, [*shortened(rows, 9), ("intervals", told), *rest])
         rows = [("95 % interval", f"{ends[0]}, {told}"), *rest]
-        return Facts(f"{type(self).__name__}: tr H = {found[0]}", rows)
+        return Facts(f"{type(self).__name__}: {self.quantity} = {found[0]}", rows)
+
+    def method_words(self) -> str:
+        """By which method, from how many samples and products."""
+        samples = counted(self.num_samples, "sample")
+        return f"{self.method}: {samples}, {counted(self.num_matvecs, 'product')}"
+
+    def reliability_words(self) -> str:
+        """Whether intervals hold their level, and whether a tolerance was met."""
+        met = {None: "", True: "; tolerance met"}.get(self.converged, "; tolerance NOT met")
+        return self._reliability() + met
 
     def _reliability(self) -> str:
         if self.num_samples == 0:

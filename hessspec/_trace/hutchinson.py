@@ -62,7 +62,9 @@ class Hutchinson:
         count = {"num_matvecs": spent, "matvecs_per_sample": float(tasks)}
         square = None
         if self.squares:
-            square = TraceEstimate.from_samples(np.concatenate(self.squares), **common, **count)
+            square = TraceEstimate.from_samples(
+                np.concatenate(self.squares), quantity="tr H²", **common, **count
+            )
         if self.asymmetry:
             self.systematic = np.asarray(SURE * np.sqrt(np.mean(np.square(self.asymmetry))))
         return TraceEstimate.from_samples(

@@ -115,6 +115,7 @@ class HutchPlusPlus:
             samples[0] if scalar else samples,
             exact=exact[0] if scalar else exact,
             square=square,
+            quantity="tr H²" if square is None else "tr H",
             method=self.method,
             dim=self.operator.dim,
             num_matvecs=self.num_matvecs + sum(s.num_matvecs for s in self.symmetries),

@@ -20,6 +20,7 @@ _STATIC = (
     "error_share",
     "product_plan",
     "probes",
+    "quantity",
     "origin",
 )
 

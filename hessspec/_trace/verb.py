@@ -101,8 +101,9 @@ def trace(
             product, for several tasks a form of all. They may come from any verb or sampler with
             the same `key`, whose stream for the probes of a trace no other one draws from; but the
             estimate is biased if they depend on a trace with that key.
-        by: `by(path, leaf)` names the block to which a leaf belongs; the answer is then a dict
-            from each name to the `TraceEstimate` of its block, Σ H_ii over its entries. Blocks
+        by: `by(path, leaf)` names the block to which a leaf belongs; the answer is then a
+            `BlockTraces`, a mapping from each name to the `TraceEstimate` of its block, Σ H_ii over
+            its entries. Blocks
             share basis and samples, and add up to the trace. For `auto` (Hutchinson's mean below 48
             products), `hutchinson` and exact answers. Cost: products of each task where the trace
             itself takes forms, and 4 more to see rounding.
@@ -111,9 +112,10 @@ def trace(
         memory_budget: bytes for data and vectors; by default set from the device.
 
     Returns:
-        A `TraceEstimate` (with `by`, a dict of them) in the units of H, loss / parameter². Its
-        error is that of the probes, given the data, and `systematic`: what products and forms, or
-        products of two vectors, disagree by, the size of rounding in an ill-conditioned loss.
+        A `TraceEstimate` (with `by`, `BlockTraces`: a mapping to them) in the units of H,
+        loss / parameter². Its error is that of the probes, given the data, and `systematic`: what
+        products and forms, or products of two vectors, disagree by, the size of rounding in an
+        ill-conditioned loss.
 
     Raises:
         ValueError: for arguments out of range, a loss that is not finite or is random, products
@@ -164,7 +166,7 @@ def trace(
     found = replace(found, product_plan=operator.product_plan, origin=origin)
     if by is None:
         return found
-    # With `by` it is a dict; checkers of types are told of the form that has none.
+    # With `by` it is a mapping; checkers of types are told of the form that has none.
     return cast(TraceEstimate, by_name(found, sizes, asked, looked_at(asked)))
 
 

@@ -191,6 +191,7 @@ class XTrace:
             samples,
             pair_covariance=covariance,
             square=square,
+            quantity="tr H²" if square is None else "tr H",
             method=self.method,
             dim=self.operator.dim,
             num_matvecs=self.num_matvecs + sum(s.symmetry.num_matvecs for s in self.sketches),

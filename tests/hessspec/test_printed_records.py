@@ -165,6 +165,16 @@ def test_a_sum_of_operators_is_printed_as_its_formula(tasks):
     assert "a weighted sum of 3 tasks" in repr(weighted)
 
 
+def test_an_operator_on_a_page_has_a_table_with_its_size_and_its_plan(tasks):
+    page = tasks._repr_html_()
+    assert "<b>HessianOperator of 120 parameters, 3 tasks, one batch of data</b>" in page
+    assert f"120 parameters in {dtype().name}, 3 tasks</td>" in page
+    assert str(tasks.plan) in page
+    assert "HessianOperator" in jax.tree.map(lambda _: None, tasks)._repr_html_()
+    parts = (tasks.task(1) + tasks.task(2))._repr_html_()
+    assert "A: HessianOperator of 120 parameters, task 1 of 3" in parts
+
+
 def test_an_operator_inside_a_program_prints_without_its_numbers(tasks):
     said = []
     jax.jit(lambda op: said.append(repr(op)))(3.0 * tasks.task(0))

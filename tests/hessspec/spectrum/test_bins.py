@@ -9,6 +9,7 @@ import pytest
 
 import hessspec
 from hessspec import FunctionOperator
+from hessspec._spectrum.bins import whole_numbers
 from tests.spectra import hessian, outliers, with_spectrum
 
 
@@ -45,6 +46,9 @@ def test_the_bins_hold_all_eigenvalues_and_the_atoms_once(spectra):
     for spectrum in spectra:
         found = spectrum.histogram()
         assert found.lower.sum() <= 120 <= found.upper.sum()
+        np.testing.assert_allclose(found.counts.sum(), 120, rtol=1e-12)
+        printed = [line.split("]")[1].split("[")[0] for line in found.lines()]
+        assert sum(int(count) for count in printed) == 120
         assert np.all((found.lower <= found.counts) & (found.counts <= found.upper))
         assert found.multiplicities.sum() == found.known.sum()
         np.testing.assert_allclose(found.atoms[-4:], [50, 100, 200, 1000], rtol=1e-4)
@@ -52,6 +56,11 @@ def test_the_bins_hold_all_eigenvalues_and_the_atoms_once(spectra):
         rest = found.rest()
         far = found.edges[:-1] >= 20
         assert np.all(np.stack(rest)[:, far] == 0)  # what is known is not counted again
+
+
+def test_rounded_counts_keep_their_sum_and_the_largest_rests_go_up():
+    assert whole_numbers(np.array([0.6, 1.6, 0.3, 7.5])).tolist() == [1, 2, 0, 7]
+    assert whole_numbers(np.array([3.0, 0.0])).tolist() == [3, 0]
 
 
 def test_no_bin_leaves_open_more_than_it_holds(spectra):

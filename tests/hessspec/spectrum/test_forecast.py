@@ -25,8 +25,15 @@ def test_products_are_those_that_the_run_counts():
     assert 0 < told.seconds < 60
     assert str(told) == repr(told)
     assert str(told).startswith(
-        "The density of 120 parameters with 2 probes of 30 steps takes 60 products, about "
+        "The density of 120 parameters with 2 probes of 30 steps takes 60 products, "
     )
+
+
+@pytest.mark.any_dtype
+def test_a_run_shorter_than_what_the_host_does_besides_is_told_in_one_way():
+    short, long = (hessspec.Forecast(60, 2000, seconds, 12, "It") for seconds in (0.01, 61.0))
+    assert "60 products, a second or less on this device" in str(short)
+    assert "60 products, about 61 s on this device" in str(long)
 
 
 def test_tasks_come_one_after_the_other():

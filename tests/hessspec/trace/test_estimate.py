@@ -1,5 +1,7 @@
 """The record of a trace: what is read off its samples."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 
@@ -30,11 +32,30 @@ def test_the_standard_error_is_that_of_a_mean_of_exchangeable_samples():
 
 def test_the_products_still_needed_follow_from_the_measured_variance():
     samples = np.random.default_rng(0).normal(5.0, 1.0, 64)
-    found = TraceEstimate.from_samples(samples, num_matvecs=64, dim=100)
+    found = TraceEstimate.from_samples(samples, num_matvecs=64, dim=1000)
     assert found.matvecs_needed(atol=10.0) == 0.0
     width = found.half_width()
     assert found.matvecs_needed(atol=width / 2) == 3 * 64
-    assert found.matvecs_needed() == float("inf")
+    rounded = replace(found, systematic=np.asarray(0.1))
+    assert rounded.matvecs_needed(atol=0.05) == float("inf")
+
+
+def test_more_products_than_an_exact_trace_takes_are_never_needed():
+    samples = np.random.default_rng(0).normal(5.0, 1.0, (3, 64))
+    tasks = TraceEstimate.from_samples(samples, matvecs_per_sample=3.0, dim=100)
+    assert tasks.matvecs_needed(atol=1e-6) == tasks.matvecs_needed() == 3 * 100
+    assert tasks.task(0).matvecs_needed(atol=1e-6) == 100
+    assert tasks.difference(0, 2).matvecs_needed(atol=1e-6) == 2 * 100
+    assert TraceEstimate.from_samples([1.0], dim=100).matvecs_needed(rtol=0.1) == 100
+    assert TraceEstimate.from_samples([1.0]).matvecs_needed(rtol=0.1) == float("inf")
+
+
+def test_a_difference_says_of_what_it_is_one(tmp_path):
+    samples = np.random.default_rng(0).normal(5.0, 1.0, (3, 64))
+    difference = TraceEstimate.from_samples(samples, dim=100).difference(0, -1)
+    assert repr(difference).startswith("TraceEstimate: tr H_0 - tr H_2 = ")
+    difference.save(tmp_path / "difference.npz")
+    assert TraceEstimate.load(tmp_path / "difference.npz").quantity == "tr H_0 - tr H_2"
 
 
 def test_a_look_among_many_has_a_wider_interval():

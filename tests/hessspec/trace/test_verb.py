@@ -173,7 +173,7 @@ def test_a_tolerance_is_met_or_the_estimate_says_how_far_it_is(spectrum, method)
     tight = trace_of(operator, method, 64, atol=1e-9)
     assert not tight.converged
     assert tight.num_matvecs <= 64
-    assert tight.matvecs_needed(atol=1e-9) > 1e6
+    assert tight.matvecs_needed(atol=1e-9) >= DIM  # exact, where rounding lets it be
 
 
 @pytest.mark.parametrize("num_matvecs", [DIM, DIM + 20, 2 * DIM])
