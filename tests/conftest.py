@@ -5,6 +5,11 @@ from importlib.metadata import version
 
 import hypothesis
 
+# Tests run as many processes as there are cores. Threads of BLAS wait for one another by spinning: on
+# a busy machine a QR of 120 columns then took half a second in place of one millisecond.
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
 # Compiling is three quarters of the work of these tests. A compiler that optimises little takes a
 # fifth of the time, and what it makes computes the same up to rounding. `TESTS_COMPILE=full`, as in
 # `make check-all`, takes the compiler as users have it. These lines come before JAX is imported.
