@@ -35,7 +35,7 @@ from hessspec_mtl.datasets.csv_table import (
     target_numbers,
 )
 from hessspec_mtl.datasets.grouping import equal_crystals, indistinguishable_graphs
-from hessspec_mtl.datasets.sources import DataError, Source, sha256_of
+from hessspec_mtl.datasets.sources import OWN_LICENCE, DataError, Source, sha256_of
 from hessspec_mtl.datasets.voronoi import with_voronoi_graphs
 from hessspec_mtl.featurize.cif import read_cif
 from hessspec_mtl.featurize.crystals import MAX_ATOMIC_NUMBER, Crystal
@@ -323,7 +323,7 @@ def _own_source(path: Path) -> Source:
         file_name=path.name,
         url=None,
         sha256=sha256_of(path),
-        licence="the user's own",
+        licence=OWN_LICENCE,
         citation="",
     )
 

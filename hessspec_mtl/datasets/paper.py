@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hessspec_mtl.datasets.base import MultitaskDataset, over_examples
+from hessspec_mtl.datasets.sources import OWN_LICENCE
 
 STATISTICS = ("mean", "std", "min", "max")
 
@@ -88,3 +89,8 @@ def target_statistics(dataset: MultitaskDataset) -> pd.DataFrame:
 def is_papers_dataset(dataset: MultitaskDataset) -> bool:
     """Whether this is one of the paper's two data sets, not the project's own or a user's."""
     return dataset.published is not None
+
+
+def is_users_dataset(dataset: MultitaskDataset) -> bool:
+    """Whether these are data of one's own, of which the paper says nothing."""
+    return any(source.licence == OWN_LICENCE for source in dataset.sources)

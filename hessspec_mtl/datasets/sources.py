@@ -18,6 +18,9 @@ CACHE_VARIABLE = "HESSSPEC_CACHE"
 
 _GIVE_FOLDER = f"give that folder as `directory` (--data-dir) or in {DATA_VARIABLE}"
 
+# The licence of what a user brings; an encoded set keeps it, and with it whose data these are.
+OWN_LICENCE = "the user's own"
+
 # A failed download is tried this many times more, after 1, 2, ... seconds.
 _RETRIES = 2
 

@@ -21,7 +21,11 @@ from hessspec_mtl.figures.appendix import appendix_e_figure
 from hessspec_mtl.figures.comparison import single_task_figure, trace_convergence_figure
 from hessspec_mtl.figures.curvature import trace_figure
 from hessspec_mtl.figures.densities import cropped_density_figure, full_density_figure
-from hessspec_mtl.figures.structures import crystal_figure, molecule_figure
+from hessspec_mtl.figures.structures import (
+    crystal_figure,
+    molecule_figure,
+    own_molecule_figure,
+)
 from hessspec_mtl.figures.style import Plot, PlotFiles, write_plot
 from hessspec_mtl.figures.training import training_error_figure
 
@@ -36,6 +40,7 @@ __all__ = [
     "full_density_figure",
     "gradient_conflict_figure",
     "molecule_figure",
+    "own_molecule_figure",
     "single_task_figure",
     "trace_convergence_figure",
     "trace_figure",

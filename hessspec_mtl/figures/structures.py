@@ -14,6 +14,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
+from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.featurize import molecules
 from hessspec_mtl.featurize.crystals import Crystal, crystal_from_cell, graph_of, structure_of
 from hessspec_mtl.featurize.raw_graph import RawGraph
@@ -30,6 +31,8 @@ BARIUM_TITANATE_SITES = (
 )
 # 1-(trifluoromethyl)cyclopropan-1-amine, one of the seven isomers of C4H6F3N in QM8.
 EXAMPLE_MOLECULE = "NC1(C(F)(F)F)CC1"
+EXAMPLE_WORDS = "1-(trifluoromethyl)cyclopropan-1-amine, one of the isomers of C₄H₆F₃N in QM8"
+_DRAWN_ATOMS = (4, 30)  # of a molecule in a figure: fewer show nothing, of more no label is read
 
 # The graph of BaTiO3 without its parallel edges is planar; these places show it without crossings.
 _PEROVSKITE_PLACES = np.array([[0.0, 1.75], [0.0, -0.62], [0.0, 0.42], [-1.7, -1.2], [1.7, -1.2]])
@@ -88,15 +91,46 @@ def crystal_figure(*, name: str = "figure1") -> Plot:
     )
 
 
-def molecule_figure(smiles: str = EXAMPLE_MOLECULE, *, name: str = "figure2") -> Plot:
-    """Figure 2: the skeletal formula of a molecule and its graph, hydrogens included."""
-    molecule, full = (molecules.structure_of(smiles, add_hydrogens=h) for h in (False, True))
+def own_molecule_figure(dataset: MultitaskDataset, *, name: str = "figure2") -> Plot | None:
+    """Figure 2 with a molecule of this set: the one of median size among those that can be drawn.
+
+    None where the set has no structures (it was read encoded) or none of a size to be drawn.
+    """
+    if dataset.domain != "molecules" or not dataset.structures:
+        return None
+    sizes = np.array([graph.num_nodes for graph in dataset.graphs])
+    fitting = np.flatnonzero((sizes >= _DRAWN_ATOMS[0]) & (sizes <= _DRAWN_ATOMS[1]))
+    if fitting.size == 0:
+        return None
+    chosen = int(fitting[np.argsort(sizes[fitting], kind="stable")[(fitting.size - 1) // 2]])
+    smiles = str(dataset.structures[chosen])
+    bare = molecules.graph_of(smiles, add_hydrogens=False).num_nodes
+    return molecule_figure(
+        smiles,
+        name=name,
+        said=f"{smiles}, the example {dataset.ids[chosen]} of {dataset.name}",
+        add_hydrogens=bare < sizes[chosen],
+    )
+
+
+def molecule_figure(
+    smiles: str = EXAMPLE_MOLECULE,
+    *,
+    name: str = "figure2",
+    said: str = EXAMPLE_WORDS,
+    add_hydrogens: bool = True,
+) -> Plot:
+    """Figure 2: the skeletal formula of a molecule, called as `said`, and its graph."""
+    full = molecules.structure_of(smiles, add_hydrogens=add_hydrogens)
+    molecule = Chem.RemoveHs(full)  # written ones too: the formula is a skeleton
     for structure in (molecule, full):
         rdDepictor.SetPreferCoordGen(True)
         rdDepictor.Compute2DCoords(structure)
-    graph = molecules.graph_of(smiles, add_hydrogens=True)
+    graph = molecules.graph_of(smiles, add_hydrogens=add_hydrogens)
     symbols = [atom.GetSymbol() for atom in full.GetAtoms()]
     formula = re.sub(r"(\d+)", r"$_{\1}$", CalcMolFormula(molecule))
+    implicit = any(atom.GetTotalNumHs() for atom in full.GetAtoms())  # those that are no atoms
+    hydrogens = "hydrogens left to their neighbours" if implicit else "hydrogens included"
     with house_style():
         figure = new_figure(3.0)
         left, right = figure.subplots(1, 2, width_ratios=(0.8, 1))
@@ -110,10 +144,9 @@ def molecule_figure(smiles: str = EXAMPLE_MOLECULE, *, name: str = "figure2") ->
         name=name,
         title="From a molecule to a graph",
         caption=(
-            "(a) Structural formula of 1-(trifluoromethyl)cyclopropan-1-amine, one of the isomers "
-            "of C₄H₆F₃N in QM8; coordinates by rdkit. (b) The graph that the network reads: a node "
-            "for every atom, hydrogens included, a line for every bond. Each line stands for two "
-            "directed edges with the same feature, the bond type."
+            f"(a) Structural formula of {said}; coordinates by rdkit. (b) The graph that the "
+            f"network reads: a node for every atom, {hydrogens}, a line for every bond. Each line "
+            "stands for two directed edges with the same feature, the bond type."
         ),
         figure=figure,
         data=_edge_table(graph, symbols).assign(
@@ -302,6 +335,9 @@ def _draw_multigraph(
 def _draw_formula(axes: Axes, molecule: Chem.Mol) -> None:
     """Skeletal formula: carbons are corners, other atoms carry their symbol and hydrogens."""
     places = _places(molecule)
+    # An aromatic ring is drawn as chemists do, single and double bonds in turn.
+    molecule = Chem.Mol(molecule)
+    Chem.Kekulize(molecule)
     for bond in molecule.GetBonds():
         a, b = places[bond.GetBeginAtomIdx()], places[bond.GetEndAtomIdx()]
         across = np.array([a[1] - b[1], b[0] - a[0]]) / np.linalg.norm(b - a) * 0.12
@@ -315,11 +351,14 @@ def _draw_formula(axes: Axes, molecule: Chem.Mol) -> None:
                 zorder=1,
             )
     for atom, place in zip(molecule.GetAtoms(), places, strict=True):
-        symbol = atom.GetSymbol()
-        if symbol == "C":
+        symbol, charge = atom.GetSymbol(), atom.GetFormalCharge()
+        if symbol == "C" and not charge and atom.GetDegree() > 0:
             continue
         hydrogens = atom.GetTotalNumHs()
         suffix = "" if hydrogens == 0 else "H" if hydrogens == 1 else f"H$_{hydrogens}$"
+        if charge:
+            count = "" if abs(charge) == 1 else str(abs(charge))
+            suffix += f"$^{{{count}{'+' if charge > 0 else '-'}}}$"
         axes.text(
             place[0],
             place[1],

@@ -13,13 +13,16 @@ from hessspec_mtl.report.results import Results, test_errors
 from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
     ERROR_BARS,
+    NOT_JUDGED,
     PAPER_CITATION,
     copies,
     facts,
     figure_number,
     flat_settings,
     left_out,
+    left_out_files,
     sources,
+    structures_sentence,
     summary,
 )
 from hessspec_mtl.study.records import Study
@@ -47,7 +50,11 @@ def report_markdown(
     if reasons := left_out(results.full):
         lines += ["Records of the sources that were left out, and why:", ""]
         lines += [*(f"- {name}: {counts}" for name, counts in reasons), ""]
+        links = [f"[{name}]({name})" for name in left_out_files(results)]
+        lines += [f"One by one, with their cause: {', '.join(links)}.", ""] if links else []
     lines += ["## Figures", "", ERROR_BARS, ""]
+    if sentence := structures_sentence(results, [files.name for files in figures]):
+        lines += [sentence, ""]
     for files in figures:
         image, pdf, data = (
             path.relative_to(directory).as_posix() for path in (files.png, files.pdf, files.csv)
@@ -66,7 +73,8 @@ def report_markdown(
             lines += [text, ""]
         for table in tasks:
             lines += [table.to_markdown(), ""] if table is not None else []
-    lines += ["## The paper's claims", "", ledger_markdown(judgements)]
+    ledger = ledger_markdown(judgements) if judgements else f"{NOT_JUDGED}\n"
+    lines += ["## The paper's claims", "", ledger]
     lines += ["## How this was run", ""]
     rows = [*flat_settings(results.settings), *results.versions.items()]
     lines += ["| Setting or package | Value |", "| --- | --- |"]

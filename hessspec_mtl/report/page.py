@@ -16,6 +16,7 @@ from hessspec_mtl.report.results import Results, test_errors
 from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
     ERROR_BARS,
+    NOT_JUDGED,
     PAPER_CITATION,
     appendix_paragraph,
     copies,
@@ -24,7 +25,9 @@ from hessspec_mtl.report.words import (
     flat_settings,
     hessian_graphs,
     left_out,
+    left_out_files,
     sources,
+    structures_sentence,
     summary,
 )
 from hessspec_mtl.study.tables import Table
@@ -50,7 +53,9 @@ def report_html(
         (
             "figures",
             "Figures",
-            _paragraph(ERROR_BARS, "aside") + _figures_html(others),
+            _paragraph(ERROR_BARS, "aside")
+            + _paragraph(structures_sentence(results, [files.name for files in others]))
+            + _figures_html(others),
         ),
     ]
     body = _tasks_html(results) + _figures_html(of_tasks)
@@ -84,6 +89,11 @@ def _data_html(results: Results, tables: Sequence[Table]) -> str:
     if reasons:
         parts += [_paragraph("Records of the sources that were left out, and why:")]
         parts += [_pairs_html(reasons)]
+        links = [
+            f'<a href="{html.escape(n)}">{html.escape(n)}</a>' for n in left_out_files(results)
+        ]
+        if links:
+            parts.append(f"<p>One by one, with their cause: {', '.join(links)}.</p>")
     return "".join(parts)
 
 
@@ -95,6 +105,8 @@ def _tasks_html(results: Results) -> str:
 
 
 def _claims_html(judgements: Sequence[Judgement]) -> str:
+    if not judgements:
+        return _paragraph(NOT_JUDGED)
     how = (
         "Every claim is decided by numbers. A claim holds if each number lies on the stated side "
         "of its threshold with its whole 95 % interval (“reproduced”); it fails if one lies on the "
@@ -205,6 +217,8 @@ def _figure_html(files: PlotFiles, directory_name: str = "figures") -> str:
 
 
 def _paragraph(text: str, kind: str = "") -> str:
+    if not text:
+        return ""
     attribute = f' class="{kind}"' if kind else ""
     return f"<p{attribute}>{html.escape(text)}</p>"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hessspec_mtl.datasets.paper import is_users_dataset
 from hessspec_mtl.study.records import Study, final_error, median_error
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Results:
     seconds: float = 0.0
     finished: str = ""
     other_files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def of_own_data(self) -> bool:
+        """Whether all of it is about data of one's own: the paper has nothing to say of them."""
+        return all(is_users_dataset(study.dataset) for study in self.studies)
 
 
 def has_comparisons(studies: Sequence[Study]) -> bool:

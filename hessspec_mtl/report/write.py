@@ -19,6 +19,7 @@ from hessspec_mtl.figures import (
     full_density_figure,
     gradient_conflict_figure,
     molecule_figure,
+    own_molecule_figure,
     single_task_figure,
     trace_convergence_figure,
     trace_figure,
@@ -55,16 +56,21 @@ def write_results(results: Results, directory: Path) -> ReportFiles:
     """Draw, tabulate and judge everything, and write it under `directory`.
 
     Files: `tables/` (CSV, Markdown, HTML fragment), `figures/` (PDF, PNG, CSV), `claims.json`,
-    `claims.md`, `test_errors.csv`, `report.html` (self-contained) and `report.md`. Each appears
-    whole or not at all; running it again replaces them, and removes figures of other data sets.
+    `claims.md` (not for data of one's own), `test_errors.csv`, `report.html` (self-contained) and
+    `report.md`. Each appears whole or not at all; running it again replaces them, and removes
+    figures of other data sets.
     """
     tables = tables_of(results)
     for table in tables:
         write_table(table, directory / "tables")
     figures = tuple(write_plot(plot, directory / "figures") for plot in plots_of(results))
     sweep(directory / "figures", figures)
-    judgements = judge(results.studies, results.appendix)
-    write_ledger(judgements, directory)
+    judgements = () if results.of_own_data else judge(results.studies, results.appendix)
+    if judgements:
+        write_ledger(judgements, directory)
+    else:
+        for name in ("claims.json", "claims.md"):  # of a version that judged any data
+            directory.joinpath(name).unlink(missing_ok=True)
     for table in (single_task_results(results.studies), pair_table(results.studies)):
         if table is not None:
             write_table(table, directory / "tables")
@@ -109,8 +115,7 @@ def plots_of(results: Results) -> list[Plot]:
         return f"{figure}_{slug(study.name)}" if several else figure
 
     plots: list[Plot | None] = [
-        crystal_figure(),
-        molecule_figure(),
+        *_structures(drawn, results.of_own_data),
         training_error_figure(drawn),
         trace_figure(studies) if studies else None,
         *(cropped_density_figure(study, name=name("figure5", study)) for study in studies),
@@ -127,6 +132,13 @@ def plots_of(results: Results) -> list[Plot]:
         for plot in plots
         if plot is not None
     ]
+
+
+def _structures(studies: Sequence[Study], own: bool) -> list[Plot | None]:
+    """How structures become graphs: those of the paper, or one of one's own."""
+    if own:
+        return [own_molecule_figure(study.dataset) for study in studies]
+    return [crystal_figure(), molecule_figure()]
 
 
 def _without_formulas(study: Study) -> Study:

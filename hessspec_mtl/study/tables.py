@@ -18,6 +18,7 @@ from hessspec_mtl.datasets.paper import (
     SHEAR_RANGE,
     STATISTICS,
     is_papers_dataset,
+    is_users_dataset,
     target_statistics,
 )
 from hessspec_mtl.datasets.sources import MP_API
@@ -101,7 +102,8 @@ def dataset_table(
     rows, records = [], []
     for dataset, features in zip(datasets, feature_counts, strict=True):
         ours = (len(dataset), dataset.num_tasks, *features)
-        versions = [("this work", ours)]
+        own = is_users_dataset(dataset)
+        versions = [(dataset.sources[0].name if own else "this work", ours)]
         if is_papers_dataset(dataset):
             versions.insert(0, ("paper", PAPER[dataset.domain].sizes))
         for source, counts in versions:
@@ -117,7 +119,7 @@ def dataset_table(
         if is_papers_dataset(dataset):
             if len(dataset) != PAPER[dataset.domain].sizes[0]:
                 notes.append(why_fewer(dataset))
-        else:
+        elif not is_users_dataset(dataset):
             notes.append(
                 f"{dataset.name} is not a data set of the paper and has no numbers to compare with."
             )
@@ -150,13 +152,14 @@ def target_table(dataset: MultitaskDataset) -> Table:
         rows = tuple((s, *(f"{value:.8g}" for value in ours.loc[s])) for s in ours.index)
         data = ours.rename_axis("statistic").reset_index()
         note = f"{dataset.name} is not a data set of the paper and has no numbers to compare with."
+        notes = () if is_users_dataset(dataset) else (note,)
         return Table(
             f"table{number}_{slug(dataset.name)}",
             f"Table {number}. Targets of {dataset.name} ({len(dataset):,} data points)",
             header,
             rows,
             data,
-            (note,),
+            notes,
         )
     rows, records, misses = [], [], 0
     for statistic in STATISTICS:

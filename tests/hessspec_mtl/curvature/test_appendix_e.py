@@ -81,5 +81,14 @@ def test_figure_7_holds_the_true_and_the_estimated(record):
     truth = data[data["series"] == "true eigenvalue"]["x"]
     np.testing.assert_allclose(truth, record.eigenvalues)
     assert data[data["series"] == "true trace"]["y"].item() == pytest.approx(record.true_trace)
-    low = data[data["series"] == "trace interval low"]["y"].item()
+    low = data[data["series"] == "trace interval low of trial 0"]["y"].item()
     assert low == pytest.approx(float(record.trace.confidence_interval(0.95)[0]))
+
+
+def test_figure_7_shows_every_interval_and_how_many_miss_the_truth(record):
+    plot = appendix_e_figure(record)
+    said = [text.get_text() for text in plot.figure.axes[2].get_legend().get_texts()]
+    holding = record.num_covering + record.trace_within_interval
+    assert said == [f"holds the truth: {holding}", f"misses: {101 - holding}", "the first"]
+    assert (plot.data["series"].str.startswith("trace interval high")).sum() == 101
+    assert f"{record.num_covering} of the 100 hold the truth" in plot.caption

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hessspec_mtl.datasets.sources import OWN_LICENCE, Source
 from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.report import FullDataset, ReportFiles, Results, write_results
@@ -221,3 +222,43 @@ def test_work_of_unknown_time_makes_the_sum_a_lower_bound(results):
     unknown = replace(study, runs=(replace(study.runs[0], timed=False),))
     assert dict(facts(replace(results, studies=(unknown,))))["Took"].startswith("at least ")
     assert "at least" not in dict(facts(results))["Took"]
+
+
+@pytest.fixture(scope="module")
+def of_own(results: Results, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """The report on a user's own crystals, in a folder that a report on any data had judged."""
+    folder = tmp_path_factory.mktemp("own")
+    write_whole(folder / "claims.json", "[]")
+    mine = Source("mine.csv", "mine.csv", None, "0123abcd", OWN_LICENCE, "")
+
+    def own(dataset):
+        return replace(dataset, name="mine", published=None, sources=(mine,))
+
+    run = replace(results.studies[1].runs[0], curvature=(), hessian_ids=())
+    study = replace(results.studies[1], dataset=own(results.studies[1].dataset), runs=(run,))
+    full = replace(results.full[1], dataset=own(results.full[1].dataset))
+    files = {"mine/left_out.csv": "which records are not examples"}
+    return write_results(
+        replace(results, studies=(study,), full=(full,), other_files=files), folder
+    )
+
+
+def test_on_own_data_no_claim_of_the_paper_is_judged_and_the_report_says_why(of_own):
+    folder, text = of_own.html.parent, Page(of_own.html.read_text(encoding="utf-8")).text
+    assert of_own.judgements == ()
+    assert not list(folder.glob("claims.*"))
+    for said in (text, of_own.markdown.read_text(encoding="utf-8")):
+        assert said.count("The claims of the paper are not judged here.") == 2
+        assert "judgements are" not in said
+        assert "Figures 1 and 2, a crystal and a molecule of the paper" in said
+    assert not {"figure1", "figure2"} & {files.name for files in of_own.figures}
+
+
+def test_own_data_are_named_after_their_file_and_what_was_left_out_is_linked(of_own):
+    page = Page(of_own.html.read_text(encoding="utf-8"))
+    assert (of_own.html.parent / "tables/table1.md").read_text().count("| mine | mine.csv |") == 1
+    assert "this work" not in page.text
+    assert "not a data set of the paper" not in page.text
+    assert page.links.count("mine/left_out.csv") == 2  # beside the counts, and among the files
+    assert "Licence: the user's own. SHA-256 of the file that was read: 0123abcd." in page.text
+    assert "[mine/left_out.csv](mine/left_out.csv)" in of_own.markdown.read_text(encoding="utf-8")
