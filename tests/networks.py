@@ -34,7 +34,7 @@ def dense_hessian(operator, loss, *arguments):
     def flat(x):
         return loss(eqx.combine(operator.space.unflatten(x), operator.held), *arguments)
 
-    return np.asarray(jax.hessian(flat)(operator.space.flatten(operator.chosen)))
+    return np.asarray(jax.jit(jax.hessian(flat))(operator.space.flatten(operator.chosen)))
 
 
 def close(actual, expected, units=100.0):

@@ -15,7 +15,8 @@ def dense() -> Callable[..., np.ndarray]:
 
     def of(loss: Callable[..., Any], params: Any, *batch: Any) -> np.ndarray:
         flat, unravel = ravel_pytree(params)
-        return np.asarray(jax.hessian(lambda x: loss(unravel(x), *batch))(flat), np.float64)
+        hessian = jax.jit(jax.hessian(lambda x: loss(unravel(x), *batch)))
+        return np.asarray(hessian(flat), np.float64)
 
     return of
 

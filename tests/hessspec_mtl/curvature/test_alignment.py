@@ -24,6 +24,17 @@ from hessspec_mtl.training.checkpoints import Checkpoints
 NUM_TASKS, NUM_MOLECULES, K = 2, 8, 5
 
 
+def gradients(network, params, batch) -> np.ndarray:
+    """Of each task's loss by the shared parameters, a flat row each, by reverse mode of JAX."""
+
+    def losses(shared):
+        return partial_losses(network)({**params, "shared": shared}, batch)
+
+    leaves = jax.tree.leaves(jax.jit(jax.jacrev(losses))(params["shared"]))
+    rows = [np.asarray(leaf, np.float64).reshape(len(network.tasks), -1) for leaf in leaves]
+    return np.concatenate(rows, axis=1)
+
+
 class Setting:
     """Two tasks on molecules, a network of some hundred shared parameters, and the truth."""
 
@@ -63,16 +74,7 @@ class Setting:
         )
         self.dense = (dense + np.swapaxes(dense, 1, 2)) / 2
         batch = batch_graphs(self.examples.graphs, self.examples.targets)
-        rows = jax.jacrev(
-            lambda shared: partial_losses(self.network)({**self.params, "shared": shared}, batch)
-        )(self.params["shared"])
-        self.gradients = np.concatenate(
-            [
-                np.asarray(leaf, np.float64).reshape(len(tasks), -1)
-                for leaf in jax.tree.leaves(rows)
-            ],
-            axis=1,
-        )
+        self.gradients = gradients(self.network, self.params, batch)
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +179,7 @@ def test_gradients_with_missing_targets_are_those_of_the_examples_that_have_them
     conflict = gradient_conflict(hessians, setting.params, setting.network, lacking, 4)
     known = slice(NUM_MOLECULES - 3, None)
     batch = batch_graphs(lacking.graphs[known], lacking.targets[known])
-    rows = jax.jacrev(
-        lambda shared: partial_losses(setting.network)({**setting.params, "shared": shared}, batch)
-    )(setting.params["shared"])
-    leaves = [np.asarray(leaf, np.float64).reshape(2, -1) for leaf in jax.tree.leaves(rows)]
-    second = np.concatenate(leaves, axis=1)[1]
+    second = gradients(setting.network, setting.params, batch)[1]
     truth = np.stack([setting.gradients[0], second])
     np.testing.assert_allclose(conflict.norms, np.linalg.norm(truth, axis=1), rtol=1e-5)
     np.testing.assert_allclose(conflict.cosines, cosines_of(truth), atol=1e-5)
@@ -290,7 +288,7 @@ def test_each_comparison_is_a_unit_that_is_not_made_twice(setting, spaces, tmp_p
 def test_a_step_along_a_gradient_changes_the_other_losses_as_foretold(setting, conflict):
     """Second order in the step: what cosines and curvature are for."""
     batch = batch_graphs(setting.examples.graphs, setting.examples.targets)
-    losses = partial_losses(setting.network)
+    losses = jax.jit(partial_losses(setting.network))
     leaves, treedef = jax.tree.flatten(setting.params["shared"])
     flat = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]

@@ -87,7 +87,8 @@ def test_such_graphs_are_one_to_the_network_itself():
         for text in ("C1CC1C1CC1", "C1CC2CCC12", "C=CCCC=C")
     ]
     batch = batch_graphs(graphs, np.zeros((3, 1)))
-    predicted = np.asarray(predict(init_params(jax.random.key(0), config), batch, config))[:, 0]
+    network = jax.jit(predict, static_argnames="config")
+    predicted = network(init_params(jax.random.key(0), config), batch, config=config)[:, 0]
     np.testing.assert_allclose(predicted[0], predicted[1], atol=1e-5)
     assert abs(predicted[2] - predicted[0]) > 1e-3
 

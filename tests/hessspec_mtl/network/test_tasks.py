@@ -26,14 +26,15 @@ def graphs(count: int) -> list[MultiGraph]:
     ]
 
 
+PREDICT = jax.jit(predict, static_argnames="config")
 TARGETS = np.random.default_rng(1).standard_normal((3, 2))
 
 
 def test_a_partial_loss_is_the_mean_squared_error_over_real_graphs():
     params = init_params(jax.random.key(0), CONFIG)
     batch = batch_graphs(graphs(3), TARGETS, pad_to=Padding(12, 20, 6))
-    errors = np.asarray(predict(params, batch, CONFIG))[:3] - TARGETS
-    losses = partial_losses(CONFIG)(params, batch)
+    errors = np.asarray(PREDICT(params, batch, config=CONFIG))[:3] - TARGETS
+    losses = jax.jit(partial_losses(CONFIG))(params, batch)
     np.testing.assert_allclose(losses, (errors**2).mean(axis=0), rtol=1e-5)
 
 
@@ -46,8 +47,8 @@ def test_the_same_network_has_the_same_loss_function():
 def test_a_task_alone_has_the_loss_it_has_among_others():
     params = init_params(jax.random.key(0), CONFIG)
     alone = {"shared": params["shared"], "heads": {"a": params["heads"]["a"]}}
-    losses = partial_losses(CONFIG)(params, batch_graphs(graphs(3), TARGETS))
-    loss = partial_losses(replace(CONFIG, tasks=("a",)))(
+    losses = jax.jit(partial_losses(CONFIG))(params, batch_graphs(graphs(3), TARGETS))
+    loss = jax.jit(partial_losses(replace(CONFIG, tasks=("a",))))(
         alone, batch_graphs(graphs(3), TARGETS[:, 1:])
     )
     np.testing.assert_allclose(loss, losses[1:], rtol=1e-6)
@@ -119,10 +120,10 @@ def test_partial_losses_are_means_over_the_examples_with_the_target_in_any_batch
     params = init_params(jax.random.key(0), CONFIG)
     members, targets = graphs(12), lacking(9, 2)
     (whole,) = balanced_batches(members, targets, 12)
-    errors = np.asarray(predict(params, whole, CONFIG))[:12] - targets
+    errors = np.asarray(PREDICT(params, whole, config=CONFIG))[:12] - targets
     expected = np.nanmean(errors**2, axis=0)
     batches = balanced_batches(members, targets, 3)
-    losses = [partial_losses(CONFIG)(params, batch) for batch in batches]
+    losses = [jax.jit(partial_losses(CONFIG))(params, batch) for batch in batches]
     np.testing.assert_allclose(np.mean(losses, axis=0), expected, rtol=1e-5)
     assert any((batch.weights[:, 1] == 0).all() for batch in batches)
 

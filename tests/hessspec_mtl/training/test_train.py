@@ -1,6 +1,5 @@
 """Training learns, stops and goes on as if it had not been stopped, and refuses what cannot be."""
 
-import json
 import os
 import shutil
 import warnings
@@ -20,7 +19,6 @@ from hessspec_mtl.network.tasks import weighted_sums
 from hessspec_mtl.training.batches import epoch_batches, padded_batch, padding_ladder
 from hessspec_mtl.training.checkpoints import CheckpointError, Checkpoints
 from hessspec_mtl.training.config import TrainConfig
-from hessspec_mtl.training.identity import describe
 from hessspec_mtl.training.state import load_history, training_seconds
 from hessspec_mtl.training.train import Training, _columns, load_params, saved_epochs, train
 
@@ -65,6 +63,12 @@ def uninterrupted(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
     return folder, train(CONFIG, NETWORK, DATA, folder)
 
 
+def predicted(params, split: SimpleNamespace) -> np.ndarray:
+    batch = batch_graphs(split.graphs, np.zeros_like(split.targets))
+    found = jax.jit(predict, static_argnames="config")(params, batch, config=NETWORK)
+    return np.asarray(found)[: len(split.graphs)]
+
+
 def assert_same_run(folder: Path, uninterrupted: tuple[Path, pd.DataFrame]) -> None:
     reference, history = uninterrupted
     pd.testing.assert_frame_equal(load_history(folder), history, check_exact=True)
@@ -78,11 +82,8 @@ def test_the_history_is_that_of_the_saved_parameters(uninterrupted):
     folder, history = uninterrupted
     assert list(history.columns) == ["epoch", "split", "task", "mse", "mae"]
     assert len(history) == 5 * 2 * 2
-    split = DATA.test
-    batch = batch_graphs(split.graphs, split.targets)
     for epoch in (0, 4):
-        errors = np.asarray(predict(load_params(folder, epoch), batch, NETWORK))[:10]
-        errors = errors - split.targets[:, ::-1]
+        errors = predicted(load_params(folder, epoch), DATA.test) - DATA.test.targets[:, ::-1]
         rows = history[(history.epoch == epoch) & (history.split == "test")].set_index("task")
         for t, task in enumerate(("size", "bonds")):
             assert rows.mse[task] == pytest.approx((errors[:, t] ** 2).mean(), rel=1e-4)
@@ -226,60 +227,13 @@ def test_one_task_of_a_data_set_can_be_trained_alone(tmp_path):
         train(CONFIG, replace(NETWORK, tasks=("mass",)), DATA, tmp_path)
 
 
-def test_a_folder_of_another_run_is_refused_by_field(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    train_fields = {"config": {"batch_size": 16}}
-    (tmp_path / "config.json").write_text(json.dumps(train_fields))
-    with pytest.raises(ValueError, match=r"`config.batch_size` is 8, but .* holds a run with 16"):
-        train(CONFIG, NETWORK, DATA, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        (lambda c, n, d: (replace(c, learning_rate=1e-4), n, d), "config.learning_rate"),
-        (lambda c, n, d: (replace(c, decay_start=1), n, d), "config.decay_start"),
-        (lambda c, n, d: (replace(c, matmul_precision="tf32"), n, d), "config.matmul_precision"),
-        (lambda c, n, d: (c, replace(n, head_width=5), d), "network.head_width"),
-        (
-            lambda c, n, d: (c, n, SimpleNamespace(train=d.train, test=d.train, tasks=d.tasks)),
-            "data.test",
-        ),
-    ],
-)
-def test_a_run_cannot_go_on_as_another(uninterrupted, change, field):
-    config, network, data = change(CONFIG, NETWORK, DATA)
-    with pytest.raises(ValueError, match=f"`{field}` is .*choose another `directory`"):
-        train(config, network, data, uninterrupted[0])
-
-
-def test_another_number_of_epochs_names_what_the_user_changed(uninterrupted, tmp_path):
-    halved = replace(CONFIG, decay_start=None)  # decays after half of the epochs
-    train(replace(halved, num_epochs=2), NETWORK, DATA, tmp_path)
-    message = (
-        r"`num_epochs` is 4, so that the learning rate decays after epoch 2, but .* holds a run "
-        r"of 2 epochs whose rate decays after epoch 1; .* set `decay_start` to 1 to train it for"
-    )
-    with pytest.raises(ValueError, match=message):
-        train(halved, NETWORK, DATA, tmp_path)
-
-
-def test_a_damaged_description_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"config": {"batch')
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read .* put the file back"):
-        train(CONFIG, NETWORK, DATA, tmp_path)
-
-
-def test_checkpoints_of_unknown_origin_are_refused(tmp_path):
-    Checkpoints(tmp_path / "checkpoints").save(0, {"x": np.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
-        train(CONFIG, NETWORK, DATA, tmp_path)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="`directory` must be a folder that can be written"):
-        train(CONFIG, NETWORK, DATA, tmp_path / "file" / "run")
+def test_a_run_cannot_go_on_as_another(uninterrupted):
+    """Which settings and data make it another is asked in `test_identity.py`."""
+    with pytest.raises(ValueError, match=r"`config.learning_rate` is .*choose another `directory`"):
+        train(replace(CONFIG, learning_rate=1e-4), NETWORK, DATA, uninterrupted[0])
+    swapped = SimpleNamespace(train=DATA.train, test=DATA.train, tasks=DATA.tasks)
+    with pytest.raises(ValueError, match=r"`data.test` is .*choose another `directory`"):
+        train(CONFIG, NETWORK, swapped, uninterrupted[0])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -331,9 +285,7 @@ LACKING = SimpleNamespace(
 
 def masked_errors(params, split: SimpleNamespace) -> np.ndarray:
     """[mse, mae] of "size" and "bonds" over the examples that have them."""
-    batch = batch_graphs(split.graphs, np.zeros_like(split.targets))
-    predicted = np.asarray(predict(params, batch, NETWORK))[: len(split.graphs)]
-    errors = predicted - split.targets[:, ::-1]
+    errors = predicted(params, split) - split.targets[:, ::-1]
     return np.stack([np.nanmean(errors**2, axis=0), np.nanmean(np.abs(errors), axis=0)])
 
 
@@ -409,15 +361,6 @@ def test_a_network_of_one_task_sees_only_the_examples_that_have_it():
     assert target_weights(targets).tolist() == [27 / 2, 27 / 25]
 
 
-def test_which_targets_are_missing_is_part_of_what_a_run_is_of():
-    full, lacking = (
-        describe(CONFIG, NETWORK, {"train": (split.graphs, split.targets)})["data"]
-        for split in (DATA.train, LACKING.train)
-    )
-    again = describe(CONFIG, NETWORK, {"train": (LACKING.train.graphs, LACKING.train.targets)})
-    assert again["data"] == lacking != full
-
-
 def test_a_target_that_a_side_of_the_split_lacks_altogether_is_named(tmp_path):
     gone = SimpleNamespace(graphs=DATA.test.graphs, targets=DATA.test.targets * [1, np.nan])
     data = SimpleNamespace(train=DATA.train, test=gone, tasks=DATA.tasks)
@@ -425,9 +368,3 @@ def test_a_target_that_a_side_of_the_split_lacks_altogether_is_named(tmp_path):
         ValueError, match=r"`encoded.test` must have an example .* none of \['size'"
     ):
         train(CONFIG, NETWORK, data, tmp_path)
-
-
-def test_a_folder_of_the_first_release_is_known_again():
-    """The hash of complete data is the one that 0.1.0 wrote, bit for bit."""
-    found = describe(CONFIG, NETWORK, {"train": (DATA.train.graphs, DATA.train.targets)})
-    assert found["data"] == {"train": "30 graphs, hash 4f5deda0711e617fe8b13e05a1a5a71b"}

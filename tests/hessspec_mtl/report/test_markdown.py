@@ -1,0 +1,50 @@
+"""The report in Markdown: its sections, links relative to the folder, tables that stay tables."""
+
+import re
+from dataclasses import replace
+
+from hessspec_mtl.report.markdown import report_markdown
+
+
+def test_sections_are_those_of_what_was_run(trained, drawn, tmp_path):
+    text = report_markdown(trained, (), drawn, (), tmp_path)
+    assert text.startswith("# Crystals <of> A & B\n\n- **Seeds**: 0, 1\n")
+    sections = ["Summary", "Test errors", "Data", "Figures", "The paper's claims"]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        *sections,
+        "How this was run",
+        "Sources and licences",
+    ]
+
+
+def test_figures_and_files_are_linked_from_the_folder_of_the_report(trained, drawn, tmp_path):
+    text = report_markdown(trained, (), drawn, (), tmp_path)
+    assert "![Title <figure5_mp>](figures/figure5_mp.png)" in text
+    assert "**Figure 5. Title <figure5_mp>.** What it & others show. ([PDF](figures/" in text
+    assert "- [mp/examples.csv](mp/examples.csv): ids & splits" in text
+
+
+def test_test_errors_have_a_row_for_each_task_with_the_spread_of_its_seeds(
+    trained, drawn, tmp_path
+):
+    """Seeds end at 0.25 and 0.35: the mean is 0.30, and the deviation of the two 0.1/√2."""
+    lines = report_markdown(trained, (), drawn, (), tmp_path).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| Data set | Property |"))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start : start + 5]]
+    assert [row[1] for row in rows[2:]] == ["log G", "log K", "Poisson ratio"]
+    assert {len(row) for row in rows} == {7}
+    assert {row[4] for row in rows[2:]} == {"± 0.071"}
+    assert {row[2] for row in rows[2:]} == {"0.300"}
+    assert {row[6] for row in rows[2:]} == {"yes"}
+
+
+def test_one_seed_has_no_spread(trained, drawn, tmp_path):
+    study = trained.studies[0]
+    one = replace(trained, studies=(replace(study, runs=study.runs[:1]),))
+    assert report_markdown(one, (), drawn, (), tmp_path).count("| one seed |") == 3
+
+
+def test_a_bar_in_a_setting_does_not_end_its_cell(trained, drawn, tmp_path):
+    text = report_markdown(trained, (), drawn, (), tmp_path)
+    assert "| MP.train.optimizer | adam\\|sgd <b> |" in text
+    assert "| jax | 0.0 |" in text
