@@ -9,8 +9,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Every target installs the pinned versions that the tests were last green with: on Python 3.11 the
 # last that know it, elsewhere the newest.
 PINS   := $(if $(filter 3.11,$(MINOR)),constraints.txt,constraints-newest.txt)
-EXTRAS_RUN  := mtl
-EXTRAS_TEST := mtl,plot,generate,materials-project,dev,docs
+EXTRAS_RUN  := mtl,cluster
+EXTRAS_TEST := mtl,cluster,plot,generate,materials-project,dev,docs
 EXTRAS_DOCS := docs
 # Arguments of the main job, e.g. `make reproduce ARGS="--preset small --data-dir data"`.
 ARGS   ?=

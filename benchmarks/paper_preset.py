@@ -25,7 +25,8 @@ import optax
 
 import hessspec
 from benchmarks.machine import environment
-from hessspec_mtl.curvature.follow import analysed_epochs, task_hessians
+from hessspec_mtl.curvature.follow import analysed_epochs
+from hessspec_mtl.curvature.subject import task_hessians
 from hessspec_mtl.datasets.base import EncodedDataset
 from hessspec_mtl.datasets.materials_project import load_materials_project
 from hessspec_mtl.datasets.qm8 import load_qm8

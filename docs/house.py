@@ -31,6 +31,7 @@ FLOORS = {
         ("training",),
         ("curvature",),
         ("study",),
+        ("cluster",),
         ("claims",),
         ("figures",),
         ("report",),

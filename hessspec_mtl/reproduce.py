@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before NumPy is imported: with other numbers of threads sums end in other digits.
+    from hessspec_mtl.files.threads import keep_to_one_thread
+
+    keep_to_one_thread()
+
 import errno
 import json
 import shlex
@@ -9,10 +15,10 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +27,10 @@ import tyro
 
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.grouping import with_whole_groups
-from hessspec_mtl.files.versions import this_machine
+from hessspec_mtl.files.threads import usable_cores
+from hessspec_mtl.files.versions import PACKAGES, this_machine
 from hessspec_mtl.files.whole import remove_parts, sole_use, write_whole
+from hessspec_mtl.network.ways import full_precision
 from hessspec_mtl.study import loading
 from hessspec_mtl.study.folder import STUDY_FILE, machines, note_machine, read_json
 from hessspec_mtl.study.loading import CrystalFolder, MoleculeTable
@@ -50,6 +58,10 @@ class RunOptions:
             `sets` is given, or the name of your own data. The same name again goes on where that
             run stopped.
         progress: progress bars.
+        workers: so many processes of this machine do the work, by default one a core; 0 for this
+            process alone, as by default where it computes on a GPU. No number depends on it.
+        scheduler: the address of a Dask scheduler, whose workers do the work in place of processes
+            of this machine (docs/cluster.md).
         dry_run: only say what the curvature will take, from a few products that are timed; nothing
             is trained, and nothing is written.
     """
@@ -64,6 +76,13 @@ class RunOptions:
     progress: Annotated[
         bool | None,
         tyro.conf.arg(metavar="[{True,False}]", help_behavior_hint="(default: in a terminal)"),
+    ] = None
+    workers: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: see there)")
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="tcp://HOST:PORT", help_behavior_hint="(default: none)"),
     ] = None
     dry_run: bool = False
 
@@ -102,10 +121,6 @@ class OwnCrystals(CrystalFolder, Options):
 
 
 _OWN = {"molecules": OwnMolecules, "crystals": OwnCrystals}
-_PACKAGES = (
-    *("jax", "jaxlib", "equinox", "numpy", "scipy", "flax", "jraph", "optax"),
-    *("orbax-checkpoint", "pandas", "rdkit", "pymatgen"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,12 +205,12 @@ def _foretell(options: Options, configs: Mapping[str, StudyConfig]) -> None:
         _, dataset = load(configs[name].num_examples)
         if configs[name].keep_groups_whole:
             dataset = with_whole_groups(dataset)
-        with _full_precision():
+        with full_precision():
             _say(foretold(_fitted(configs[name], options, dataset), dataset))
 
 
 def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Path) -> Path | None:
-    start = time.perf_counter()
+    start, has_workers = time.perf_counter(), _has_workers(options)
     done: dict[str, tuple[MultitaskDataset, StudyWork]] = {}
     for name, load in _sources(options):
         _say(f"Reading {name}")
@@ -206,14 +221,44 @@ def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Pat
         work = begin_study(config, dataset, folder / name, progress=options.progress, say=_say)
         done[name] = whole, work
         _write_config(options, folder, {w.dataset.name: asdict(w.config) for _, w in done.values()})
-        if not {"train", "curvature"}.isdisjoint(options.stages) and work.unfinished():
-            note_machine(folder / name, this_machine(_PACKAGES))
-        with _full_precision():
-            work.run(options.stages)
+        if not has_workers:
+            _work_here(options, folder / name, work)
+    if has_workers and not {"train", "curvature"}.isdisjoint(options.stages):
+        _work_elsewhere(options, [work for _, work in done.values()])
     if "report" not in options.stages:
         _say(f"Results: {folder}")
         return None
     return _report(options, done, folder, start)
+
+
+def _has_workers(options: Options) -> bool:
+    """Whether other processes than this one do the work; by default where that is of use."""
+    if options.scheduler is not None or options.workers is not None:
+        return options.scheduler is not None or options.workers != 0
+    # A GPU belongs to one process.
+    many = usable_cores() > 1 and jax.default_backend() == "cpu"
+    return many and find_spec("distributed") is not None
+
+
+def _work_here(options: Options, folder: Path, work: StudyWork) -> None:
+    if not {"train", "curvature"}.isdisjoint(options.stages) and work.unfinished():
+        note_machine(folder, this_machine(PACKAGES))
+    with full_precision():
+        work.run(options.stages)
+
+
+def _work_elsewhere(options: Options, studies: Sequence[StudyWork]) -> None:
+    # Imported late: Dask takes a second.
+    from hessspec_mtl.cluster.team import run_studies
+
+    run_studies(
+        studies,
+        options.stages,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        progress=options.progress,
+        say=_say,
+    )
 
 
 def _write_config(options: Options, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -224,7 +269,7 @@ def _write_config(options: Options, folder: Path, settings: Mapping[str, Any]) -
         "command": _command(options),
         "preset": options.preset,
         "studies": {**held, **settings},
-        "versions": this_machine(_PACKAGES).versions,
+        "versions": this_machine(PACKAGES).versions,
     }
     write_whole(path, json.dumps(effective, indent=2, default=str) + "\n")
 
@@ -241,11 +286,11 @@ def _report(
 
     studies = [work.read() for _, work in done.values()]
     _say("Appendix E: a Hessian whose spectrum is known")
-    with _full_precision():
+    with full_precision():
         appendix = appendix_e()
     _say("Tables, figures and report")
     made = [machine for name in done for machine in machines(folder / name)]
-    made = made or [this_machine(_PACKAGES)]
+    made = made or [this_machine(PACKAGES)]
     results = Results(
         title="Curvature of multi-task graph networks",
         studies=studies,
@@ -284,6 +329,16 @@ def _check(options: Options) -> None:
                 raise ValueError(
                     f"`--encoded-dir` and `{flag(name)}` both say where data come from; give one."
                 )
+    if options.workers is not None and options.workers < 0:
+        raise ValueError(f"`--workers` must be at least 0, got {options.workers}.")
+    if options.workers is not None and options.scheduler is not None:
+        raise ValueError(
+            "`--workers` and `--scheduler` both say who does the work; give one of them."
+        )
+    if (options.workers or options.scheduler) and find_spec("distributed") is None:
+        raise ValueError(
+            "`--workers` and `--scheduler` need Dask: pip install 'hessspec[cluster]'."
+        )
     if len(set(sets)) < len(sets):
         raise ValueError(f"`--sets` must name each data set once, got {' '.join(sets)}.")
     if isinstance(options, OwnMolecules | OwnCrystals) and options.keep_groups_whole is False:
@@ -351,15 +406,8 @@ def _configured(options: Options, name: str) -> StudyConfig:
 def _command(options: Options) -> str:
     """What a reader types to run all of this again, in one go."""
     form = {OwnMolecules: " molecules", OwnCrystals: " crystals"}.get(type(options), "")
-    words = typed(replace(options, stages=STAGES, dry_run=False))
+    words = typed(replace(options, stages=STAGES, dry_run=False, workers=None, scheduler=None))
     return "python -m hessspec_mtl.reproduce" + form + " " * bool(words) + shlex.join(words)
-
-
-def _full_precision() -> AbstractContextManager[object]:
-    """On accelerators, products of matrices in float32 proper: with TF32 a Hessian is symmetric to
-    three digits only. A CPU knows nothing else."""
-    on_cpu = jax.default_backend() == "cpu"
-    return nullcontext() if on_cpu else jax.default_matmul_precision("highest")
 
 
 def _say(message: str) -> None:

@@ -58,7 +58,10 @@ class Step:
     beside: str = ""
 
 
-_STUDY = "hessspec_mtl.reproduce --preset gpu --encoded-dir {data} --out {work}/runs --name gpu"
+_STUDY = (
+    "hessspec_mtl.reproduce --preset gpu --encoded-dir {data} --out {work}/runs --name gpu "
+    "--workers 0"
+)
 _STUDY += " --stages train curvature --keep-states analysed"
 # In a rehearsal: the same stages, programs and files for a network and data that take a minute.
 _SMALL = "--num-examples 60 --num-epochs 3 --num-graphs 8 --network.width 4 --network.num-steps 1"

@@ -8,37 +8,21 @@ errors: how far the estimate is from the Hessian of these graphs, not of all gra
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import jax
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Int
 
-import hessspec
-from hessspec import Batches, HessianOperator, SpectralDensity, TraceEstimate
-from hessspec_mtl.curvature.alignment import (
-    Eigenspaces,
-    GradientConflict,
-    eigenspaces,
-    gradient_conflict,
-)
+from hessspec import SpectralDensity, TraceEstimate
+from hessspec_mtl.curvature.alignment import Eigenspaces, GradientConflict
+from hessspec_mtl.curvature.subject import Subject, epoch_folder, result_names
 from hessspec_mtl.datasets.base import Examples
-from hessspec_mtl.files.timing import timed
-from hessspec_mtl.files.whole import write_whole
-from hessspec_mtl.graphs import balanced_batches
-from hessspec_mtl.network.model import NetworkConfig, Params
-from hessspec_mtl.network.tasks import is_shared, partial_losses
-from hessspec_mtl.network.ways import for_device
+from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.training.checkpoints import CheckpointError
-from hessspec_mtl.training.train import load_params
 
-# Streams of random numbers drawn from one seed, so that none of them is used twice.
-_GRAPHS, _TRACE, _DENSITY, _HUTCHINSON, _EIGENPAIRS = 11, 12, 13, 14, 15
+_GRAPHS = 11  # the stream of random numbers that chooses the graphs (12 to 15: `subject`)
 
 
 @dataclass(frozen=True)
@@ -146,33 +130,8 @@ def hessian_indices(
 
 def is_measured(config: CurvatureConfig, directory: str | os.PathLike[str], epoch: int) -> bool:
     """Whether `directory` holds all that `follow` would measure of `epoch`."""
-    return _Files.of(_folder(directory, epoch), config).complete
-
-
-def _folder(directory: str | os.PathLike[str], epoch: int) -> Path:
-    return Path(directory) / f"epoch_{epoch:06d}"
-
-
-def task_hessians(
-    params: Params, network: NetworkConfig, examples: Examples, batch_size: int
-) -> HessianOperator:
-    """The Hessians of all tasks' mean losses over `examples`, with respect to theta_sh.
-
-    The mean of task t is over the examples that have its target (`partial_losses`).
-    """
-    if len(network.tasks) == 1:
-        # Under one name, networks for different tasks share their compiled programs.
-        params = {"shared": params["shared"], "heads": {"task": params["heads"][network.tasks[0]]}}
-        network = replace(network, tasks=("task",))
-    batches = balanced_batches(examples.graphs, examples.targets, batch_size)
-    sizes = [batch.num_graphs for batch in batches]
-    return HessianOperator(
-        partial_losses(network),
-        jax.device_put(params),
-        # On the device once: every product reads them again.
-        data=Batches(for_device(batches), sizes=sizes),
-        where=is_shared,
-    )
+    folder = epoch_folder(directory, epoch)
+    return all((folder / name).exists() for name in result_names(config).values())
 
 
 def follow(
@@ -203,205 +162,16 @@ def follow(
     """
     records = []
     for epoch in epochs:
-        folder = _folder(directory, epoch)
-        files = _Files.of(folder, config)
+        subject = Subject(
+            config, network, examples, epoch, training, directory, seed=seed, progress=progress
+        )
         try:
-            params = load_params(training, epoch)
+            subject.claim()
         except CheckpointError:
             # The checkpoint has done its duty if all results are there.
-            if not files.complete:
+            if not is_measured(config, directory, epoch):
                 raise
-            params = None
-        if params is not None:
-            _claim(folder, params)
-        if files.complete:
-            records.append(files.read(epoch))
-            continue
-        assert params is not None
-        hessians = task_hessians(params, network, examples, config.batch_size)
-        record = measure(hessians, epoch, config, folder, seed=seed, progress=progress)
         records.append(
-            _compared(
-                record,
-                hessians,
-                params,
-                network,
-                examples,
-                config,
-                files,
-                key=_key(seed, _EIGENPAIRS, epoch),
-                progress=progress,
-            )
+            EpochCurvature(epoch, **{kind: subject.result(kind) for kind in result_names(config)})
         )
     return tuple(records)
-
-
-def _compared(
-    record: EpochCurvature,
-    hessians: HessianOperator,
-    params: Params,
-    network: NetworkConfig,
-    examples: Examples,
-    config: CurvatureConfig,
-    files: _Files,
-    *,
-    key: PRNGKeyArray,
-    progress: bool | None,
-) -> EpochCurvature:
-    """`record` with what was asked for of the tasks' gradients and eigenvectors."""
-    if files.gradients is not None:
-        conflict = _unit(
-            files.gradients,
-            GradientConflict,
-            lambda: gradient_conflict(hessians, params, network, examples, config.gradient_groups),
-        )
-        record = replace(record, gradients=conflict)
-    if files.eigenspaces is not None:
-        spaces = _unit(
-            files.eigenspaces,
-            Eigenspaces,
-            lambda: eigenspaces(
-                hessians,
-                params,
-                network,
-                examples,
-                config.num_eigenpairs,
-                key=key,
-                tol=config.eigenpairs_tol,
-                num_groups=max(1, config.gradient_groups),
-                progress=progress,
-            ),
-        )
-        record = replace(record, eigenspaces=spaces)
-    return record
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Where the results of one epoch are; None for what was not asked for."""
-
-    trace: Path
-    density: Path
-    gradients: Path | None
-    eigenspaces: Path | None
-
-    @classmethod
-    def of(cls, folder: Path, config: CurvatureConfig) -> _Files:
-        groups, count = config.gradient_groups, config.num_eigenpairs
-        return cls(
-            folder / "trace.npz",
-            folder / "density.npz",
-            folder / f"gradients_{groups}.npz" if groups else None,
-            folder / f"eigenspaces_{count}.npz" if count else None,
-        )
-
-    @property
-    def complete(self) -> bool:
-        files = (self.trace, self.density, self.gradients, self.eigenspaces)
-        return all(file.exists() for file in files if file is not None)
-
-    def read(self, epoch: int) -> EpochCurvature:
-        return EpochCurvature(
-            epoch,
-            TraceEstimate.load(self.trace),
-            SpectralDensity.load(self.density),
-            None if self.gradients is None else GradientConflict.load(self.gradients),
-            None if self.eigenspaces is None else Eigenspaces.load(self.eigenspaces),
-        )
-
-
-def _claim(folder: Path, params: Params) -> None:
-    """Tie the results in `folder` to the parameters they are of."""
-    digest = hashlib.blake2b(digest_size=16)
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    path = folder / "parameters.txt"
-    if path.exists() and path.read_text().strip() != digest.hexdigest():
-        raise ValueError(
-            f"{folder} holds the curvature of other parameters than those trained now; "
-            "delete that folder to measure it anew, or choose another `--name`."
-        )
-    write_whole(path, digest.hexdigest() + "\n")
-
-
-def measure(
-    hessians: HessianOperator,
-    epoch: int,
-    config: CurvatureConfig,
-    folder: Path,
-    *,
-    seed: int,
-    progress: bool | None = None,
-) -> EpochCurvature:
-    """The trace and the density of every task at one epoch, from `folder` or newly made there."""
-    trace = _unit(
-        folder / "trace.npz",
-        TraceEstimate,
-        lambda: hessspec.trace(
-            hessians,
-            key=_key(seed, _TRACE, epoch),
-            num_matvecs=config.trace_matvecs,
-            progress=progress,
-        ),
-    )
-    density = _unit(
-        folder / "density.npz",
-        SpectralDensity,
-        lambda: hessspec.density(
-            hessians,
-            key=_key(seed, _DENSITY, epoch),
-            num_probes=config.num_probes,
-            num_steps=config.num_steps,
-            progress=progress,
-        ),
-    )
-    return EpochCurvature(epoch, trace, density)
-
-
-def hutchinson_trace(
-    hessians: HessianOperator,
-    num_samples: int,
-    file: Path,
-    *,
-    seed: int,
-    epoch: int,
-    progress: bool | None = None,
-) -> TraceEstimate:
-    """The paper's own estimator, the mean of v'Hv over `num_samples` signs v, kept in `file`."""
-    return _unit(
-        file,
-        TraceEstimate,
-        lambda: hessspec.trace(
-            hessians,
-            key=_key(seed, _HUTCHINSON, epoch),
-            method="hutchinson",
-            num_matvecs=num_samples,
-            progress=progress,
-        ),
-    )
-
-
-class _Record(Protocol):
-    """A result that can be kept in a file."""
-
-    def save(self, path: Path, /) -> None: ...
-    @classmethod
-    def load(cls, path: Path, /) -> Self: ...
-
-
-_R = TypeVar("_R", bound=_Record)
-
-
-def _unit(file: Path, kind: type[_R], make: Callable[[], _R]) -> _R:
-    """The result in `file`, or a new one, kept there and its time beside it."""
-    if file.exists():
-        return kind.load(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with timed(file.parent, file.stem):
-        record = make()
-    record.save(file)
-    return record
-
-
-def _key(seed: int, stream: int, epoch: int) -> PRNGKeyArray:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), epoch)

@@ -21,8 +21,13 @@ def timed(folder: str | os.PathLike[str], unit: str) -> Iterator[None]:
     """
     start = time.perf_counter()
     yield
-    seconds = {**unit_seconds(folder), unit: time.perf_counter() - start}
-    write_whole(Path(folder) / _FILE, json.dumps(seconds, indent=2) + "\n")
+    note_seconds(folder, unit, time.perf_counter() - start)
+
+
+def note_seconds(folder: str | os.PathLike[str], unit: str, seconds: float) -> None:
+    """Record in `folder` that the work on `unit` took so long, wherever it was done."""
+    known = {**unit_seconds(folder), unit: seconds}
+    write_whole(Path(folder) / _FILE, json.dumps(known, indent=2) + "\n")
 
 
 def unit_seconds(folder: str | os.PathLike[str]) -> dict[str, float]:

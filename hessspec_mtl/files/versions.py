@@ -12,6 +12,12 @@ import jax
 
 import hessspec
 
+PACKAGES = (
+    *("jax", "jaxlib", "equinox", "numpy", "scipy", "flax", "jraph", "optax"),
+    *("orbax-checkpoint", "pandas", "rdkit", "pymatgen"),
+)
+"""Those that are named with the results of a study."""
+
 
 @dataclass(frozen=True)
 class Machine:

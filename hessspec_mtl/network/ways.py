@@ -15,6 +15,7 @@ two threads ever write to one place, so the numbers are those of the run before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +119,13 @@ def for_device(batches: Sequence[GraphBatch]) -> list[GraphBatch]:
     """Batches of the host on the device, with lists where sums should read them: off a CPU."""
     chosen = list(batches) if jax.default_backend() == "cpu" else with_incidence(batches)
     return jax.device_put(chosen)
+
+
+def full_precision() -> AbstractContextManager[object]:
+    """On accelerators, products of matrices in float32 proper: with TF32 a Hessian is symmetric to
+    three digits only. A CPU knows nothing else."""
+    on_cpu = jax.default_backend() == "cpu"
+    return nullcontext() if on_cpu else jax.default_matmul_precision("highest")
 
 
 def named_rows(

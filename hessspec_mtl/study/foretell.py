@@ -7,7 +7,7 @@ import tempfile
 import jax
 
 import hessspec
-from hessspec_mtl.curvature.follow import task_hessians
+from hessspec_mtl.curvature.subject import task_hessians
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.network.model import init_params
 from hessspec_mtl.study.pipeline import begin_study

@@ -34,8 +34,9 @@ from hessspec_mtl.network.model import NetworkConfig, init_params
 from hessspec_mtl.study.folder import claim, write_examples, write_left_out
 from hessspec_mtl.study.presets import DATA_SEED, StudyConfig
 from hessspec_mtl.study.records import Study
-from hessspec_mtl.study.seeds import SeedWork, read_seed, run_seed, take, unfinished
+from hessspec_mtl.study.seeds import SeedWork, read_seed, take, unfinished
 from hessspec_mtl.study.stages import STAGES, Stage, check_stages
+from hessspec_mtl.study.units import run_seed
 
 
 def run_study(
@@ -125,26 +126,45 @@ def begin_study(
     root = Path(folder)
     if config.keep_groups_whole:
         dataset = with_whole_groups(dataset)
+    seeds = seed_works(config, dataset, root, progress=progress, say=say)
+    encoded, split, examples = seeds[0].encoded, seeds[0].split, seeds[0].examples
+    # After what can be refused: a study that never began must not hold its folder.
+    claim(root, config, encoded)
+    write_examples(root / "examples.csv", encoded, examples)
+    write_left_out(root / "left_out.csv", dataset)
+    copies = count_copies(one_to_the_network(dataset), split)
+    return StudyWork(config, dataset, encoded, seeds, copies)
+
+
+def seed_works(
+    config: StudyConfig,
+    dataset: MultitaskDataset,
+    root: Path,
+    *,
+    progress: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[SeedWork, ...]:
+    """The training runs of a study in `root`, of which nothing is touched.
+
+    `dataset` has its groups as they are to be kept together.
+
+    Raises:
+        ValueError: if some task has no example where it needs one.
+    """
     split = dataset.split(DATA_SEED, config.test_fraction)
     encoded = dataset.encode(split)
     indices = hessian_indices(len(encoded.train), config.curvature.num_graphs, DATA_SEED)
     examples = take(encoded.train, indices)
     _check_hessian_graphs(encoded, examples)
-    # After what can be refused: a study that never began must not hold its folder.
-    claim(root, config, encoded)
-    write_examples(root / "examples.csv", encoded, examples)
-    write_left_out(root / "left_out.csv", dataset)
     tasks = tuple(task.name for task in encoded.tasks)
     sizes = asdict(config.network)
     network = NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)
-    seeds = tuple(
+    return tuple(
         SeedWork(
             config, seed, network, encoded, split, examples, root / f"seed-{seed}", progress, say
         )
         for seed in config.seeds
     )
-    copies = count_copies(one_to_the_network(dataset), split)
-    return StudyWork(config, dataset, encoded, seeds, copies)
 
 
 def _check_hessian_graphs(encoded: EncodedDataset, examples: Examples) -> None:

@@ -1,12 +1,13 @@
-"""One training run of a study: its stages, each done where it is asked for, and what they left.
+"""One training run of a study: what it works with, where, and the records that it leaves.
 
-An epoch's curvature is taken as soon as the epoch is trained, in the same process: a run that is
-killed has all results up to its last analysed epoch, and its states need not be kept for later.
+Its work is done unit by unit (`units`). An epoch's curvature is taken as soon as the epoch is
+trained: a run that is killed has all results up to its last analysed epoch, and its states need not
+be kept for later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,22 +22,21 @@ from hessspec_mtl.curvature.follow import (
     CurvatureConfig,
     EpochCurvature,
     follow,
-    hutchinson_trace,
     is_measured,
-    task_hessians,
 )
+from hessspec_mtl.curvature.subject import epoch_folder, hutchinson_name
 from hessspec_mtl.datasets.base import EncodedDataset, Examples, Split
 from hessspec_mtl.files.timing import unit_seconds
 from hessspec_mtl.graphs import with_any_target
 from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.study.presets import StudyConfig
 from hessspec_mtl.study.records import SeedRun
-from hessspec_mtl.study.stages import Stage, StageError
+from hessspec_mtl.study.stages import StageError
 from hessspec_mtl.training.checkpoints import Checkpoints
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.predictions import predictions, predictions_file
 from hessspec_mtl.training.state import load_history, training_seconds
-from hessspec_mtl.training.train import Training, load_params, saved_epochs
+from hessspec_mtl.training.train import Training, saved_epochs, sound_states
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,12 +88,60 @@ class SeedWork:
         return replace(self.config.train, seed=self.seed, keep_epochs=tuple(sorted(kept)))
 
     @property
+    def kept_states(self) -> tuple[int, ...]:
+        """Epochs whose states stay in any case, beside the last."""
+        return self.settings.keep_epochs + ((0,) if self._keep_first else ())
+
+    @property
+    def _keep_first(self) -> bool:
+        return self.config.keep_states == "analysed"
+
+    @property
+    def measured(self) -> CurvatureConfig:
+        """What is measured of the curvature of the shared network."""
+        return self.config.curvature
+
+    @property
     def training(self) -> Path:
         return self.folder / "training"
 
     @property
     def curvature(self) -> Path:
         return self.folder / "curvature"
+
+    def folder_of(self, task: str | None) -> Path:
+        """Where the network for `task` is trained, or that for all tasks (None)."""
+        return self.training if task is None else self.alone[task]
+
+    def curvature_of(self, task: str | None) -> Path:
+        """Where the results of its curvature are."""
+        return self.curvature if task is None else self.alone[task] / "curvature"
+
+    def network_of(self, task: str | None) -> NetworkConfig:
+        return self.network if task is None else replace(self.network, tasks=(task,))
+
+    def measured_of(self, task: str | None) -> CurvatureConfig:
+        """What is measured of it: with the network of one task there is nothing to compare."""
+        if task is None:
+            return self.measured
+        return replace(self.measured, num_eigenpairs=0, gradient_groups=0)
+
+    def examples_of(self, task: str | None) -> Examples:
+        """The graphs of its Hessians: those that have its target."""
+        if task is None:
+            return self.examples
+        targets = self.examples.targets[:, [self.network.tasks.index(task)]]
+        return take(replace(self.examples, targets=targets), with_any_target(targets))
+
+    def training_of(self, task: str | None) -> Training:
+        """Its training, begun in its folder or taken up there."""
+        return Training(
+            self.settings,
+            self.network_of(task),
+            self.encoded,
+            self.folder_of(task),
+            keep_first=self._keep_first,
+        )
 
     @property
     def alone(self) -> Mapping[str, Path]:
@@ -105,29 +153,25 @@ class SeedWork:
     @property
     def hutchinson_file(self) -> Path | None:
         """Where the paper's own estimate of the last epoch is, if it is asked for."""
-        samples = self.config.curvature.hutchinson_samples
-        name = f"hutchinson_{samples}.npz"
-        return self.curvature / f"epoch_{self.last:06d}" / name if samples else None
+        name = hutchinson_name(self.measured)
+        return epoch_folder(self.curvature, self.last) / name if name else None
+
+    def sound_states(self, task: str | None) -> list[int]:
+        """Epochs whose state is in the folder of its training, once that is claimed for it."""
+        return sound_states(
+            self.settings, self.network_of(task), self.encoded, self.folder_of(task)
+        )
 
     def tell(self, text: str) -> None:
         self.say(f"{self.encoded.name}, seed {self.seed}: {text}")
 
-
-def run_seed(work: SeedWork, stages: Collection[Stage]) -> None:
-    """Do what `stages` ask for and is not done.
-
-    Raises:
-        StageError: if the curvature is asked for without training, of a state that is not there.
-    """
-    if "train" in stages:
-        _train(work, measure="curvature" in stages)
-        for task, folder in work.alone.items():
-            work.tell(f"training on {task} alone")
-            _train_alone(work, task, folder)
-    if "curvature" in stages:
-        _measure(work)
-    if work.config.keep_states == "last" and not unfinished(work):
-        _release(work)
+    def training_words(self, *, measure: bool) -> str:
+        """What is told of the training of the shared network, measured on its way or not."""
+        along = f"; curvature after epochs {', '.join(map(str, self.epochs))}" if measure else ""
+        return (
+            f"training on {len(self.encoded.train)} examples, {len(self.encoded.test)} held out, "
+            f"{self.settings.num_epochs} epochs{_missing_targets(self.encoded)}{along}"
+        )
 
 
 def read_seed(work: SeedWork) -> SeedRun:
@@ -150,11 +194,11 @@ def read_seed(work: SeedWork) -> SeedRun:
         seed=work.seed,
         split=work.split,
         history=load_history(work.training),
-        curvature=_followed(work, work.epochs),
+        curvature=_followed(work, None, work.epochs),
         hessian_ids=work.examples.ids,
         hutchinson=hutchinson,
         single_task={task: load_history(folder) for task, folder in work.alone.items()},
-        single_curvature={task: _followed_alone(work, task) for task in single},
+        single_curvature={task: _followed(work, task, (work.last,))[0] for task in single},
         predictions=_predictions(work),
         single_predictions={task: _predictions(work, task) for task in single},
         seconds=_seconds(work),
@@ -177,84 +221,18 @@ def unfinished(work: SeedWork) -> list[str]:
     if lacking:
         missing.append(f"the curvature after epochs {', '.join(map(str, lacking))}")
     for task, folder in work.alone.items():
-        if not is_measured(_config_alone(work.config.curvature), folder / "curvature", work.last):
+        if not is_measured(work.measured_of(task), folder / "curvature", work.last):
             missing.append(f"the curvature of the network trained on {task} alone")
     if work.hutchinson_file is not None and not work.hutchinson_file.exists():
         missing.append(f"the plain Hutchinson trace after epoch {work.last}")
     return missing
 
 
-def _train(work: SeedWork, *, measure: bool) -> None:
-    encoded, settings = work.encoded, work.settings
-    along = f"; curvature after epochs {', '.join(map(str, work.epochs))}" if measure else ""
-    work.tell(
-        f"training on {len(encoded.train)} examples, {len(encoded.test)} held out, "
-        f"{settings.num_epochs} epochs{_missing_targets(encoded)}{along}"
-    )
-    training = Training(
-        settings,
-        work.network,
-        encoded,
-        work.training,
-        keep_first=work.config.keep_states == "analysed",
-    )
-    for epoch in work.epochs if measure else ():
-        if not is_measured(work.config.curvature, work.curvature, epoch):
-            training.to(epoch, progress=work.progress)
-            _followed(work, (epoch,))
-    training.to(progress=work.progress)
-    _predictions(work)
-
-
-def _train_alone(work: SeedWork, task: str, folder: Path) -> None:
-    network = replace(work.network, tasks=(task,))
-    keep_first = work.config.keep_states == "analysed"
-    training = Training(work.settings, network, work.encoded, folder, keep_first=keep_first)
-    training.to(progress=work.progress)
-    _predictions(work, task)
-
-
-def _measure(work: SeedWork) -> None:
-    """What is not measured yet of the curvature, of states that are there."""
-    for epoch in work.epochs:
-        if not is_measured(work.config.curvature, work.curvature, epoch):
-            _require_state(work, work.training, epoch)
-            work.tell(f"curvature after epoch {epoch}")
-            _followed(work, (epoch,))
-    for task, folder in work.alone.items():
-        if not is_measured(_config_alone(work.config.curvature), folder / "curvature", work.last):
-            _require_state(work, folder, work.last)
-            work.tell(f"curvature of the network trained on {task} alone")
-            _followed_alone(work, task)
-    if work.hutchinson_file is not None and not work.hutchinson_file.exists():
-        _require_state(work, work.training, work.last)
-        work.tell(f"plain Hutchinson trace after epoch {work.last}")
-        config = work.config.curvature
-        params = load_params(work.training, work.last)
-        hutchinson_trace(
-            task_hessians(params, work.network, work.examples, config.batch_size),
-            config.hutchinson_samples,
-            work.hutchinson_file,
-            seed=work.seed,
-            epoch=work.last,
-            progress=work.progress,
-        )
-
-
-def _require_state(work: SeedWork, training: Path, epoch: int) -> None:
-    if epoch not in saved_epochs(training):
-        raise StageError(
-            f"the curvature after epoch {epoch} needs the state after it, which is not in "
-            f"{training}; it has {saved_epochs(training) or 'none'}. Train first, or in the same "
-            "command: `--stages train curvature`."
-        )
-
-
 def _has_state(work: SeedWork, training: Path) -> bool:
     return work.last in saved_epochs(training)
 
 
-def _release(work: SeedWork) -> None:
+def release(work: SeedWork) -> None:
     """Remove every state but the last and those that were asked for by their epochs."""
     kept = {work.last, *work.config.train.keep_epochs}
     for folder in (work.training, *work.alone.values()):
@@ -268,44 +246,23 @@ def _reached(training: Path) -> int:
     return int(load_history(training)["epoch"].max())
 
 
-def _followed(work: SeedWork, epochs: Sequence[int]) -> tuple[EpochCurvature, ...]:
+def _followed(
+    work: SeedWork, task: str | None, epochs: Sequence[int]
+) -> tuple[EpochCurvature, ...]:
     return follow(
-        work.config.curvature,
-        work.network,
-        work.examples,
+        work.measured_of(task),
+        work.network_of(task),
+        work.examples_of(task),
         epochs,
-        work.training,
-        work.curvature,
+        work.folder_of(task),
+        work.curvature_of(task),
         seed=work.seed,
         progress=work.progress,
     )
-
-
-def _config_alone(config: CurvatureConfig) -> CurvatureConfig:
-    """What is measured of the network of one task: there is nothing to compare it with."""
-    return replace(config, num_eigenpairs=0, gradient_groups=0)
-
-
-def _followed_alone(work: SeedWork, task: str) -> EpochCurvature:
-    """Trace and density at the last epoch of the network trained on `task` alone."""
-    targets = work.examples.targets[:, [work.network.tasks.index(task)]]
-    (record,) = follow(
-        _config_alone(work.config.curvature),
-        replace(work.network, tasks=(task,)),
-        take(replace(work.examples, targets=targets), with_any_target(targets)),
-        (work.last,),
-        work.alone[task],
-        work.alone[task] / "curvature",
-        seed=work.seed,
-        progress=work.progress,
-    )
-    return record
 
 
 def _predictions(work: SeedWork, task: str | None = None) -> pd.DataFrame:
-    network = work.network if task is None else replace(work.network, tasks=(task,))
-    folder = work.training if task is None else work.alone[task]
-    return predictions(network, work.encoded, folder, work.last)
+    return predictions(work.network_of(task), work.encoded, work.folder_of(task), work.last)
 
 
 def alone_folder(folder: Path, task: str) -> Path:

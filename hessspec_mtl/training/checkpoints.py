@@ -14,7 +14,7 @@ import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +63,32 @@ class Checkpoints:
         # A full disk is an OSError here and a ValueError of tensorstore's there.
         except (OSError, RuntimeError, ValueError) as error:
             self.sweep()
-            raise CheckpointError(
-                f"the checkpoint {self.path(epoch)} cannot be written ({_reason(error)}), earlier "
-                "ones are kept; free space, make the folder writable or choose another one."
-            ) from error
+            raise self._unwritable(epoch, error) from error
+
+    def _unwritable(self, epoch: int, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoint {self.path(epoch)} cannot be written ({_reason(error)}), earlier "
+            "ones are kept; free space, make the folder writable or choose another one."
+        )
+
+    def adopt(self, epoch: int, files: Mapping[str, bytes]) -> None:
+        """Put in place the state after `epoch` that was saved elsewhere, from its files by name.
+
+        Raises:
+            CheckpointError: if the folder cannot be written.
+        """
+        hidden = self.directory / f".writing_{epoch:06d}"
+        try:
+            shutil.rmtree(hidden, ignore_errors=True)
+            for name, content in files.items():
+                path = hidden / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._remove(epoch)
+            os.replace(hidden, self.path(epoch))
+        except OSError as error:
+            self.sweep()
+            raise self._unwritable(epoch, error) from error
 
     def restore(self, epoch: int) -> dict[str, Any]:
         """The state after `epoch`, as NumPy arrays.

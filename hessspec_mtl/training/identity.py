@@ -17,6 +17,7 @@ from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.training.checkpoints import CheckpointError, Checkpoints
 from hessspec_mtl.training.config import TrainConfig
 
+RUN_FILE = "config.json"
 _PARTS = ("config", "network", "data")
 
 
@@ -52,7 +53,7 @@ def claim(folder: Path, config: TrainConfig, description: dict[str, Any]) -> Non
         ValueError: if it holds a run of another description; the message names the field.
         CheckpointError: if it cannot be written, or what it holds cannot be told.
     """
-    path = folder / "config.json"
+    path = folder / RUN_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Split = tuple[Sequence[MultiGraph], Float[np.ndarray, "examples tasks"]]
+"""Graphs of a split and their targets, one column a task of the network."""
+
+
 class Named(Protocol):
     """A task of a data set."""
 
@@ -145,11 +149,9 @@ class Training:
         """
         self._config, self._network, self._folder = config, network, Path(directory)
         self._kept = {*config.keep_epochs, *((0,) if keep_first else ())}
-        train, test = (_columns(encoded, split, network.tasks) for split in SPLITS)
-        splits = {"train": train, "test": test}
-        claim(self._folder, config, describe(config, network, splits))
-        self._checkpoints = Checkpoints(self._folder / "checkpoints")
-        self._checkpoints.sweep()
+        splits = _splits(encoded, network)
+        train = splits["train"]
+        self._checkpoints = _claimed(config, network, splits, self._folder)
 
         optimization = Optimization.of(config, len(train[0]))
         self._steps = optimization.steps_per_epoch
@@ -165,6 +167,11 @@ class Training:
         self._last: tuple[int, TrainingState] | None = None
         if self._sound:
             write_curves(self._folder, self._restored(max(self._sound)), network.tasks)
+
+    @property
+    def newest(self) -> int:
+        """The last epoch whose state is there; -1 if none is."""
+        return max(self._sound, default=-1)
 
     def to(self, until: int | None = None, *, progress: bool | None = None) -> pd.DataFrame:
         """Train to the state after epoch `until`, by default the last; returns the history so far.
@@ -242,6 +249,23 @@ class Training:
         return unpacked(packed, params, self._optimizer.init(params))
 
 
+def sound_states(
+    config: TrainConfig,
+    network: NetworkConfig,
+    encoded: EncodedExamples,
+    directory: str | os.PathLike[str],
+) -> list[int]:
+    """Epochs whose state is in `directory` and can be read, once it is claimed for this run.
+
+    For whoever has the training done elsewhere, and puts its states there (`Checkpoints.adopt`).
+
+    Raises:
+        ValueError, CheckpointError: as `train`.
+    """
+    checkpoints = _claimed(config, network, _splits(encoded, network), Path(directory))
+    return checkpoints.sound_epochs()
+
+
 def load_params(directory: str | os.PathLike[str], epoch: int) -> Params:
     """The parameters after `epoch`, as NumPy arrays.
 
@@ -254,6 +278,20 @@ def load_params(directory: str | os.PathLike[str], epoch: int) -> Params:
 def saved_epochs(directory: str | os.PathLike[str]) -> list[int]:
     """Epochs whose parameters `load_params` can give."""
     return Checkpoints(Path(directory) / "checkpoints").epochs()
+
+
+def _splits(encoded: EncodedExamples, network: NetworkConfig) -> dict[str, Split]:
+    return {split: _columns(encoded, split, network.tasks) for split in SPLITS}
+
+
+def _claimed(
+    config: TrainConfig, network: NetworkConfig, splits: dict[str, Split], folder: Path
+) -> Checkpoints:
+    """The checkpoints in `folder`, which is this run's, without what was left half-written."""
+    claim(folder, config, describe(config, network, splits))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.sweep()
+    return checkpoints
 
 
 def _legs(sound: Collection[int], wanted: Collection[int], newest: int) -> list[tuple[int, int]]:
@@ -288,9 +326,7 @@ def _require_finite(params: Params, epoch: int) -> None:
             )
 
 
-def _columns(
-    encoded: EncodedExamples, split: str, tasks: Sequence[str]
-) -> tuple[Sequence[MultiGraph], np.ndarray]:
+def _columns(encoded: EncodedExamples, split: str, tasks: Sequence[str]) -> Split:
     """Graphs that have any of `tasks`, and the targets of these in their order."""
     names = [task.name for task in encoded.tasks]
     missing = [task for task in tasks if task not in names]

@@ -52,6 +52,8 @@ def finished(tmp_path_factory):
     arguments = ["--sets", "molecules", "--out", str(out), "--progress", "False"]
     arguments += ["--encoded-dir", str(out / "encoded")]
     command = [sys.executable, __file__, *arguments, "--stages", "train,curvature"]
+    command += ["--workers", "2"]
+    arguments += ["--workers", "0"]
     settings = {"JAX_ENABLE_X64": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     subprocess.run(command, check=True, env={**os.environ, **settings}, timeout=600)
     assert not (out / "quick-molecules" / "report.html").exists()
@@ -60,7 +62,7 @@ def finished(tmp_path_factory):
         patch.setattr("hessspec_mtl.curvature.appendix_e.appendix_e", SMALLER_APPENDIX)
         # Nothing is trained or measured for a report.
         patch.setattr("hessspec_mtl.study.seeds.Training", None)
-        patch.setattr("hessspec_mtl.curvature.follow.measure", None)
+        patch.setattr("hessspec_mtl.curvature.subject.task_hessians", None)
         assert reproduce.main([*arguments, "--stages", "report"]) == 0
     return out / "quick-molecules", arguments
 

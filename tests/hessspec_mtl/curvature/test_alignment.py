@@ -13,7 +13,8 @@ from hessspec_mtl.curvature.alignment import (
     eigenspaces,
     gradient_conflict,
 )
-from hessspec_mtl.curvature.follow import CurvatureConfig, follow, task_hessians
+from hessspec_mtl.curvature.follow import CurvatureConfig, follow
+from hessspec_mtl.curvature.subject import task_hessians
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.datasets.computed import load_molecules
 from hessspec_mtl.graphs import batch_graphs

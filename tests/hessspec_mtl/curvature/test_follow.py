@@ -9,14 +9,14 @@ import pytest
 
 import hessspec
 from benchmarks.timing import Compilations
-from hessspec_mtl.curvature import follow
+from hessspec_mtl.curvature import subject
 from hessspec_mtl.curvature.follow import (
     CurvatureConfig,
     analysed_epochs,
+    follow,
     hessian_indices,
-    measure,
-    task_hessians,
 )
+from hessspec_mtl.curvature.subject import Subject, task_hessians
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.datasets.computed import load_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
@@ -86,7 +86,7 @@ def test_off_a_cpu_the_hessians_read_lists_and_are_the_same(initial, monkeypatch
         listed.extend(with_incidence(batches))
         return jax.device_put(listed)
 
-    monkeypatch.setattr(follow, "for_device", with_lists)
+    monkeypatch.setattr(subject, "for_device", with_lists)
     after = task_hessians(initial.params, initial.network, initial.examples, batch_size=5)
     assert len(listed) == 3
     block = jax.random.normal(jax.random.key(0), (3, after.dim))
@@ -99,7 +99,7 @@ def test_off_a_cpu_the_hessians_read_lists_and_are_the_same(initial, monkeypatch
 def test_a_second_analysed_epoch_compiles_nothing(initial, tmp_path, monkeypatch):
     """Trace, density, gradients and eigenvectors of the next parameters meet all programs."""
     states = [init_params(jax.random.key(epoch), initial.network) for epoch in range(2)]
-    monkeypatch.setattr(follow, "load_params", lambda _, epoch: jax.device_get(states[epoch]))
+    monkeypatch.setattr(subject, "load_params", lambda _, epoch: jax.device_get(states[epoch]))
     config = CurvatureConfig(
         num_graphs=NUM_MOLECULES,
         batch_size=4,
@@ -112,7 +112,7 @@ def test_a_second_analysed_epoch_compiles_nothing(initial, tmp_path, monkeypatch
     compilations = Compilations()
     for epoch in range(2):
         compilations.count = 0
-        follow.follow(
+        follow(
             config,
             initial.network,
             initial.examples,
@@ -178,29 +178,51 @@ def test_trace_scores_of_a_network_trained_on_real_molecules_are_standard_normal
     assert np.all(beyond.mean(axis=0) <= 0.08)
 
 
+def of_epoch_3(initial: Setting, config: CurvatureConfig, folder) -> Subject:
+    """The initial network as if it stood after epoch 3 of some training."""
+    made = Subject(
+        config, initial.network, initial.examples, 3, folder, folder, seed=0, progress=False
+    )
+    made._params, made.hessians = initial.params, initial.hessians
+    return made
+
+
 def test_what_is_on_disk_is_not_measured_again(initial, tmp_path, monkeypatch):
     """A run stopped between the trace and the density makes the density alone."""
-    hessians = initial.hessians
     config = CurvatureConfig(trace_matvecs=16, num_probes=2, num_steps=6)
-    first = measure(hessians, 3, config, tmp_path, seed=0)
-    (tmp_path / "density.npz").unlink()
+    first = of_epoch_3(initial, config, tmp_path)
+    trace, density = first.result("trace"), first.result("density")
+    (first.folder / "density.npz").unlink()
 
     def refuse(*arguments, **keywords):
         raise AssertionError("the trace was made twice")
 
     monkeypatch.setattr(hessspec, "trace", refuse)
-    again = measure(hessians, 3, config, tmp_path, seed=0)
-    np.testing.assert_array_equal(again.trace.value, first.trace.value)
-    np.testing.assert_array_equal(again.density.nodes, first.density.nodes)
+    again = of_epoch_3(initial, config, tmp_path)
+    np.testing.assert_array_equal(again.result("trace").value, trace.value)
+    np.testing.assert_array_equal(again.result("density").nodes, density.nodes)
     monkeypatch.setattr(hessspec, "density", refuse)
-    assert measure(hessians, 3, config, tmp_path, seed=0).epoch == 3
+    (record,) = follow(
+        config, initial.network, initial.examples, (3,), tmp_path, tmp_path, seed=0, progress=False
+    )
+    assert record.epoch == 3
+
+
+def test_results_of_other_parameters_are_refused(initial, tmp_path):
+    first = of_epoch_3(initial, CurvatureConfig(), tmp_path)
+    first.claim()
+    other = of_epoch_3(initial, CurvatureConfig(), tmp_path)
+    other._params = jax.tree.map(lambda leaf: leaf + 1, initial.params)
+    with pytest.raises(ValueError, match="holds the curvature of other parameters"):
+        other.result("trace")
 
 
 def test_a_damaged_result_is_named(initial, tmp_path):
-    hessians = initial.hessians
-    (tmp_path / "trace.npz").write_bytes(b"cut short")
+    damaged = of_epoch_3(initial, CurvatureConfig(), tmp_path)
+    damaged.folder.mkdir()
+    (damaged.folder / "trace.npz").write_bytes(b"cut short")
     with pytest.raises(ValueError, match=r"trace.npz cannot be read .* delete it"):
-        measure(hessians, 3, CurvatureConfig(), tmp_path, seed=0)
+        damaged.result("trace")
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,7 @@ def run_in_a_fork(folder: Path, where: Mapping[str, Any]) -> dict[str, Any]:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
             arguments = ["--sets", "molecules", "--out", str(folder / out), "--progress", "False"]
+            arguments += ["--workers", "0"]
             os._exit(reproduce.main(arguments))
         os._exit(99)
     _, status, usage = os.wait4(child, 0)

@@ -1,0 +1,162 @@
+"""A study by real schedulers and workers: the same bytes, whoever does it and whatever dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from hessspec_mtl.cluster.team import items
+
+pytest.importorskip("distributed")
+
+KINDS = {"training", "predictions", "trace", "density", "gradients", "eigenspaces", "hutchinson"}
+
+# Run by workers before their work: in the first unit of each kind, the process ends itself when the
+# work is done and nothing of it is sent.
+DEADLY = """\
+import os, signal
+from pathlib import Path
+from hessspec_mtl.study.units import Bench
+
+def do(self, work, unit, alive=Bench.do):
+    alive(self, work, unit)
+    try:
+        (Path(os.environ["DEATHS"]) / unit.kind).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Bench.do = do
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_unit_waits_for_its_state_and_a_state_for_the_one_before(study):
+    (work,) = study.seeds
+    found = items("molecules", work, ("train", "curvature"))
+    assert {item.unit.kind for item in found} == KINDS
+    trained = [item for item in found if item.unit.kind == "training" and item.unit.task is None]
+    assert [(item.start, item.unit.epoch) for item in trained] == [(-1, 0), (0, 1), (1, 4)]
+    assert [item.after for item in trained] == [None, trained[0].unit, trained[1].unit]
+    alone = [item for item in found if item.unit.kind == "training" and item.unit.task == "E1"]
+    for item in found:
+        if item.unit.kind != "training":
+            assert item.after is not None
+            assert (item.after.kind, item.after.task) == ("training", item.unit.task)
+            assert item.after.epoch == item.unit.epoch
+    assert alone
+
+
+@pytest.mark.slow
+def test_the_bytes_do_not_depend_on_the_number_of_workers(site, here):
+    for count in ("1", "2"):
+        done = site.run(f"by-{count}", "--workers", count)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert site.results(f"by-{count}") == here
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_in_any_kind_of_unit_has_it_done_elsewhere(site, here):
+    """The workers have folders of their own: everything is sent, and nothing shared."""
+    (site.root / "deadly.py").write_text(DEADLY)
+    (site.root / "deaths").mkdir()
+    address = f"tcp://127.0.0.1:{free_port()}"
+    more = ("--preload", str(site.root / "deadly.py"))
+    with ExitStack() as stack:
+        stack.enter_context(site.scheduler(int(address.rpartition(":")[2])))
+        for _ in range(2):
+            deaths = str(site.root / "deaths")
+            stack.enter_context(site.worker(address, *more, DEATHS=deaths))
+        done = site.run("deadly", "--scheduler", address)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (site.root / "deaths").iterdir()} == KINDS
+    assert site.results("deadly") == here
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_command_in_a_sentence_and_loses_nothing(site, here):
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        scheduler = stack.enter_context(site.scheduler(port))
+        stack.enter_context(site.worker(address))
+        command = stack.enter_context(
+            site.process(*site.command("orphan", "--scheduler", address)[2:])
+        )
+        finished = wait_for_results(site, "orphan", command)
+        scheduler.kill()
+        assert command.wait(300) == 1
+        log = next(path for path in sorted(site.root.glob("process-*/log"))[::-1])
+        assert "Stopped: the scheduler is gone" in log.read_text()
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    with site.scheduler(port), site.worker(address):
+        done = site.run("orphan", "--scheduler", address)
+    assert done.returncode == 0, done.stderr
+    assert site.results("orphan") == here
+    assert {path: path.stat().st_mtime_ns for path in finished} == times
+
+
+@pytest.mark.slow
+def test_a_stop_by_hand_ends_the_workers_and_loses_nothing(site, here):
+    """As a terminal does it: the signal goes to the command and to its workers."""
+    with site.process(*site.command("stopped", "--workers", "2")[2:]) as command:
+        finished = wait_for_results(site, "stopped", command)
+        members = in_session(command.pid)
+        assert len(members) >= 3
+        os.killpg(command.pid, signal.SIGINT)
+        assert command.wait(60) == 130
+        log = next(path for path in sorted(site.root.glob("process-*/log"))[::-1])
+        said = log.read_text()
+        assert "Stopped. The same command goes on from here." in said
+        assert "Traceback" not in said
+        time.sleep(2)
+        assert not in_session(command.pid)
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    done = site.run("stopped", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert site.results("stopped") == here
+    assert {path: path.stat().st_mtime_ns for path in finished} == times
+
+
+@pytest.mark.slow
+def test_what_a_unit_raises_is_told_as_if_it_had_been_done_here(site):
+    done = site.run("steep", "--workers", "2", "--learning-rate", "1e30")
+    assert done.returncode == 1
+    assert "Stopped: the " in done.stderr
+    assert "Lower `learning_rate`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_no_scheduler_is_told_in_a_sentence(site):
+    done = site.run("nobody", "--scheduler", f"tcp://127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert "Stopped: no Dask scheduler answers at tcp://127.0.0.1" in done.stderr
+
+
+def wait_for_results(site, name: str, command: subprocess.Popen[str]) -> list:
+    """Until a run has two results: their files."""
+    while command.poll() is None:
+        finished = list((site.root / name).rglob("*.npz"))
+        if len(finished) >= 2:
+            return finished
+        time.sleep(0.2)
+    pytest.fail("the command ended before it had two results")
+
+
+def in_session(session: int) -> list[str]:
+    """Processes of a session that have not ended."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,stat=,args=", "-s", str(session)], capture_output=True, text=True
+    )
+    return [line for line in listed.stdout.splitlines() if line.split()[1][0] != "Z"]
