@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
+from hessspec._base.arguments import did_you_mean
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.grouping import with_whole_groups
 from hessspec_mtl.files.threads import usable_cores
@@ -124,9 +125,17 @@ _OWN = {"molecules": OwnMolecules, "crystals": OwnCrystals}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status (0: done, 1: stopped with a message)."""
+    """Run the command; returns the exit status (0: done, 1: stopped with a message, 2: no such)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     own = _OWN.get(arguments[0]) if arguments else None
+    if own is None and arguments and not arguments[0].startswith("-"):
+        print(
+            f"there is no {arguments[0]!r} to reproduce{did_you_mean(arguments[0], _OWN)}: data of "
+            "your own are `molecules FILE.csv ...` or `crystals FOLDER ...`, the paper's are named "
+            "by `--sets`; `--help` says more.",
+            file=sys.stderr,
+        )
+        return 2
     kind = own or Reproduce
     options: Options = tyro.cli(
         kind,

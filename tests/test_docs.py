@@ -112,6 +112,14 @@ def test_files_that_are_named_are_there():
 
 
 @pytest.mark.slow
+def test_the_spectra_among_the_results_are_drawn_from_the_files_that_are_kept(tmp_path):
+    command = [sys.executable, "-m", "docs.spectra", str(tmp_path)]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "E1, epoch 0: Extremes: -206.08" in said
+    assert (tmp_path / "spectra.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", scripts())
 def test_examples_of_the_gallery_draw_and_say_what_their_pages_show(name, tmp_path):
     """Words are compared without their numbers, which change in the last digits with a machine."""

@@ -1,7 +1,9 @@
 """Arguments of the right kind and in range, named where they are not."""
 
+import difflib
 import operator
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -94,6 +96,13 @@ def check_kind(name: str, value: Any, kind: type) -> None:
     """Raise TypeError unless the argument `name` is a `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"`{name}` must be a {kind.__name__}, got {type(value).__name__}.")
+
+
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+    """The nearest of the words that are known, as a question in brackets; nothing if none is."""
+    names = {str(name).lower(): str(name) for name in known}
+    near = difflib.get_close_matches(str(word).lower(), names, n=1)
+    return f" (did you mean {names[near[0]]!r}?)" if near else ""
 
 
 def shown(value: Any) -> str:

@@ -85,7 +85,7 @@ def resolve_budget(memory_budget: int | float | None) -> int:
     """
     if memory_budget is None:
         return default_memory_budget()
-    budget = real_number("memory_budget", memory_budget, "a number of bytes (4 GiB: `4 * 2**30`)")
+    budget = real_number("memory_budget", memory_budget, "a number of bytes (4 GB: `4e9`)")
     if not budget >= 1:
         raise ValueError(
             f"`memory_budget` must be at least 1 byte, or None for this device's default, got "
@@ -98,15 +98,13 @@ def require_memory(needed: int, budget: int, what: str, ways_out: str) -> None:
     """Raise MemoryError, with the ways out, if `needed` bytes exceed the budget."""
     if needed > budget:
         raise MemoryError(
-            f"{what} needs {_readable(needed)}, `memory_budget` allows {_readable(budget)}; "
-            f"{ways_out}."
+            f"{what} needs {size(needed)}, `memory_budget` allows {size(budget)}; {ways_out}."
         )
 
 
-def _readable(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"
+def size(nbytes: float) -> str:
+    """Bytes in the largest unit of which there is one, to three digits."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if nbytes >= 1000.0**power:
+            return f"{float(f'{nbytes / 1000.0**power:.3g}'):,g} {unit}"
+    return "1 byte" if nbytes == 1 else f"{nbytes:.0f} bytes"

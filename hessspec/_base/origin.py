@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from hessspec._base.tasks import task_words
+
 Record = TypeVar("Record")
 
 
@@ -97,7 +99,7 @@ def merged_origin(one: _Run, other: Any) -> Origin:
             "put together from other arrays; compute it again, with a key of its own."
         )
     _require_equal("parameters", f"P = {one.dim:,}", f"P = {other.dim:,}")
-    _require_equal("tasks", _tasks(one), _tasks(other))
+    _require_equal("tasks", task_words(one), task_words(other))
     _require_equal("products", mine.dtype, theirs.dtype)
     _require_equal("parts", mine.part or "the whole operator", theirs.part or "the whole operator")
     if mine.operator != theirs.operator:
@@ -121,7 +123,3 @@ def _require_equal(what: str, mine: str, theirs: str) -> None:
             f"`other` must be of the same operator, but its {what} differ: {theirs}, where this "
             f"one has {mine}."
         )
-
-
-def _tasks(record: _Run) -> str:
-    return "a scalar loss" if record.num_tasks is None else f"{record.num_tasks} tasks"

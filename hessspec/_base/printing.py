@@ -97,7 +97,7 @@ def _shape(value: Any) -> str:
         traced = " traced" if isinstance(value, Tracer) else ""
         return f"{dtype}{list(shape)}{traced}"
     if isinstance(value, dict | list | tuple):
-        return f"a tree of {len(jax.tree.leaves(value))} leaves"
+        return f"a tree of {counted(len(jax.tree.leaves(value)), 'leaf', 'leaves')}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -164,9 +164,9 @@ def interval(low: Any, high: Any) -> str:
     return f"[{number(low, digits)}, {number(high, digits)}]"
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str = "") -> str:
     """So many of something: `1 sample`, `2,048 samples`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def percent(share: Any) -> str:

@@ -5,11 +5,11 @@ Errors from inside such a function are the user's own and pass as they are.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from hessspec._base.arguments import shown
+from hessspec._base.arguments import did_you_mean, shown
 from hessspec._base.meshes import off_explicit_axes
 
 Arguments = ParamSpec("Arguments")
@@ -30,13 +30,19 @@ def called_as(
             try:
                 signature.bind(*arguments, **named)
             except TypeError as error:
-                name = calls[0].split("(")[0]
-                raise TypeError(f"`{name}` cannot be called so ({error}); call {right}.") from None
+                name, why = calls[0].split("(")[0], misspelt(error, signature, named)
+                raise TypeError(f"`{name}` cannot be called so ({why}); call {right}.") from None
             return off_explicit_axes(function)(*arguments, **named)
 
         return checked
 
     return decorate
+
+
+def misspelt(error: TypeError, signature: inspect.Signature, named: Iterable[str]) -> str:
+    """What Python says of a call, with the argument that an unknown name may stand for."""
+    unknown = next((name for name in named if name not in signature.parameters), None)
+    return str(error) + ("" if unknown is None else did_you_mean(unknown, signature.parameters))
 
 
 @contextmanager

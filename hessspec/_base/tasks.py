@@ -5,6 +5,7 @@ from typing import Any, Self
 import jax
 
 from hessspec._base.arguments import whole_number
+from hessspec._base.printing import counted
 
 
 class TaskAxis:
@@ -42,6 +43,11 @@ def task_labels(label: str | None, num_tasks: int | None) -> list[str | None]:
     if num_tasks is None:
         return [label]
     return [f"{label or 'task'} {t}" for t in range(num_tasks)]
+
+
+def task_words(record: Any) -> str:
+    """How many tasks a record is of: `a scalar loss`, `3 tasks`."""
+    return "a scalar loss" if record.num_tasks is None else counted(record.num_tasks, "task")
 
 
 def task_number(index: Any, count: int) -> int:

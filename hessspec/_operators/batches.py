@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from hessspec._base.arguments import did_you_mean
 from hessspec._base.memory import resolve_budget
 from hessspec._base.meshes import example_like, on_mesh_of
 from hessspec._operators.batch_leaves import Families, Parts, admit
@@ -60,7 +61,8 @@ class Batches:
                 "batch is passed as `data=batch`, or as `Batches([batch])`."
             )
         if reduction not in ("mean", "sum"):
-            raise ValueError(f"`reduction` must be 'mean' or 'sum', got {reduction!r}")
+            near = did_you_mean(reduction, ("mean", "sum"))
+            raise ValueError(f"`reduction` must be 'mean' or 'sum', got {reduction!r}{near}")
         if sizes is not None and reduction == "sum":
             raise ValueError(
                 "`sizes` must be left out with `reduction='sum'`: they are the weights of a mean, "

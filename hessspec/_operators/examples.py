@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 # Batches that hold one entry for each of so many tasks are real (data sets side by side, a loss of
 # each), and cannot be told from examples. More tasks than the 16 columns of QM8 are rare.
 MANY_TASKS = 16
+
+EACH_EXAMPLE = "if it has a value for each example, return their mean: `losses.mean()`"
+
+
+def check_alike(shapes: Sequence[Any]) -> None:
+    """Raise ValueError unless the losses of all batches have one shape."""
+    found = [leaf.shape for shape in shapes for leaf in jax.tree.leaves(shape)]
+    if len(set(found)) > 1:
+        first = found[0]
+        other = next(shape for shape in found if shape != first)
+        raise ValueError(
+            f"`loss_fn` must return the same shape for every batch, got {first} and {other} of "
+            f"two batches; {EACH_EXAMPLE}."
+        )
 
 
 def warn_of_examples(

@@ -28,7 +28,7 @@ from hessspec._base.selection import Where, choose
 from hessspec._base.space import VectorSpace, leaf_paths
 from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
-from hessspec._operators.examples import warn_of_examples
+from hessspec._operators.examples import EACH_EXAMPLE, check_alike, warn_of_examples
 from hessspec._operators.lift import LiftedFunction, Unpicklable, lift
 from hessspec._operators.modes import FORWARD_OVER_REVERSE, Modes, find_modes, least
 from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
@@ -200,7 +200,9 @@ class DataOperator(PlannedOperator):
 
     def _view(self, groups: tuple[BatchGroup, ...]) -> DataOperator:
         """The operator of these batches alone."""
-        chunks, _ = self._lift_all(groups)
+        chunks, shape = self._lift_all(groups)
+        expected = () if self.num_losses is None else (self.num_losses,)
+        check_alike([jax.ShapeDtypeStruct(expected, self.dtype), shape])
         return eqx.tree_at(
             lambda o: (o.chunks, o.streamed), self, (chunks, None), is_leaf=lambda x: x is None
         )
@@ -228,6 +230,7 @@ class DataOperator(PlannedOperator):
 
     def _lift_all(self, groups: tuple[BatchGroup, ...]) -> tuple[tuple[Chunk, ...], Any]:
         lifted = [self._lift(group) for group in groups]
+        check_alike([shape for _, shape in lifted])
         return tuple(chunk for chunk, _ in lifted), lifted[0][1]
 
     def _lift(self, group: BatchGroup) -> tuple[Chunk, Any]:
@@ -416,8 +419,8 @@ def _num_tasks(shape: Any) -> int | None:
     leaves = jax.tree.leaves(shape)
     ok = len(leaves) == 1 and jax.tree.structure(shape) == jax.tree.structure(0)
     if not ok or len(leaves[0].shape) > 1 or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-        found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
-        way_out = ""
+        found = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+        way_out = f" ({EACH_EXAMPLE})" if ok and leaves[0].shape else ""
         if isinstance(shape, tuple | list | dict) and len(shape) > 1:
             way_out = (
                 " (if it is a loss with auxiliary outputs, as `has_aux=True` has them, pass "

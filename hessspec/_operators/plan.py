@@ -11,6 +11,7 @@ import jax
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.memory import require_memory
+from hessspec._base.printing import counted
 from hessspec._operators.modes import USUAL, Modes
 from hessspec._operators.traces import inner_traces
 
@@ -89,7 +90,7 @@ class Demand:
         require_memory(
             min(self.of(rows, again, least) for rows, again in choices),
             budget,
-            f"a block of {choices[-1][0]} products with the Hessian",
+            f"a block of {counted(choices[-1][0], 'product')} with the Hessian",
             "raise `memory_budget`, split the data into smaller `Batches`, or let `where` choose "
             f"fewer parameters{f', or leave {own} to be chosen' if own else ''}",
         )

@@ -20,6 +20,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from hessspec._base.arguments import check_key
 from hessspec._base.meshes import off_explicit_axes
 from hessspec._base.selection import Where
+from hessspec._base.signatures import misspelt
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.calls import require_values, resolve_operator
 
@@ -108,8 +109,9 @@ def verb(question: Callable[Concatenate[Call, Options], Result]) -> Verb[Options
         except TypeError as error:
             bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
             raise TypeError(
-                f"`{name}` cannot be called so ({error}); call `hessspec.{name}(loss_fn, params, "
-                f"key, data=batch)` or `hessspec.{name}(operator, key=key)`, with options by name: "
+                f"`{name}` cannot be called so ({misspelt(error, signature, named)}); call "
+                f"`hessspec.{name}(loss_fn, params, key, data=batch)` or "
+                f"`hessspec.{name}(operator, key=key)`, with options by name: "
                 f"{name}{inspect.Signature(bare)}."
             ) from None
         call = {p.name: given.pop(p.name) for p in what if p.name in given}

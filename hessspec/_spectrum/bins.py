@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from hessspec._base.arguments import did_you_mean
 from hessspec._base.printing import Facts, Printed, number
 from hessspec._spectrum.bands import count_band, open_counts
 from hessspec._spectrum.rows import Rows
@@ -179,7 +180,8 @@ def cells_of(
         ValueError: if `scale` is unknown.
     """
     if scale not in get_args(Steps):
-        raise ValueError(f"`scale` must be 'linear', 'log' or 'symlog', got {scale!r}")
+        near = did_you_mean(scale, ("linear", "log", "symlog"))
+        raise ValueError(f"`scale` must be 'linear', 'log' or 'symlog', got {scale!r}{near}")
     used = rows.counts > 0
     low, high = float(rows.nodes[used].min()), float(rows.nodes[used].max())
     reach = max(abs(low), abs(high)) or 1.0

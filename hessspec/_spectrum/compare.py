@@ -12,6 +12,7 @@ from hessspec._base.arguments import check_kind
 from hessspec._base.printing import Facts, Printed, one_number, with_error
 from hessspec._base.records import load_record, save_record
 from hessspec._base.signatures import called_as
+from hessspec._base.tasks import task_words
 from hessspec._krylov.blocks import gram, orthonormal_rows, without
 from hessspec._krylov.eigenpairs import EigenPairs
 from hessspec._spectrum.record import SpectralDensity
@@ -137,8 +138,8 @@ def principal_angles(a: EigenPairs, b: EigenPairs) -> Float[np.ndarray, "*tasks 
         check_kind(name, pairs, EigenPairs)
     if a.num_tasks != b.num_tasks:
         raise ValueError(
-            f"`a` and `b` must have the same task axis, got {a.num_tasks} and {b.num_tasks} "
-            "tasks; choose one with `pairs.task(t)`."
+            f"`a` and `b` must have the same task axis, got {task_words(a)} and "
+            f"{task_words(b)}; choose one with `pairs.task(t)`."
         )
     if a.num_tasks is not None:
         return np.stack([principal_angles(a.task(t), b.task(t)) for t in range(a.num_tasks)])
@@ -201,8 +202,8 @@ def _distance(
         check_kind("b", b, SpectralDensity)
         if a.num_tasks != b.num_tasks:
             raise ValueError(
-                f"`a` and `b` must have the same task axis, got {a.num_tasks} and {b.num_tasks} "
-                "tasks; choose one with `density.task(t)`."
+                f"`a` and `b` must have the same task axis, got {task_words(a)} and "
+                f"{task_words(b)}; choose one with `density.task(t)`."
             )
         if a.num_tasks is None:
             value, error = _unpaired(between, a, b)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hessspec._base.arguments import check_kind, whole_number
-from hessspec._base.memory import resolve_budget
+from hessspec._base.memory import resolve_budget, size
 from hessspec._base.meshes import mesh_of
 from hessspec._base.probes import gaussian
 from hessspec._base.signatures import called_as
@@ -161,11 +161,3 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.2g} {unit}"
     return f"{seconds:.2g} s"
-
-
-def size(nbytes: float) -> str:
-    """Bytes in the largest unit of which there is one, to two digits."""
-    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
-        if nbytes >= 1000.0**power:
-            return f"{nbytes / 1000.0**power:.3g} {unit}"
-    return f"{nbytes:.0f} bytes"

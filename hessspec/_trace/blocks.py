@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hessspec._base.arguments import did_you_mean
 from hessspec._base.origin import about
 from hessspec._base.printing import (
     Facts,
@@ -46,7 +47,9 @@ class BlockTraces(Printed, Mapping[Hashable, TraceEstimate]):
 
     def __getitem__(self, name: Hashable) -> TraceEstimate:
         if name not in self.names:
-            raise KeyError(name)
+            known = ", ".join(map(repr, self.names[:8])) + (", ..." if len(self) > 8 else "")
+            near = did_you_mean(name, self.names)
+            raise KeyError(f"there is no block {name!r}{near}; there are {known}")
         return self.estimates[self.names.index(name)]
 
     def __iter__(self) -> Iterator[Hashable]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.memory import require_memory, resolve_budget
-from hessspec._base.printing import Facts, Printed, listed, with_error
+from hessspec._base.printing import Facts, Printed, counted, listed, with_error
 from hessspec._base.probes import rademacher
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
@@ -141,8 +141,9 @@ class DiagonalEstimate(Printed, TaskAxis):
         how = "" if self.num_samples == 0 else f"{self.num_samples} samples, "
         leaves = jax.tree.leaves(self.value)
         size = sum(int(np.prod(np.shape(leaf)[len(self._lead()) :])) for leaf in leaves)
+        places = counted(len(leaves), "leaf", "leaves")
         rows = [
-            ("entries", f"{size:,} in {len(leaves)} leaves, each with a standard error"),
+            ("entries", f"{size:,} in {places}, each with a standard error"),
             ("their sum", f"tr H = {total}"),
             ("method", f"{self.method}: {how}{self.num_matvecs:,} products"),
         ]

@@ -147,9 +147,10 @@ class TraceEstimate(Printed, TaskAxis):
         if self.by_group is None or self.exact_by_group is None or self.group_shares is None:
             raise ValueError(
                 "`data_standard_error` takes forms of several batches: pass "
-                "`data=hessspec.Batches(...)` of at least two, and `method='auto'` or "
-                f"'hutchinson' with fewer products than parameters; this trace is by "
-                f"{self.method!r} and has none."
+                "`data=hessspec.Batches(...)` of at least two that fit a quarter of "
+                "`memory_budget` together (what is read again for each product has none), and "
+                "`method='auto'` or 'hutchinson' with fewer products than parameters; this trace "
+                f"is by {self.method!r} and has none."
             )
         groups = (self.by_group, self.exact_by_group, self.group_shares)
         return data_variance(*(np.asarray(part, np.float64) for part in groups)) ** 0.5

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from hessspec._base.arguments import real_number, whole_number
+from hessspec._base.arguments import did_you_mean, real_number, whole_number
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.probes import TRACE_STREAM
 from hessspec._base.progress import ProgressBar, progress_bar
@@ -135,7 +135,8 @@ def trace(
     deflation shared by tasks and the interval are derived in this package.
     """
     if method not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}")
+        near = did_you_mean(method, METHODS)
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}{near}")
     if num_matvecs is not None:
         num_matvecs = whole_number("num_matvecs", num_matvecs)
     rtol, atol = real_number("rtol", rtol), real_number("atol", atol)
@@ -175,10 +176,14 @@ def _blockwise(
 ) -> tuple[Blockwise, dict[Hashable, int]]:
     if method not in ("auto", "hutchinson"):
         raise ValueError(
-            f"`by` needs method='auto' or 'hutchinson', got {method!r}, whose samples have no parts"
+            f"`by` needs method='auto' or 'hutchinson', got {method!r}, whose samples have no "
+            "parts."
         )
     if not operator.has_products:
-        raise ValueError("`by` needs products H v, which this loss does not have (no reverse mode)")
+        raise ValueError(
+            "`by` needs products H v, which this loss does not have (no reverse mode); leave it "
+            "out, or take each block apart with `where`."
+        )
     if budget <= LOOKED:
         raise ValueError(
             f"`num_matvecs` must be above {LOOKED} with `by`, which spends as many to see how far "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hessspec._base.arguments import did_you_mean
 from hessspec._base.tasks import task_labels
 from hessspec._pictures.landscapes import Drawn, draw_lines, draw_planes
 from hessspec._pictures.series import Series, draw_series
@@ -33,8 +34,11 @@ def draw_column(
 ) -> Axes:
     """The column `name` over the steps: tasks in colours, further eigenvalues fainter."""
     if name not in table or name in ("step", "trace_samples"):
-        known = ", ".join(n for n in table if n not in ("step", "trace_samples"))
-        raise ValueError(f"`name` must be a column of the table ({known}), got {name!r}")
+        known = [column for column in table if column not in ("step", "trace_samples")]
+        raise ValueError(
+            f"`name` must be a column of the table ({', '.join(known)}), got {name!r}"
+            f"{did_you_mean(name, known)}"
+        )
     steps, column = table["step"], np.asarray(table[name], float)
     errors = None
     if name in _ERRORS:

@@ -397,14 +397,14 @@ class Tracker:
         if self.k > dim:
             raise ValueError(
                 f"`k` must lie in [1, {dim}] for {dim} chosen parameters, got {self.k}; "
-                "lower `k` or let `where` select more."
+                "lower `k` or let `where` choose more."
             )
         vectors = tasks * (self.k + NUM_KNOWN + 1) + 2 * (self.k + 2 + NUM_NEW) + NUM_KNOWN
         require_memory(
             vectors * dim * operator.dtype.itemsize,
             resolve_budget(self.memory_budget),
             f"tracking {self.k} eigenpairs of {dim:,} parameters",
-            "lower `k`, raise `memory_budget`, or let `where` select fewer parameters",
+            "lower `k`, raise `memory_budget`, or let `where` choose fewer parameters",
         )
         self._space = operator.space
         start = functools.partial(TrackerState.start, dim=dim, k=self.k, which=self.which)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hessspec._base.arguments import did_you_mean
 from hessspec_mtl.datasets.base import LeftOut
 from hessspec_mtl.datasets.sources import DataError
 
@@ -99,9 +100,10 @@ class Table:
         missing = [column for column in columns if column not in self.header]
         if missing:
             raise DataError(
-                f"{self.path} has no column {missing}, its first line names {list(self.header)}"
-                f"{self._looks_like_data()}; give the columns as they are spelled there (--smiles, "
-                "--targets for molecules, --columns, --id-column for crystals)."
+                f"{self.path} has no column {missing}{did_you_mean(missing[0], self.header)}, its "
+                f"first line names {list(self.header)}{self._looks_like_data()}; give the columns "
+                "as they are spelled there (--smiles, --targets for molecules, --columns, "
+                "--id-column for crystals)."
             )
         for column in columns:
             if self.header.count(column) > 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hessspec._base.printing import counted
 from hessspec._base.progress import progress_bar
 from hessspec_mtl.datasets.base import (
     LeftOut,
@@ -255,7 +256,7 @@ def _crystals_with_targets(
         for name, path in files.paths.items()
         if name not in named
     ]
-    _tell(notes, f"of {table.path} and its crystals were read so:")
+    _tell(notes, f"of {table.path} and its crystals, read so:")
     return rows, left_out
 
 
@@ -264,7 +265,7 @@ def _tell(notes: Sequence[str], what: str) -> None:
     if notes:
         shown = "".join(f"\n  {note}" for note in notes[:_SHOWN])
         more = f"\n  and {len(notes) - _SHOWN} more" if len(notes) > _SHOWN else ""
-        logger.warning("%d details %s%s%s", len(notes), what, shown, more)
+        logger.warning("%s %s%s%s", counted(len(notes), "detail"), what, shown, more)
 
 
 def _smiles_column(table: Table, smiles: str) -> str:
@@ -348,13 +349,14 @@ def _report(left_out: Sequence[LeftOut], num_usable: int, path: Path, strict: bo
         examples += f"\n  and {len(left_out) - _SHOWN} more"
     if num_usable < _FEWEST_EXAMPLES:
         raise DataError(
-            f"{path} leaves {num_usable} usable examples, at least {_FEWEST_EXAMPLES} are needed "
-            f"({counts or 'nothing was left out'}).{examples}"
+            f"{path} leaves {counted(num_usable, 'usable example')}, at least {_FEWEST_EXAMPLES} "
+            f"are needed ({counts or 'nothing was left out'}).{examples}"
         )
     if left_out and strict:
         raise DataError(
-            f"{len(left_out)} records cannot be used ({counts}); correct them, or leave them out "
-            f"with `strict=False`.{examples}"
+            f"{counted(len(left_out), 'record')} cannot be used ({counts}); correct what is wrong, "
+            f"or pass `strict=False` to leave such records out.{examples}"
         )
     if left_out:
-        logger.warning("%d records are left out (%s).%s", len(left_out), counts, examples)
+        found = counted(len(left_out), "record")
+        logger.warning("left out: %s (%s).%s", found, counts, examples)

@@ -37,6 +37,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from hessspec._base.arguments import did_you_mean
 from hessspec_mtl.graphs import GraphBatch, Incidence, MultiGraph, batch_graphs
 from hessspec_mtl.network.derivatives import matmul, tanh
 from hessspec_mtl.network.ways import Ways, by_lists, by_segments
@@ -88,7 +89,8 @@ class NetworkConfig:
             )
         if self.initializer not in INITIALIZERS:
             raise ValueError(
-                f"`initializer` must be one of {sorted(INITIALIZERS)}, got {self.initializer!r}."
+                f"`initializer` must be one of {sorted(INITIALIZERS)}, got {self.initializer!r}"
+                f"{did_you_mean(self.initializer, INITIALIZERS)}."
             )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import optax
 
+from hessspec._base.arguments import did_you_mean
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": optax.adamw,
     "adam": optax.adam,
@@ -71,12 +73,14 @@ class TrainConfig:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(
-                f"`optimizer` must be one of {sorted(OPTIMIZERS)}, got {self.optimizer!r}."
+                f"`optimizer` must be one of {sorted(OPTIMIZERS)}, got {self.optimizer!r}"
+                f"{did_you_mean(self.optimizer, OPTIMIZERS)}."
             )
         if self.matmul_precision not in MATMUL_PRECISIONS:
             raise ValueError(
                 f"`matmul_precision` must be one of {sorted(MATMUL_PRECISIONS)}, "
-                f"got {self.matmul_precision!r}."
+                f"got {self.matmul_precision!r}"
+                f"{did_you_mean(self.matmul_precision, MATMUL_PRECISIONS)}."
             )
         if self.checkpoint_seconds is not None and not self.checkpoint_seconds >= 0:
             raise ValueError(

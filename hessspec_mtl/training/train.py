@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from hessspec._base.arguments import did_you_mean
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec_mtl.graphs import MultiGraph, with_any_target
 from hessspec_mtl.network.model import NetworkConfig, Params, init_params
@@ -331,7 +332,10 @@ def _columns(encoded: EncodedExamples, split: str, tasks: Sequence[str]) -> Spli
     names = [task.name for task in encoded.tasks]
     missing = [task for task in tasks if task not in names]
     if missing:
-        raise ValueError(f"`network.tasks` must be among the data set's {names}, got {missing}.")
+        raise ValueError(
+            f"`network.tasks` must be among the data set's {names}, got {missing}"
+            f"{did_you_mean(missing[0], names)}."
+        )
     examples: Examples = getattr(encoded, split)
     targets = examples.targets[:, [names.index(task) for task in tasks]]
     unknown = [t for t, column in zip(tasks, targets.T, strict=True) if np.isnan(column).all()]

@@ -158,6 +158,15 @@ CALLS = {
         lambda: HessianOperator(loss, PARAMS, batch=BATCH),
         "cannot be called so (got an unexpected keyword argument 'batch'); call `HessianOperator",
     ),
+    "a misspelt option": (
+        lambda: trace(hessian(), key=KEY, num_matvec=3),
+        "got an unexpected keyword argument 'num_matvec' (did you mean 'num_matvecs'?)); call",
+    ),
+    "a misspelt option of an operator": (
+        lambda: HessianOperator(loss, PARAMS, data=BATCH, rematerialise=True),
+        "'rematerialise' (did you mean 'rematerialize'?)); call `HessianOperator(loss_fn, params, "
+        "data=batch)`.",
+    ),
     "a loss for a forecast": (
         lambda: hessspec.forecast(loss, PARAMS, data=BATCH),
         "call `forecast(operator)` or `forecast(hessspec.HessianOperator(loss_fn, params, data=",

@@ -114,7 +114,7 @@ def test_pairs_say_which_have_converged(operator):
 
 def test_a_diagonal_says_its_size_and_its_sum(operator):
     text = repr(hessspec.diagonal(operator, key=KEY, num_matvecs=16, progress=False))
-    assert "entries    120 in 1 leaves" in text
+    assert "entries    120 in 1 leaf," in text
     assert "tr H = " in text
 
 

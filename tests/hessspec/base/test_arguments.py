@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessspec._base.arguments import check_key, in_dtype, real_number, shown, whole_number
+from hessspec._base.arguments import (
+    check_key,
+    did_you_mean,
+    in_dtype,
+    real_number,
+    shown,
+    whole_number,
+)
 
 
 @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), np.asarray(3)])
@@ -19,6 +26,13 @@ def test_the_least_whole_number_counts_itself_and_may_be_left_out():
     assert whole_number("k", -5, least=None) == -5
     with pytest.raises(ValueError, match="`k` must be at least 0, got -1"):
         whole_number("k", -1, least=0)
+
+
+def test_the_nearest_word_is_asked_for_whatever_its_case_and_no_far_one():
+    known = ("smiles", "gap", "dipole")
+    assert did_you_mean("dipol", known) == " (did you mean 'dipole'?)"
+    assert did_you_mean("SMILES", known) == " (did you mean 'smiles'?)"
+    assert did_you_mean("energy", known) == did_you_mean("x", ()) == ""
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), jnp.asarray(2)])

@@ -69,7 +69,7 @@ def test_a_budget_is_a_number_of_bytes():
     assert resolve_budget(math.inf) == sys.maxsize
     assert resolve_budget(None) > 0
     for wrong in ("1GB", True, [1]):
-        with pytest.raises(TypeError, match=r"`memory_budget` must be a number of bytes \(4 GiB: "):
+        with pytest.raises(TypeError, match=r"`memory_budget` must be a number of bytes \(4 GB: "):
             resolve_budget(wrong)
     for wrong in (-1, 0, 0.5, math.nan):
         with pytest.raises(ValueError, match="`memory_budget` must be at least 1 byte, or None"):

@@ -75,3 +75,16 @@ def test_losses_of_other_lengths_and_of_no_data_are_tasks():
     assert not is_warned(for_each_output, params(MANY), batch(MANY + 1, outputs=MANY))
     inside = batch(MANY)
     assert not is_warned(lambda p: for_each_example(p, inside), params(), None)
+
+
+@pytest.mark.parametrize("budget", [None, 40_000])
+def test_examples_of_batches_of_different_sizes_are_no_tasks(budget):
+    data = Batches(lambda: iter([batch(MANY), batch(MANY - 4)]))
+    message = r"same shape for every batch, got \(17,\) and \(13,\).*`losses.mean\(\)`"
+    with pytest.raises(ValueError, match=message):
+        HessianOperator(for_each_example, params(), data=data, memory_budget=budget).losses()
+
+
+def test_a_loss_that_keeps_its_axes_is_told_to_take_the_mean():
+    with pytest.raises(ValueError, match=r"got float32\[17, 1\] \(if it has a value for each ex"):
+        HessianOperator(lambda p, d: squares(p, d).astype("float32"), params(), data=batch(MANY))

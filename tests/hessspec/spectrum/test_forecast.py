@@ -10,7 +10,8 @@ import pytest
 
 import hessspec
 from hessspec import HessianOperator
-from hessspec._spectrum.forecast import duration, size
+from hessspec._base.memory import size
+from hessspec._spectrum.forecast import duration
 from tests.spectra import hessian, outliers, with_spectrum
 
 KEY = jax.random.key(0)
@@ -68,7 +69,8 @@ def test_times_and_sizes_are_written_as_people_say_them():
         "2.5 h",
         "3.5 days",
     ]
-    assert [size(n) for n in (12, 1500, 2.5e6, 7.71e9)] == [
+    assert [size(n) for n in (1, 12, 1500, 2.5e6, 7.71e9)] == [
+        "1 byte",
         "12 bytes",
         "1.5 kB",
         "2.5 MB",

@@ -30,8 +30,8 @@ def test_it_is_read_like_a_dict(traces):
     assert len(traces) == 2
     assert "head" in traces
     assert traces.get("tail") is None
-    with pytest.raises(KeyError, match="tail"):
-        traces["tail"]
+    with pytest.raises(KeyError, match=r"no block 'heat' \(did you mean 'head'\?\); there are"):
+        traces["heat"]
 
 
 def test_it_has_a_line_for_each_block_and_says_once_how_they_were_made(traces):

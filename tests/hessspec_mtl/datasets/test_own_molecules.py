@@ -109,7 +109,7 @@ def test_rows_of_no_use_are_left_out_and_named_by_file_line_and_column(tmp_path,
         f"{path}, line 12, column 'smiles': the field is empty",
         f"{path}, line 13, column 'a': the field is empty, and there is no number in ['b']",
     ]
-    assert "6 records are left out" in caplog.text
+    assert "left out: 6 records (" in caplog.text
     assert details[4] in caplog.text
     assert details[5] not in caplog.text
     assert "\n  and 1 more" in caplog.text
@@ -213,8 +213,8 @@ def test_a_strict_reading_stops_at_what_is_of_no_use(tmp_path):
         ),
         (
             "smiles,A,b\nC,1,2\n",
-            r"no column \['a'\], its first line names \['smiles', 'A', 'b'\]; give .* as they are "
-            r"spelled there \(--smiles, --targets",
+            r"no column \['a'\] \(did you mean 'A'\?\), its first line names \['smiles', 'A', "
+            r"'b'\]; give .* as they are spelled there \(--smiles, --targets",
         ),
         (
             "smiles,a,b,a\nC,1,2,3\n",
