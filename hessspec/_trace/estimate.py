@@ -331,7 +331,7 @@ class TraceEstimate(Printed, TaskAxis):
             ValueError: unless 0 < level < 1.
         """
         low, high = self.confidence_interval(level)
-        names = [""] if self.num_tasks is None else task_labels(None, self.num_tasks)
+        names = [name or "" for name in task_labels(None, self.num_tasks)]
         drawn = Estimates(names, self.value, low, high, label)
         return draw_estimates([drawn], ax, f"{self.quantity} with its {level:.0%} interval")
 

@@ -116,6 +116,12 @@ def test_the_settings_of_the_command_line_are_in_the_runs_configuration(lacking)
     assert "--curvature.trace-matvecs 8" in settings["command"]
 
 
+def test_a_first_word_that_is_no_kind_of_data_is_asked_about(capsys):
+    assert reproduce.main(["molecule", "my.csv", "--targets", "gap"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("there is no 'molecule' to reproduce (did you mean 'molecules'?)")
+
+
 def test_a_constant_target_ends_in_a_sentence(tmp_path, capsys):
     targets = numbers(12, 1.0, 1.0)
     targets[:, 1] = 4.0
