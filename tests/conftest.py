@@ -6,7 +6,8 @@ from importlib.metadata import version
 import hypothesis
 
 # Tests run as many processes as there are cores. Threads of BLAS wait for one another by spinning:
-# on a busy machine a QR of 120 columns then took half a second in place of one millisecond.
+# on a busy machine a QR of 120 columns then took half a second in place of one millisecond. NumPy
+# reads this when it is imported.
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 

@@ -1,7 +1,7 @@
 """Where codes for Hessian spectra have gone wrong without a word: one short test for each way.
 
-Every test runs twice, in float32 and in float64, as the whole suite does. Longer tests of the
-same hazards, where there are any, are named beside them.
+Tests run in float32, and those of what the dtype can change in float64 too, as the whole suite
+does. Longer tests of the same hazards, where there are any, are named beside them.
 
 a  the zero operator              below; test_density `..._has_trace_zero_and_an_atom_at_zero`
 b  breakdown, m far above rank    below; test_lanczos `..._exhausted_space_is_noticed_at_once`
@@ -170,6 +170,7 @@ def test_three_outliers_are_counted_as_three():
 # --- e: indefinite operators --------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_a_trace_of_zero_is_never_a_confident_number():
     """True trace 0: a method for positive operators would cut off one half of the spectrum."""
     eigenvalues = np.concatenate([np.linspace(-9, -1, DIM // 2), np.linspace(1, 9, DIM // 2)])
@@ -187,6 +188,7 @@ def test_a_trace_of_zero_is_never_a_confident_number():
 # --- f: batches ---------------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_a_ragged_last_batch_weighs_as_much_as_it_holds():
     generator = np.random.default_rng(2)
     items = jnp.asarray(generator.normal(size=(11, 6)), dtype())
@@ -282,6 +284,7 @@ def test_requests_beyond_the_size_of_the_operator_are_exact_and_defined(dim):
         eigenpairs(operator, dim + 1)
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("num_matvecs", [2, 5])
 def test_few_and_odd_numbers_of_products_are_defined_and_say_so(method, num_matvecs):
@@ -306,6 +309,7 @@ def load_benchmark(name: str):
     return module
 
 
+@pytest.mark.any_dtype
 def test_intervals_from_16_samples_cover_and_two_samples_are_not_called_reliable():
     """The quick form: 200 seeds know a coverage of 95 % to 1.5 %."""
     coverage = load_benchmark("accuracy_trace_coverage")
@@ -355,6 +359,7 @@ COUNTED = {
 }
 
 
+@pytest.mark.any_dtype
 def test_products_reported_are_the_products_executed():
     """Counted in the product itself, guards and checks included."""
     values = np.concatenate([[300.0, -40.0], np.random.default_rng(3).normal(size=DIM - 2)])
@@ -377,6 +382,7 @@ def test_products_reported_are_the_products_executed():
 # --- m: keys ------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_neighbouring_keys_share_no_probe():
     """Codes that seed probe i with `seed + i` repeat n - 1 of n probes at the next seed."""
     seeds, count = 8, 40
@@ -397,6 +403,7 @@ def test_neighbouring_keys_share_no_probe():
 # --- n: compile time ----------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_the_compiled_program_does_not_grow_with_the_number_of_batches():
     items = jnp.asarray(np.random.default_rng(5).normal(size=(64, 4, 6)), dtype())
     traced = []
@@ -421,6 +428,7 @@ def test_the_compiled_program_does_not_grow_with_the_number_of_batches():
 # --- o: settings --------------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_settings_survive_an_error():
     def failing(x):
         return jnp.sum(jnp.sqrt(x))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -253,6 +254,7 @@ def permuted_waves(params, batch):
     return waves({"w": [params[str(i)] for i in order]}, matrix)
 
 
+@pytest.mark.any_dtype
 @settings(max_examples=3)
 @given(seed=st.integers(0, 9999))
 def test_the_order_of_the_leaves_changes_nothing_but_the_order(seed):

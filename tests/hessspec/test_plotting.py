@@ -16,6 +16,8 @@ import hessspec  # noqa: E402
 from hessspec import EigenPairs, FunctionOperator, TraceEstimate, density  # noqa: E402
 from hessspec.plotting import plot_cdf, plot_densities, plot_density  # noqa: E402
 
+pytestmark = pytest.mark.any_dtype
+
 
 @pytest.fixture(autouse=True)
 def _closed():

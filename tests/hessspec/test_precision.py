@@ -37,6 +37,7 @@ def x_log_x(w):
     return jnp.sum(jnp.where(w**2 > 0, w**2 * jnp.log(w**2), 0.0))
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("verb", ["trace", "diagonal"])
 def test_a_derivative_that_does_not_exist_is_refused_for_one_task_and_for_several(verb, count):
@@ -44,6 +45,7 @@ def test_a_derivative_that_does_not_exist_is_refused_for_one_task_and_for_severa
         EXACT[verb](tasks(x_log_x, count), jnp.asarray([0.0, 1.0, 2.0]))
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("method", ["hutchinson", "auto"])
 def test_samples_by_forms_are_refused_where_a_product_is_not_finite(method):
     params = jnp.arange(100.0)
@@ -61,6 +63,7 @@ def wrong_square(x):
 wrong_square.defjvp(lambda primals, tangents: (primals[0] ** 2, 2 * primals[0][::-1] * tangents[0]))
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_rule_that_belongs_to_no_loss_is_refused_by_exact_traces(count):
     with pytest.raises(ValueError, match=r"symmetric.*Likely a custom derivative rule"):
@@ -269,12 +272,14 @@ def test_lower_precision_that_no_derivative_passes_through_is_no_concern():
 # --- programs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_losses_that_differ_in_a_number_keep_a_bounded_number_of_programs():
     for i in range(lift.KEPT_PROGRAMS + 40):
         HessianOperator(lambda w, i=i: jnp.sum(w**2) * (i + 0.37), jnp.ones(2))
     assert len(lift._BY_TEXT) == lift.KEPT_PROGRAMS
 
 
+@pytest.mark.any_dtype
 def test_a_constant_that_is_an_array_shares_its_program_and_an_old_program_is_found_while_in_use():
     def of(factor):
         return HessianOperator(lambda w: jnp.sum(w**2) * factor, jnp.ones(2))

@@ -11,6 +11,8 @@ import hessspec
 from hessspec import Batches, FunctionOperator, SpectralTrace, TraceEstimate
 from tests.spectra import dtype, hessian, outliers, trace_of, with_spectrum
 
+pytestmark = pytest.mark.any_dtype
+
 KEY = jax.random.key(0)
 
 

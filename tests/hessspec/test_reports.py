@@ -169,6 +169,7 @@ CASES = {
 }
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("name", CASES)
 def test_the_hessian_is_that_of_the_closed_form(name):
     loss, point, truth = CASES[name]

@@ -57,6 +57,7 @@ def test_rows_come_back_as_they_were_appended_across_the_borders_of_chunks(block
     assert not np.any(basis.rows(48, 3))
 
 
+@pytest.mark.any_dtype
 def test_a_chunk_is_not_copied_when_the_basis_grows():
     basis = grown(normal(16, 60), 16)
     first = basis.chunks[0]
@@ -151,6 +152,7 @@ def test_a_recombined_basis_is_the_turned_one_and_goes_on_growing(dim, old, new)
     np.testing.assert_allclose(whole @ whole.T, np.eye(new + 3), atol=32 * eps())
 
 
+@pytest.mark.any_dtype
 def test_a_surrendered_basis_hands_over_its_rows_and_is_empty():
     rows = normal(20, 60)
     basis = grown(rows, 4)
@@ -159,6 +161,7 @@ def test_a_surrendered_basis_hands_over_its_rows_and_is_empty():
     assert basis.chunks == []
 
 
+@pytest.mark.any_dtype
 def test_growing_compiles_nothing_after_the_first_chunk():
     """Programs depend on the number of rows that come and go, not on the size of the basis."""
     names = ("_store", "_split", "_components", "_slots")

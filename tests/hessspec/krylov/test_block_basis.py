@@ -87,6 +87,7 @@ def test_an_exhausted_space_goes_on_from_a_new_start(eigenvalues):
     np.testing.assert_allclose(krylov.compressed * krylov.scale, compressed, atol=64 * eps() * 3)
 
 
+@pytest.mark.any_dtype
 def test_it_says_when_the_next_block_has_no_room():
     krylov = grown(rotated(OUTLIERS)[:9, :9], 0)
     while not krylov.full:
@@ -103,6 +104,7 @@ def test_an_asymmetric_product_is_noticed_while_it_grows():
         grown(matrix, 3)
 
 
+@pytest.mark.any_dtype
 def test_pairs_of_probes_show_the_frobenius_norm():
     """E (vᵢᵀAvⱼ)² = ‖A‖²_F for i ≠ j: within five of its errors over 40 probes."""
     matrix = rotated(np.linspace(-1.0, 1.0, DIM)).astype(np.float64)
@@ -126,6 +128,7 @@ def test_signs_show_without_error_that_a_matrix_is_diagonal():
     assert diagonal_share(jnp.asarray(signs), jnp.zeros_like(jnp.asarray(signs))) == 0.0
 
 
+@pytest.mark.any_dtype
 def test_a_basis_grows_on_trust_then_while_the_variance_falls():
     assert growth_pays([(0, 1.0)], ON_TRUST, 8)
     assert not growth_pays([(0, 1.0)], ON_TRUST - 1, 8)

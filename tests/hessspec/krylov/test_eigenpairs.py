@@ -179,6 +179,7 @@ class Counting(AbstractOperator):
         return self.operator.rows(block)
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("name", ["outliers of both signs", "twofold and fourfold"])
 def test_every_product_is_counted_and_the_budget_is_kept(name):
     operator = HessianOperator(quadratic, params(), data=rotated(SPECTRA[name]))
@@ -198,6 +199,7 @@ def test_pairs_that_have_not_converged_say_so_and_their_residuals_hold():
     assert np.all(distance <= pairs.residuals * 1.001)
 
 
+@pytest.mark.any_dtype
 def test_a_small_memory_budget_costs_restarts_not_accuracy():
     matrix = rotated(0.9 ** np.arange(DIM))
     row = DIM * dtype().itemsize
@@ -209,6 +211,7 @@ def test_a_small_memory_budget_costs_restarts_not_accuracy():
     assert tight.num_matvecs > loose.num_matvecs
 
 
+@pytest.mark.any_dtype
 def test_too_small_a_memory_budget_names_the_ways_out():
     with pytest.raises(MemoryError, match=r"a search for 6 eigenpairs .* lower `k`"):
         eigenpairs(
@@ -252,11 +255,13 @@ def test_all_pairs_of_a_small_operator(which):
     check(pairs, SMALL, which)
 
 
+@pytest.mark.any_dtype
 def test_both_ends_come_in_turns_the_high_one_first():
     pairs = eigenpairs(small_operator(), key=jax.random.key(0), k=3, which="BE")
     np.testing.assert_allclose(pairs.values, [3.0, -1.0, 2.0], atol=1e-5)
 
 
+@pytest.mark.any_dtype
 def test_impossible_requests_are_refused():
     operator, key = small_operator(), jax.random.key(0)
     message = r"`k` must lie in \[1, 5\] for 5 chosen parameters, got 64; lower `k` or let"
@@ -272,6 +277,7 @@ def test_impossible_requests_are_refused():
         eigenpairs(operator, jnp.ones(5), key)
 
 
+@pytest.mark.any_dtype
 def test_asymmetric_and_infinite_products_are_refused():
     lopsided = rotated(SPECTRA["outliers of both signs"])
     lopsided[3] += 1.0

@@ -55,6 +55,7 @@ def rows_of(count, size):
     return [X[size * b : size * (b + 1)].astype(dtype()) for b in range(count)]
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 @pytest.mark.parametrize("vectors", [None, 60], ids=["kept", "streamed"])
 def test_a_dropout_key_a_batch_drops_what_it_says(impl, vectors):
@@ -115,6 +116,7 @@ def test_a_thousand_items_are_one_program_whatever_their_labels_are(kind):
     assert len(traces) <= 4  # and not one an item
 
 
+@pytest.mark.any_dtype
 def test_numbers_that_differ_are_one_program_for_a_stream_too():
     batches = [{"x": rows, "y": float(b)} for b, rows in enumerate(rows_of(40, 25))]
     data = Batches(batches, sizes=[25] * 40)
@@ -129,6 +131,7 @@ def test_numbers_that_differ_are_one_program_for_a_stream_too():
     assert compiled_rows._cached._cache_size() <= before + 1
 
 
+@pytest.mark.any_dtype
 def test_numbers_and_text_that_a_loss_reads_as_values_still_count():
     """A count of segments and the name of a power must be known when the loss is compiled."""
     powers = {"square": 2, "fourth": 4}
@@ -153,6 +156,7 @@ def test_numbers_and_text_that_a_loss_reads_as_values_still_count():
         HessianOperator(loss, params(), data=Batches(many, sizes=[5] * 39))
 
 
+@pytest.mark.any_dtype
 def test_a_number_of_valid_items_may_bound_a_slice():
     """Batches padded to one shape: L_b = sum over the first n_b items of (x'w)^2 / 2."""
 
@@ -217,6 +221,7 @@ UNUSED = {
 }
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("kind", UNUSED)
 def test_what_no_loss_looks_at_may_stand_in_a_batch(kind):
     rows = rows_of(8, 4)
@@ -258,6 +263,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("several", [False, True])
 def test_what_a_loss_could_only_misread_is_refused_with_its_place(case, several):
@@ -278,6 +284,7 @@ LOOKED_AT = {
 }
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("kind", LOOKED_AT)
 def test_a_loss_that_looks_at_what_is_no_number_is_told_its_place(kind):
     batch = {"x": X[:4].astype(dtype()), "y": LOOKED_AT[kind]()}
@@ -292,6 +299,7 @@ def test_a_loss_that_looks_at_what_is_no_number_is_told_its_place(kind):
     )
 
 
+@pytest.mark.any_dtype
 def test_sets_that_cannot_be_told_apart_are_refused_by_place():
     batch = (X[:4].astype(dtype()), np.zeros(4, dtype()), {1, 2})
     close(HessianOperator(squares, params(), data=batch).dense(), curvature(X[:4]))
@@ -316,6 +324,7 @@ class Checked:
         return cls(*children)
 
 
+@pytest.mark.any_dtype
 def test_trees_that_check_their_leaves_may_be_batches():
     def loss(params, batch):
         return squares(params, (batch.x, batch.y))
@@ -343,6 +352,7 @@ def pairs(*lengths):
     return [(X[:n].astype(dtype()), Y[:n].astype(dtype())) for n in lengths]
 
 
+@pytest.mark.any_dtype
 def test_a_loader_is_a_set_of_batches_and_no_batch():
     loader = Loader(pairs(6, 6, 3))
     truth = (6 * curvature(X[:6]) * 2 + 3 * curvature(X[:3])) / 15
@@ -351,6 +361,7 @@ def test_a_loader_is_a_set_of_batches_and_no_batch():
         HessianOperator(squares, params(), data=loader)
 
 
+@pytest.mark.any_dtype
 def test_one_item_is_a_batch_and_none_is_refused_by_its_index():
     operator = HessianOperator(squares, params(), data=Batches(pairs(5, 1)))
     close(operator.dense(), (5 * curvature(X[:5]) + curvature(X[:1])) / 6)
@@ -364,6 +375,7 @@ def test_one_item_is_a_batch_and_none_is_refused_by_its_index():
     close(sums.dense(), 5 * curvature(X[:5]))
 
 
+@pytest.mark.any_dtype
 def test_a_function_that_returns_a_used_iterator_is_found_out():
     once = iter(pairs(8, 8))
     with pytest.raises(ValueError, match=r"`batches` was empty when it was read again"):
@@ -379,6 +391,7 @@ def test_sums_over_batches_are_sums():
     close(HessianOperator(total, params(), data=parts).dense(), 2 * rows.T @ rows)
 
 
+@pytest.mark.any_dtype
 def test_one_shot_iterators_and_unknown_sizes_are_refused():
     (x,) = rows_of(1, 11)
     with pytest.raises(TypeError, match="iterable more than once"):

@@ -71,6 +71,7 @@ def test_a_loss_without_curvature_or_data_has_products_of_zero():
         np.testing.assert_array_equal(linearised.rows(jnp.ones((2, 4))), 0.0)
 
 
+@pytest.mark.any_dtype
 def test_tasks_and_checkpoints_share_the_compiled_programs():
     traces = 0
 
@@ -96,6 +97,7 @@ def test_tasks_and_checkpoints_share_the_compiled_programs():
     assert compiled_rows._cached._cache_size() == size
 
 
+@pytest.mark.any_dtype
 def test_nothing_is_kept_beyond_the_budget():
     """All batches count, not only the largest."""
     one, many = (
@@ -109,6 +111,7 @@ def test_nothing_is_kept_beyond_the_budget():
     assert many.linearised(3, all_needed - 1) is many
 
 
+@pytest.mark.any_dtype
 def test_the_budget_of_the_operator_itself_holds_too():
     data, budget = Batches([(X, Y)] * 400), 100_000 * X.dtype.itemsize
     operator = HessianOperator(scalar_loss, PARAMS, data=data, memory_budget=budget)
@@ -116,6 +119,7 @@ def test_the_budget_of_the_operator_itself_holds_too():
     assert operator.linearised(3, PLENTY) is operator
 
 
+@pytest.mark.any_dtype
 def test_what_cannot_be_kept_is_the_operator_as_it_was():
     streamed = HessianOperator(
         scalar_loss, PARAMS, data=Batches([(X, Y)] * 4000), memory_budget=400_000
@@ -131,6 +135,7 @@ def test_what_cannot_be_kept_is_the_operator_as_it_was():
         assert operator.linearised(2, PLENTY) is operator
 
 
+@pytest.mark.any_dtype
 def test_a_density_linearises_once_for_a_run(monkeypatch):
     """And finds what a run through the operator itself finds, at the same count of products."""
     found = []
@@ -166,6 +171,7 @@ def test_the_losses_of_a_density_come_with_what_is_linearised():
         density(vector_loss, PARAMS, KEY, data=broken, **options)
 
 
+@pytest.mark.any_dtype
 def test_a_loss_that_asks_the_host_is_still_evaluated_twice():
     def random(x):
         return RNG.normal(size=x.shape).astype(x.dtype)

@@ -152,7 +152,13 @@ def doubled(loss):
     return lambda *arguments: jnp.stack([loss(*arguments), 2.0 * loss(*arguments)])
 
 
-@pytest.mark.parametrize("name", LOSSES)
+# In float64 one of each kind: the order of modes is the same.
+IN_BOTH = ("custom_root", "custom_vjp", "a custom_jvp with such a rule")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in IN_BOTH else pytest.mark.any_dtype) for n in LOSSES]
+)
 def test_products_and_traces_are_those_of_the_closed_form(name):
     loss, truth, modes = LOSSES[name]
     one, two = (HessianOperator(f, point()) for f in (loss, doubled(loss)))
@@ -162,6 +168,7 @@ def test_products_and_traces_are_those_of_the_closed_form(name):
     close(found.value, np.trace(truth) * np.array([1, 2]))
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("name", ["custom_vjp", "a rule that calls its function"])
 def test_the_way_taken_is_in_the_plan(name):
     loss, truth, _ = LOSSES[name]
@@ -178,6 +185,7 @@ def test_blocks_of_products_in_reverse_over_reverse_are_those_of_single_rows(rem
     close(hessian.rows(block), np.asarray(block) @ truth)
 
 
+@pytest.mark.any_dtype
 def test_the_initial_value_of_an_ode_has_its_curvature():
     """u' = -r u, observed at three times: so H_ii = Σ 4 t² u0² exp(-2 r t)."""
     times, start = np.array([0.0, 0.5, 1.0]), np.array([1.0, 2.0])
@@ -200,6 +208,7 @@ def test_the_initial_value_of_an_ode_has_its_curvature():
 # --- a loop without reverse mode ----------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_loop_without_reverse_mode_has_a_trace_by_forms_alone(tasks):
     def loss(w):
@@ -219,6 +228,7 @@ def test_a_loop_without_reverse_mode_has_a_trace_by_forms_alone(tasks):
     close(entries.value, np.multiply.outer(factor, thrice_curved(POINT)))
 
 
+@pytest.mark.any_dtype
 def test_what_needs_products_says_which_primitive_has_no_reverse_mode():
     hessian = HessianOperator(lambda w: jnp.sum(by_while(w)), point())
     for verb in (hessspec.density, partial(hessspec.eigenpairs, k=1)):
@@ -230,6 +240,7 @@ def test_what_needs_products_says_which_primitive_has_no_reverse_mode():
         hessspec.hvp(hessian, vector=point())
 
 
+@pytest.mark.any_dtype
 def test_a_callback_without_a_rule_is_named_with_the_way_out():
     def loss(w):
         shape = jax.ShapeDtypeStruct(w.shape, w.dtype)
@@ -254,6 +265,7 @@ sine_without_nan.defjvp(
 )
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_rule_that_cannot_be_transposed_has_a_trace_by_forms_and_is_explained(tasks):
     def loss(w):
@@ -271,6 +283,7 @@ def test_a_rule_that_cannot_be_transposed_has_a_trace_by_forms_and_is_explained(
 # --- Gauss-Newton, sparse data ------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("function", [sine, cube], ids=["sine", "cube"])
 def test_the_gauss_newton_matrix_of_a_model_with_its_own_rule(function):
     """Outputs f(w) with loss Σ z²/2 give G = diag f'(w)²."""
@@ -281,6 +294,13 @@ def test_the_gauss_newton_matrix_of_a_model_with_its_own_rule(function):
     close(gauss_newton.dense(), np.diag(slope**2))
 
 
+def as_sparse(matrix: np.ndarray) -> sparse.BCOO:
+    places = np.argwhere(matrix)
+    entries = jnp.asarray(matrix[tuple(places.T)], point().dtype)
+    return sparse.BCOO((entries, jnp.asarray(places, jnp.int32)), shape=matrix.shape)
+
+
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_sparse_matrices_are_data_whatever_the_number_of_their_entries(tasks):
     """L_b = Σ (M w)³ / n_b, so H = mean of 6 M' diag(M w) M."""
@@ -289,7 +309,7 @@ def test_sparse_matrices_are_data_whatever_the_number_of_their_entries(tasks):
         rng.normal(size=(n, POINT.size)) * (np.arange(n * POINT.size).reshape(n, -1) % step == 0)
         for n, step in ((3, 2), (3, 5), (2, 2))
     ]
-    rows = [sparse.BCOO.fromdense(jnp.asarray(m, point().dtype)) for m in matrices]
+    rows = [as_sparse(m) for m in matrices]
     assert len({m.nse for m in rows}) == 3
 
     def loss(w, matrix):
@@ -302,10 +322,12 @@ def test_sparse_matrices_are_data_whatever_the_number_of_their_entries(tasks):
     truth = 6 * whole.T @ np.diag(whole @ POINT) @ whole / whole.shape[0]
     if tasks == 1:
         close(hessian.dense(), truth)
-    found = hessspec.trace(hessian, key=jax.random.key(0), progress=False)
-    close(found.value, np.trace(truth) * np.arange(1, tasks + 1).squeeze())
+    else:
+        found = hessspec.trace(hessian, key=jax.random.key(0), progress=False)
+        close(found.value, np.trace(truth) * np.array([1, 2]))
 
 
+@pytest.mark.any_dtype
 def test_several_programs_can_do_what_each_of_them_can():
     backward = Modes(TWICE_REVERSE, forms=False)
     none = Modes(None, obstacle="no rule")

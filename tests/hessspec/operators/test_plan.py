@@ -71,6 +71,7 @@ def test_rematerialisation_changes_nothing_but_rounding():
         close(again.dense(), kept.dense())
 
 
+@pytest.mark.any_dtype
 def test_a_product_that_cannot_fit_names_the_ways_out():
     with pytest.raises(MemoryError, match=r"smaller `Batches`, or let `where`"):
         HessianOperator(wide_loss, WIDE[0], data=WIDE[1], memory_budget=100_000)
@@ -89,6 +90,7 @@ def curved(outputs, batch):
     return jnp.log(1 + (outputs - batch[1]) ** 2).mean(0)
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize(("abreast", "rematerialize"), [(2, False), (16, False), (3, True)])
 def test_vectors_that_go_abreast_have_the_same_products_and_forms(abreast, rematerialize):
     """In passes of two with one left over, of three, and all seven in one."""
@@ -106,6 +108,7 @@ def test_vectors_that_go_abreast_have_the_same_products_and_forms(abreast, remat
             assert kept.plan.abreast == abreast
 
 
+@pytest.mark.any_dtype
 def test_the_gauss_newton_matrix_goes_abreast_too():
     alone, together = (
         GaussNewtonOperator(network, curved, network_params(), (X, Y), abreast=width)

@@ -70,12 +70,14 @@ def test_no_bin_leaves_open_more_than_it_holds(spectra):
         assert np.all(found.upper <= np.maximum(8 * found.counts, 8))
 
 
+@pytest.mark.any_dtype
 def test_more_steps_give_finer_bins(operator):
     key = jax.random.key(3)
     few, many = (hessspec.density(operator, key=key, num_steps=m) for m in (12, 30))
     assert few.histogram().counts.size < many.histogram().counts.size
 
 
+@pytest.mark.any_dtype
 def test_a_single_step_resolves_one_bin_alone(operator):
     found = hessspec.density(operator, key=jax.random.key(0), num_steps=1).histogram()
     assert found.counts.tolist() == found.lower.tolist() == found.upper.tolist() == [120]
@@ -91,6 +93,7 @@ def test_an_exact_spectrum_is_counted_exactly():
     assert found.multiplicities.sum() == 8
 
 
+@pytest.mark.any_dtype
 def test_eigenvalues_of_one_sign_are_not_drawn_about_zero():
     eigenvalues = np.linspace(3.0, 40.0, 120)
     found = hessspec.density(
@@ -105,6 +108,7 @@ def test_eigenvalues_of_one_sign_are_not_drawn_about_zero():
     assert mirrored.edges[-1] == -2.0
 
 
+@pytest.mark.any_dtype
 def test_an_operator_that_is_zero_has_one_bin():
     found = hessspec.density(
         hessian(np.zeros((120, 120))), key=jax.random.key(0), num_steps=30
@@ -113,6 +117,7 @@ def test_an_operator_that_is_zero_has_one_bin():
     assert found.about_zero >= 0
 
 
+@pytest.mark.any_dtype
 def test_edges_keep_clear_of_what_is_known():
     """At an atom of exactly 0.5 no bin ends: the atom could be on either side."""
     eigenvalues = np.concatenate([np.full(3, 0.5), np.linspace(-0.01, 0.01, 116), [2.0]])
@@ -124,6 +129,7 @@ def test_edges_keep_clear_of_what_is_known():
     assert np.all(held(found, eigenvalues))
 
 
+@pytest.mark.any_dtype
 def test_a_density_of_tasks_asks_for_one_of_them(spectra):
     tasks = jax.tree.map(lambda *leaves: np.stack(leaves), *spectra[:2])
     with pytest.raises(ValueError, match=r"2 tasks.*task\(t\)\.histogram"):
@@ -131,6 +137,7 @@ def test_a_density_of_tasks_asks_for_one_of_them(spectra):
     assert tasks.task(0).histogram().counts.tolist() == spectra[0].histogram().counts.tolist()
 
 
+@pytest.mark.any_dtype
 def test_an_unknown_scale_is_refused(spectra):
     with pytest.raises(ValueError, match=r"`scale` must be 'linear', 'log' or 'symlog'"):
         spectra[0].histogram("cubic")

@@ -278,6 +278,7 @@ def test_a_single_parameter_has_one_eigenvalue():
     assert float(found.trace().value) == pytest.approx(6.0)
 
 
+@pytest.mark.any_dtype
 def test_one_probe_has_an_error_and_says_what_was_assumed():
     found = spectrum_of(EIGENVALUES, num_probes=1)
     assert not found.multiplicities_proved
@@ -306,6 +307,7 @@ def test_the_error_of_a_trace_has_all_moments_that_the_coefficients_determine():
 # --- probes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_probes_can_be_added_later_and_different_keys_share_none():
     """Probe i depends on the key and i alone."""
     two, three = (spectrum_of(EIGENVALUES, num_probes=k, num_steps=20) for k in (2, 3))
@@ -331,6 +333,7 @@ def test_records_survive_a_file(found, tmp_path):
     np.testing.assert_array_equal(loaded.confidence_interval(), trace.confidence_interval())
 
 
+@pytest.mark.any_dtype
 def test_wrong_calls_are_explained():
     operator = operator_of(EIGENVALUES)
     with pytest.raises(ValueError, match="`num_probes` must be at least 1, got 0"):
@@ -341,6 +344,7 @@ def test_wrong_calls_are_explained():
         density(operator, jnp.ones(3), jax.random.key(0))  # type: ignore[call-overload]
 
 
+@pytest.mark.any_dtype
 def test_wrong_questions_are_explained(found):
     for wrong in (0.0, 1.0, 95):
         with pytest.raises(ValueError, match="`level`"):
@@ -359,6 +363,7 @@ def test_wrong_questions_are_explained(found):
         found.moment(0.5)  # type: ignore[arg-type]
 
 
+@pytest.mark.any_dtype
 def test_an_error_leaves_the_global_configuration_alone():
     before = jax.config.read("jax_enable_x64")
     with pytest.raises(ValueError, match="`num_steps`"):

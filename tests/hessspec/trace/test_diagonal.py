@@ -72,6 +72,7 @@ def test_results_are_trees_of_the_parameters():
         assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, params())
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("num_matvecs", [16, 40])
 def test_errors_are_as_large_as_stated(num_matvecs):
     values = matrix()
@@ -85,6 +86,7 @@ def test_errors_are_as_large_as_stated(num_matvecs):
     assert 0.5 < np.mean(squares) < 0.95
 
 
+@pytest.mark.any_dtype
 def test_taking_out_the_dominant_space_pays():
     values = matrix()
     errors = [
@@ -95,6 +97,7 @@ def test_taking_out_the_dominant_space_pays():
     assert errors[1] < errors[0] / 100
 
 
+@pytest.mark.any_dtype
 def test_the_trace_of_the_same_products_has_its_own_error():
     estimate = found(matrix(), 40)
     np.testing.assert_allclose(flat(estimate.value).sum(), estimate.trace.value, rtol=1e-3)
@@ -130,6 +133,7 @@ def test_a_vector_loss_gives_a_task_axis():
     np.testing.assert_allclose(np.ravel(leaf), np.diag(stack[1])[1:51], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.any_dtype
 def test_records_survive_a_file(tmp_path):
     estimate = found(matrix(), 16)
     estimate.save(tmp_path / "diagonal.npz")
@@ -140,11 +144,13 @@ def test_records_survive_a_file(tmp_path):
         DiagonalEstimate.load(tmp_path / "diagonal.npz", like=jnp.zeros(3))
 
 
+@pytest.mark.any_dtype
 def test_wrong_arguments_are_explained():
     with pytest.raises(ValueError, match="`num_matvecs` must be at least 1, got 0"):
         found(matrix(), 0)
 
 
+@pytest.mark.any_dtype
 def test_the_budget_limits_the_basis_and_refuses_what_cannot_be_held():
     row = DIM * np.dtype(params()["a"]["w"].dtype).itemsize
     # What sums and blocks take, and ten rows of a basis, of which this spectrum would fill more.

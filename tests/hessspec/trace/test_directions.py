@@ -44,6 +44,7 @@ def errors(operator, truth, directions, seeds, **options):
     return gaps, np.array([f.standard_error for f in found])
 
 
+@pytest.mark.any_dtype
 def test_directions_of_the_same_key_leave_the_trace_unbiased(known):
     """The trap they would fall into: with the stream of the probes themselves it is seen."""
     operator, values, _ = known
@@ -125,6 +126,7 @@ def quadratic(params, matrix):
     return jnp.einsum("p,pq,q->", x, matrix, x, precision="highest") / 2
 
 
+@pytest.mark.any_dtype
 def test_directions_are_trees_or_rows_or_several_of_them(known):
     _, values, rows = known
     params = {"a": jnp.zeros((4, 10), dtype()), "b": jnp.zeros(80, dtype())}
@@ -140,6 +142,7 @@ def test_directions_are_trees_or_rows_or_several_of_them(known):
         assert other.num_matvecs == found[0].num_matvecs
 
 
+@pytest.mark.any_dtype
 def test_every_product_and_form_of_directions_is_counted(known):
     matrix, calls = jnp.asarray(with_spectrum(outliers()), dtype()), []
 
@@ -157,6 +160,7 @@ def test_every_product_and_form_of_directions_is_counted(known):
             assert len(calls) == found.num_matvecs <= num_matvecs
 
 
+@pytest.mark.any_dtype
 def test_a_tolerance_is_met_with_directions_too(known):
     operator, values, rows = known
     found = trace_of(operator, num_matvecs=DIM - 1, rtol=0.05, directions=rows)
@@ -164,6 +168,7 @@ def test_a_tolerance_is_met_with_directions_too(known):
     assert abs(found.value - values.sum()) <= 0.05 * abs(found.value)
 
 
+@pytest.mark.any_dtype
 def test_wrong_directions_are_explained(known):
     operator, _, rows = known
     for method in ("hutchinson", "xtrace"):

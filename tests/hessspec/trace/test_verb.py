@@ -86,6 +86,7 @@ def test_the_trace_of_c_h_is_c_times_the_trace_of_h(method, factor):
     )
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("method", METHODS)
 def test_errors_are_as_large_as_stated(spectrum, method):
     operator, eigenvalues = spectrum
@@ -96,6 +97,7 @@ def test_errors_are_as_large_as_stated(spectrum, method):
     assert 0.6 < np.sqrt(np.mean(np.square(scores))) < 1.5
 
 
+@pytest.mark.any_dtype
 def test_an_indefinite_operator_of_trace_zero_is_zero_within_its_error():
     eigenvalues = np.concatenate([np.linspace(-9, -1, DIM // 2), np.linspace(1, 9, DIM // 2)])
     for method in METHODS:
@@ -103,6 +105,7 @@ def test_an_indefinite_operator_of_trace_zero_is_zero_within_its_error():
         assert low < 0.0 < high
 
 
+@pytest.mark.any_dtype
 def test_deflation_beats_plain_averaging_by_orders_of_magnitude(spectrum):
     operator, eigenvalues = spectrum
     errors = {
@@ -146,6 +149,7 @@ def test_a_vector_loss_gives_a_task_axis_and_paired_differences(three_tasks, met
         np.testing.assert_allclose(paired.value, found.value[0] - found.value[1], rtol=1e-12)
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("method", METHODS)
 def test_every_product_is_counted(method):
     matrix = jnp.asarray(with_spectrum(outliers()), jnp.asarray(0.0).dtype)
@@ -164,6 +168,7 @@ def test_every_product_is_counted(method):
         assert len(calls) == found.num_matvecs
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tolerance_is_met_or_the_estimate_says_how_far_it_is(spectrum, method):
     operator, eigenvalues = spectrum
@@ -176,6 +181,7 @@ def test_a_tolerance_is_met_or_the_estimate_says_how_far_it_is(spectrum, method)
     assert tight.matvecs_needed(atol=1e-9) >= DIM  # exact, where rounding lets it be
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize("num_matvecs", [DIM, DIM + 20, 2 * DIM])
 def test_a_tolerance_out_of_reach_costs_no_more_than_allowed(spectrum, num_matvecs):
     operator, eigenvalues = spectrum
@@ -187,6 +193,7 @@ def test_a_tolerance_out_of_reach_costs_no_more_than_allowed(spectrum, num_matve
     assert float(found.value) == pytest.approx(eigenvalues.sum(), rel=1e-4)
 
 
+@pytest.mark.any_dtype
 def test_products_that_are_not_symmetric_are_refused():
     matrix = np.random.default_rng(0).normal(size=(DIM, DIM))
     matrix = jnp.asarray(matrix, jnp.asarray(0.0).dtype)
@@ -196,6 +203,7 @@ def test_products_that_are_not_symmetric_are_refused():
             trace_of(operator, method)
 
 
+@pytest.mark.any_dtype
 def test_a_product_that_is_not_finite_names_its_parameters():
     def loss(params):
         return jnp.sum(params["fine"] ** 2) + jnp.sqrt(jnp.sum(params["kinked"] ** 2))
@@ -206,6 +214,7 @@ def test_a_product_that_is_not_finite_names_its_parameters():
             trace(loss, params, jax.random.key(0), method=method, num_matvecs=32, progress=False)
 
 
+@pytest.mark.any_dtype
 def test_wrong_arguments_are_explained(spectrum):
     operator, _ = spectrum
     with pytest.raises(ValueError, match="`num_matvecs` must be at least 1, got 0"):
