@@ -24,10 +24,10 @@ FLOORS = {
         ("_tracking",),
     ),
     "hessspec_mtl": (
-        ("files", "graphs"),
+        ("files", "graphs", "weighting"),
         ("featurize",),
         ("datasets",),
-        ("network",),
+        ("network", "baselines"),
         ("training",),
         ("curvature",),
         ("study",),
