@@ -1,4 +1,4 @@
-"""Figures 1 to 7 of the paper and five more: functions that return a `Plot`, and its writer.
+"""Figures 1 to 7 of the paper and six more: functions that return a `Plot`, and its writer.
 
 - `structures`: Figure 1 (crystal and multigraph), Figure 2 (molecule and graph)
 - `training`: Figure 3 (errors over training)
@@ -8,6 +8,7 @@
 - `comparison`: Figure 8 (single against multi-task), Figure 9 (samples for a trace)
 - `alignment`: Figure 10 (gradients against each other), Figure 11 (dominant eigenspaces),
   Figure 12 (distances between spectra)
+- `weights`: Figure 13 (weights of the tasks, where they are not all 1)
 - `style`: one look for all, and how a figure becomes PDF, PNG and CSV
 - `axes`: symmetric logarithmic axes, axes of epochs
 """
@@ -28,6 +29,7 @@ from hessspec_mtl.figures.structures import (
 )
 from hessspec_mtl.figures.style import Plot, PlotFiles, write_plot
 from hessspec_mtl.figures.training import training_error_figure
+from hessspec_mtl.figures.weights import weight_figure
 
 __all__ = [
     "Plot",
@@ -45,5 +47,6 @@ __all__ = [
     "trace_convergence_figure",
     "trace_figure",
     "training_error_figure",
+    "weight_figure",
     "write_plot",
 ]

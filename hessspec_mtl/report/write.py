@@ -24,6 +24,7 @@ from hessspec_mtl.figures import (
     trace_convergence_figure,
     trace_figure,
     training_error_figure,
+    weight_figure,
     write_plot,
 )
 from hessspec_mtl.files.whole import write_whole
@@ -126,6 +127,7 @@ def plots_of(results: Results) -> list[Plot]:
         gradient_conflict_figure(studies),
         eigenspace_figure(studies),
         distance_figure(studies) if has_comparisons(studies) else None,
+        weight_figure(drawn),
     ]
     return [
         replace(plot, title=_plain(plot.title), caption=_plain(plot.caption))

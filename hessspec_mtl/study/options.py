@@ -47,6 +47,7 @@ def _arg(metavar: str) -> Any:
 
 INT, INTS, FLOAT, WORD, YES_NO = map(_arg, ("INT", "INT ...", "FLOAT", "WORD", "[{True,False}]"))
 _ARGS = {int: INT, float: FLOAT, str: WORD}
+_MANY = {int: INTS, float: _arg("FLOAT ...")}
 
 
 def _optional(record: type[Any], left_out: tuple[str, ...]) -> type[Any]:
@@ -55,7 +56,8 @@ def _optional(record: type[Any], left_out: tuple[str, ...]) -> type[Any]:
 
     def annotated(kind: Any) -> Any:
         inner = typing.get_args(kind)
-        shown = INTS if typing.get_origin(kind) is tuple else _ARGS[inner[0] if inner else kind]
+        is_many, one = typing.get_origin(kind) is tuple, inner[0] if inner else kind
+        shown = _MANY[one] if is_many else _ARGS[one]
         return Annotated[kind | None, shown]
 
     chosen = [item.name for item in fields(record) if item.name not in left_out]

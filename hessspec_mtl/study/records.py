@@ -40,6 +40,7 @@ class SeedRun:
         predictions: of the test split at the end of training, columns id, task, target and
             predicted, in standardised units; None where they were not kept.
         single_predictions: task name -> the same of that task's own network.
+        weights: columns epoch, task and weight, means over each epoch; None where all are 1.
         seconds: stage -> wall-clock seconds.
         timed: whether all of the work said how long it took; else `seconds` lack some of it.
     """
@@ -54,6 +55,7 @@ class SeedRun:
     single_curvature: Mapping[str, EpochCurvature] = field(default_factory=dict)
     predictions: pd.DataFrame | None = None
     single_predictions: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    weights: pd.DataFrame | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     timed: bool = True
 
@@ -74,6 +76,8 @@ class Study:
         settings: the effective configuration, nested, as written beside the results.
         copies: structures that stand in the data under several names, and across the split; None
             where they were not looked for.
+        forest: test errors of random forests on the same split (`baselines.forest`), or why there
+            are none, in a sentence.
     """
 
     dataset: MultitaskDataset
@@ -81,6 +85,7 @@ class Study:
     num_params: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     copies: Copies | None = None
+    forest: pd.DataFrame | str = ""
 
     def __post_init__(self) -> None:
         if not self.runs:

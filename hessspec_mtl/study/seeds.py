@@ -35,7 +35,7 @@ from hessspec_mtl.study.stages import StageError
 from hessspec_mtl.training.checkpoints import Checkpoints
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.predictions import predictions, predictions_file
-from hessspec_mtl.training.state import load_history, training_seconds
+from hessspec_mtl.training.state import load_history, load_weights, training_seconds
 from hessspec_mtl.training.train import Training, saved_epochs, sound_states
 
 if TYPE_CHECKING:
@@ -135,8 +135,11 @@ class SeedWork:
 
     def training_of(self, task: str | None) -> Training:
         """Its training, begun in its folder or taken up there."""
+        settings = self.settings
+        if task is not None:  # one task has nothing to be weighed against
+            settings = replace(settings, weighting="equal", task_weights=())
         return Training(
-            self.settings,
+            settings,
             self.network_of(task),
             self.encoded,
             self.folder_of(task),
@@ -201,6 +204,7 @@ def read_seed(work: SeedWork) -> SeedRun:
         single_curvature={task: _followed(work, task, (work.last,))[0] for task in single},
         predictions=_predictions(work),
         single_predictions={task: _predictions(work, task) for task in single},
+        weights=load_weights(work.training),
         seconds=_seconds(work),
         timed=all_timed(work.folder),
     )

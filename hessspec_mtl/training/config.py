@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import optax
 
 from hessspec._base.arguments import did_you_mean
+from hessspec_mtl.training.weightings import MEASURES, WEIGHTINGS
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": optax.adamw,
@@ -47,6 +48,10 @@ class TrainConfig:
         matmul_precision: of training, one of `MATMUL_PRECISIONS`. "tf32" rounds what goes into a
             product of matrices to 10 bits, on GPUs that gain by it; a CPU takes it for "highest".
             It says nothing of curvature, which is in full precision always.
+        weighting: how the tasks' losses are weighed, one of `WEIGHTINGS`; "equal" is the paper's.
+        task_weights: the weights of "fixed", one a task in the order of the tasks.
+        measure_every: steps between two measurements of curvature, for weightings by it.
+        measure_graphs: training graphs on which it is measured, the same all along.
     """
 
     num_epochs: int = 512
@@ -61,9 +66,14 @@ class TrainConfig:
     keep_epochs: tuple[int, ...] = ()
     checkpoint_seconds: float | None = None
     matmul_precision: str = "highest"
+    weighting: str = "equal"
+    task_weights: tuple[float, ...] = ()
+    measure_every: int = 50
+    measure_graphs: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "batch_size", "evaluate_every"):
+        counts = ("num_epochs", "batch_size", "evaluate_every", "measure_every", "measure_graphs")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.warmup_steps < 0:
@@ -82,6 +92,7 @@ class TrainConfig:
                 f"got {self.matmul_precision!r}"
                 f"{did_you_mean(self.matmul_precision, MATMUL_PRECISIONS)}."
             )
+        self._check_weighting()
         if self.checkpoint_seconds is not None and not self.checkpoint_seconds >= 0:
             raise ValueError(
                 f"`checkpoint_seconds` must be at least 0, got {self.checkpoint_seconds}."
@@ -89,6 +100,27 @@ class TrainConfig:
         if not all(0 <= epoch <= self.num_epochs for epoch in self.keep_epochs):
             raise ValueError(
                 f"`keep_epochs` must lie in [0, {self.num_epochs}], got {self.keep_epochs}."
+            )
+
+    def _check_weighting(self) -> None:
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"`weighting` must be one of {list(WEIGHTINGS)}, got {self.weighting!r}"
+                f"{did_you_mean(self.weighting, WEIGHTINGS)}."
+            )
+        if (self.weighting == "fixed") != bool(self.task_weights):
+            raise ValueError(
+                "`task_weights` go with `weighting` 'fixed' and with no other, got "
+                f"{self.task_weights or 'none'} with {self.weighting!r}."
+            )
+        if not all(0 <= weight < float("inf") for weight in self.task_weights):
+            raise ValueError(
+                f"`task_weights` must be finite and not negative, got {self.task_weights}."
+            )
+        if MEASURES.get(self.weighting) == "preconditioned" and self.optimizer == "sgd":
+            raise ValueError(
+                "`weighting` 'preconditioned' is of Adam's steps, and `optimizer` is 'sgd'; take "
+                "'adam', 'adamw' or the weighting 'sharpness'."
             )
 
     @property

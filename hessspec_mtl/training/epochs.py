@@ -53,7 +53,10 @@ class Epochs(Protocol):
     def epoch(
         self, epoch: int, params: Params, opt_state: Any, bar: ProgressBar
     ) -> tuple[Params, Any, Errors]:
-        """One pass: the state after it from that before it, which is used up, and the errors."""
+        """One pass: the state after it from that before it, which is used up, and the errors.
+
+        Where tasks are weighted, a third row of these has the means of their weights.
+        """
         ...
 
     def errors(self, params: Params, split: str) -> Errors:
@@ -65,10 +68,16 @@ class HostEpochs:
     """Each batch is put together on the host, in the smallest of a few shapes."""
 
     def __init__(
-        self, programs: Programs, splits: dict[str, Examples], batch_size: int, key: PRNGKeyArray
+        self,
+        programs: Programs,
+        splits: dict[str, Examples],
+        batch_size: int,
+        key: PRNGKeyArray,
+        *,
+        measured: GraphBatch | None = None,
     ) -> None:
         self._programs, self._splits, self._key = programs, splits, key
-        self._batch_size = batch_size
+        self._batch_size, self._measured = batch_size, measured
         graphs, targets = splits["train"]
         self._weights = target_weights(targets)
         self._paddings = padding_ladder(graphs, batch_size)
@@ -83,7 +92,9 @@ class HostEpochs:
                 [graphs[i] for i in members], targets[members], self._paddings, self._weights
             )
             batch = jax.device_put(batch)
-            params, opt_state, batch_sums = self._programs.step(params, opt_state, batch)
+            params, opt_state, batch_sums = self._programs.step(
+                params, opt_state, batch, self._measured
+            )
             sums.append(batch_sums)
             bar.update(1)
         return params, opt_state, _means(sums, len(graphs))
@@ -107,9 +118,10 @@ class ResidentEpochs:
         key: PRNGKeyArray,
         *,
         incidence: bool = True,
+        measured: GraphBatch | None = None,
     ) -> None:
         self._programs, self._splits, self._key = programs, splits, key
-        self._batch_size = batch_size
+        self._batch_size, self._measured = batch_size, measured
         self._resident = {
             name: ResidentGraphs.of(*split, target_weights(split[1]), incidence=incidence)
             for name, split in splits.items()
@@ -129,7 +141,7 @@ class ResidentEpochs:
     def arguments(self, epoch: int) -> tuple[Any, ...]:
         """What `Programs.epoch` takes beside a state."""
         number = jax.device_put(np.int32(epoch))
-        return self._resident["train"], self._key, number, self.padding(epoch)
+        return self._resident["train"], self._key, number, self.padding(epoch), self._measured
 
     def errors(self, params: Params, split: str) -> Errors:
         graphs = self._splits[split][0]

@@ -73,7 +73,9 @@ def claim(folder: Path, config: TrainConfig, description: dict[str, Any]) -> Non
         ) from error
     # A field younger than the folder had its default there.
     young = {
-        field.name: field.default for kind in (config, NetworkConfig) for field in fields(kind)
+        field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+        for kind in (config, NetworkConfig)
+        for field in fields(kind)
     }
     for part, wanted in description.items():
         for field, value in wanted.items():

@@ -18,6 +18,8 @@ from hessspec_mtl.network.tasks import standardised_errors, weighted_sums
 from hessspec_mtl.training.batches import epoch_members
 from hessspec_mtl.training.config import OPTIMIZERS, TrainConfig
 from hessspec_mtl.training.resident import ResidentGraphs
+from hessspec_mtl.training.weighted import weighted_step
+from hessspec_mtl.training.weightings import Choice
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Optimization:
     warmup_steps: int
     batch_size: int
     steps_per_epoch: int
+    weighting: str = "equal"
+    task_weights: tuple[float, ...] = ()
+    measure_every: int = 1
 
     @classmethod
     def of(cls, config: TrainConfig, num_examples: int) -> Optimization:
@@ -42,7 +47,15 @@ class Optimization:
             config.warmup_steps,
             config.batch_size,
             -(-num_examples // config.batch_size),
+            config.weighting,
+            config.task_weights,
+            config.measure_every,
         )
+
+    @property
+    def choice(self) -> Choice:
+        """What the weighting of the tasks is made from."""
+        return Choice(self.weighting, self.task_weights, self.steps_per_epoch, self.measure_every)
 
     def schedule(self, count: Array) -> Array:
         """The learning rate after `count` steps: `TrainConfig.learning_rate_at`, and warm-up."""
@@ -70,7 +83,7 @@ class Programs:
         all_sums: (params, graphs, members of each batch, padding) -> sums of each batch.
     """
 
-    optimizer: optax.GradientTransformation
+    init: Callable[[Params], Any]
     step: Callable[..., Any]
     sums: Callable[..., Any]
     epoch: Callable[..., Any]
@@ -90,11 +103,18 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         sums = error_sums(params, batch)
         return sums[0].sum() / batch.mask.sum(), sums
 
-    def step(params: Params, opt_state: Any, batch: GraphBatch) -> tuple[Params, Any, Array]:
+    def plain_step(
+        params: Params, opt_state: Any, batch: GraphBatch, measured: None = None
+    ) -> tuple[Params, Any, Array]:
+        del measured
         gradient, sums = jax.grad(objective, has_aux=True)(params, batch)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         updated: Any = optax.apply_updates(params, updates)
         return updated, opt_state, sums
+
+    init, step = optimizer.init, plain_step
+    if optimization.weighting != "equal":
+        init, step = weighted_step(network, optimization.choice, optimizer, error_sums)
 
     @partial(jax.jit, donate_argnums=(0, 1), static_argnames="padding")
     def epoch(
@@ -104,11 +124,12 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         key: PRNGKeyArray,
         epoch: Int[Array, ""],
         padding: Padding,
+        measured: GraphBatch | None = None,
     ) -> tuple[Params, Any, Float[Array, "batches metrics tasks"]]:
         def advanced(
             state: tuple[Params, Any], members: Int[Array, " batch"]
         ) -> tuple[tuple[Params, Any], Array]:
-            params, opt_state, sums = step(*state, graphs.batch(members, padding))
+            params, opt_state, sums = step(*state, graphs.batch(members, padding), measured)
             return (params, opt_state), sums
 
         members = epoch_members(key, epoch, len(graphs.targets), optimization.batch_size)
@@ -125,7 +146,7 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         return jax.lax.map(lambda few: error_sums(params, graphs.batch(few, padding)), members)
 
     return Programs(
-        optimizer, jax.jit(step, donate_argnums=(0, 1)), jax.jit(error_sums), epoch, all_sums
+        init, jax.jit(step, donate_argnums=(0, 1)), jax.jit(error_sums), epoch, all_sums
     )
 
 

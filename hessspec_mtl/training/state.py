@@ -33,17 +33,19 @@ class TrainingState:
     Attributes:
         history: errors by epoch, split, metric and task, NaN where nothing was evaluated.
         seconds: wall-clock time of each epoch, NaN where it is not known.
+        weights: of each task, means over the epoch, NaN for epoch 0; None where all are 1.
     """
 
     params: Params
     opt_state: Any
     history: Float[np.ndarray, "epochs splits metrics tasks"]
     seconds: Float[np.ndarray, " epochs"]
+    weights: Float[np.ndarray, "epochs tasks"] | None = None
 
     def packed(self) -> dict[str, Any]:
         """A dict for disk. The optimizer's leaves are joined by dtype into vectors: hundreds of
         small files cost more than their contents."""
-        leaves = jax.device_get(jax.tree.leaves(self.opt_state))
+        leaves = jax.device_get([_numbers(leaf) for leaf in jax.tree.leaves(self.opt_state)])
         dtypes = sorted({leaf.dtype.name for leaf in leaves})
         joined = {
             dtype: np.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype.name == dtype])
@@ -54,7 +56,14 @@ class TrainingState:
             "opt_state": joined,
             "history": self.history,
             "seconds": self.seconds,
+            **({} if self.weights is None else {"weights": self.weights}),
         }
+
+
+def _numbers(leaf: Array) -> Array:
+    """The leaf itself, or the numbers of a key."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
 
 
 def unpacked(packed: dict[str, Any], params_like: Params, opt_state_like: Any) -> TrainingState:
@@ -63,15 +72,18 @@ def unpacked(packed: dict[str, Any], params_like: Params, opt_state_like: Any) -
     offsets = dict.fromkeys(joined, 0)
 
     def next_leaf(like: Array) -> Array:
-        dtype, start = like.dtype.name, offsets[like.dtype.name]
-        offsets[dtype] = start + like.size
-        return jnp.asarray(joined[dtype][start : start + like.size].reshape(like.shape))
+        held = _numbers(like)
+        dtype, start = held.dtype.name, offsets[held.dtype.name]
+        offsets[dtype] = start + held.size
+        found = jnp.asarray(joined[dtype][start : start + held.size].reshape(held.shape))
+        return found if held is like else jax.random.wrap_key_data(found)
 
     params = jax.tree.map(lambda like, leaf: jnp.asarray(leaf), params_like, packed["params"])
     history = packed["history"]
     unknown = np.full(len(history), np.nan)
     opt_state = jax.tree.map(next_leaf, opt_state_like)
-    return TrainingState(params, opt_state, history, packed.get("seconds", unknown))
+    seconds, weights = packed.get("seconds", unknown), packed.get("weights")
+    return TrainingState(params, opt_state, history, seconds, weights)
 
 
 def extended(
@@ -97,7 +109,8 @@ def extended(
 
 
 def write_curves(folder: Path, state: TrainingState, tasks: Sequence[str]) -> None:
-    """`history.csv` and `seconds.csv`, which say in text what the checkpoint holds."""
+    """`history.csv`, `seconds.csv` and, where tasks are weighted, `weights.csv`: what the
+    checkpoint holds, as text."""
     history = state.history
     rows = [
         (epoch, split, task, *map(float, history[epoch, i, :, t]))
@@ -110,6 +123,24 @@ def write_curves(folder: Path, state: TrainingState, tasks: Sequence[str]) -> No
     write_whole(folder / "history.csv", table.to_csv(index=False))
     times = pd.DataFrame({"epoch": range(len(state.seconds)), "seconds": state.seconds})
     write_whole(folder / "seconds.csv", times.to_csv(index=False, float_format="%.3f"))
+    if state.weights is not None:
+        rows = [
+            (epoch, task, float(state.weights[epoch, t]))
+            for epoch in range(1, len(state.weights))
+            for t, task in enumerate(tasks)
+        ]
+        weights = pd.DataFrame(rows, columns=["epoch", "task", "weight"])
+        write_whole(folder / "weights.csv", weights.to_csv(index=False))
+
+
+def load_weights(directory: str | os.PathLike[str]) -> pd.DataFrame | None:
+    """Weights by epoch: columns epoch, task, weight, the mean over the epoch's graphs of the
+    weights of their steps. None where all are 1, as in a run that does not weigh its tasks."""
+    path = Path(directory) / "weights.csv"
+    if not path.exists():
+        return None
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return table.astype({"epoch": int, "weight": float})
 
 
 def load_history(directory: str | os.PathLike[str]) -> pd.DataFrame:

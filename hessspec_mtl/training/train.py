@@ -23,8 +23,9 @@ from jaxtyping import Float
 
 from hessspec._base.arguments import did_you_mean
 from hessspec._base.progress import ProgressBar, progress_bar
-from hessspec_mtl.graphs import MultiGraph, with_any_target
+from hessspec_mtl.graphs import GraphBatch, MultiGraph, balanced_batches, with_any_target
 from hessspec_mtl.network.model import NetworkConfig, Params, init_params
+from hessspec_mtl.network.ways import for_device
 from hessspec_mtl.training.checkpoints import Checkpoints
 from hessspec_mtl.training.config import MATMUL_PRECISIONS, TrainConfig
 from hessspec_mtl.training.epochs import Epochs, HostEpochs, ResidentEpochs
@@ -38,9 +39,13 @@ from hessspec_mtl.training.state import (
     unpacked,
     write_curves,
 )
+from hessspec_mtl.training.weighted import seeded
+from hessspec_mtl.training.weightings import MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_MEASURED = 19  # the stream that chooses the graphs on which curvature is measured
 
 
 Split = tuple[Sequence[MultiGraph], Float[np.ndarray, "examples tasks"]]
@@ -91,7 +96,8 @@ def train(
     With `until`, no further than to the state after that epoch; a later call goes on from there
     and ends with the same numbers. `Training` does the same and keeps its data at hand in between.
 
-    Minimises the sum over tasks of the mean squared standardised error, all weights 1. A network
+    Minimises the sum over tasks of the mean squared standardised error, all weights 1 or those of
+    `TrainConfig.weighting`, which are in `weights.csv` then (`load_weights`). A network
     whose `tasks` are some of the data set's is trained on those alone, with the examples that have
     at least one of them.
 
@@ -158,9 +164,11 @@ class Training:
         self._steps = optimization.steps_per_epoch
         self._weights_key, order_key = jax.random.split(jax.random.key(config.seed))
         compiled = programs(network, optimization)
-        self._optimizer = compiled.optimizer
+        self._init = compiled.init
         kind = HostEpochs if jax.default_backend() == "cpu" else ResidentEpochs
-        self._epochs: Epochs = kind(compiled, splits, config.batch_size, order_key)
+        self._epochs: Epochs = kind(
+            compiled, splits, config.batch_size, order_key, measured=_measured(config, *train)
+        )
         on_cpu, seconds = jax.default_backend() == "cpu", config.checkpoint_seconds
         self._interval = (0.0 if on_cpu else 20.0) if seconds is None else seconds
         self._precision = MATMUL_PRECISIONS[config.matmul_precision]
@@ -227,7 +235,11 @@ class Training:
         with jax.default_matmul_precision(self._precision):
             train, test = (self._epochs.errors(params, split) for split in SPLITS)
         history = extended(None, train, test, self._network.tasks)
-        return TrainingState(params, self._optimizer.init(params), history, np.zeros(0))
+        opt_state = seeded(self._init(params), self._config.seed)
+        weights = None
+        if self._config.weighting != "equal":
+            weights = np.full((1, len(self._network.tasks)), np.nan)
+        return TrainingState(params, opt_state, history, np.zeros(0), weights)
 
     def _epoch(self, epoch: int, state: TrainingState, bar: ProgressBar) -> TrainingState:
         """The state after `epoch` from that before it, whose arrays are used up."""
@@ -235,9 +247,12 @@ class Training:
         with jax.default_matmul_precision(self._precision):
             params, opt_state, train = self._epochs.epoch(epoch, state.params, state.opt_state, bar)
             test = self._epochs.errors(params, "test") if evaluated else None
-        history = extended(state.history, train, test, self._network.tasks)
+        history = extended(state.history, train[:2], test, self._network.tasks)
         _require_finite(params, epoch)
-        return TrainingState(params, opt_state, history, state.seconds)
+        weights = state.weights
+        if weights is not None:
+            weights = np.concatenate([weights, train[2:]])
+        return TrainingState(params, opt_state, history, state.seconds, weights)
 
     def _after(self, epoch: int) -> TrainingState:
         """The state after `epoch`: at hand, or from its checkpoint."""
@@ -247,7 +262,7 @@ class Training:
     def _restored(self, epoch: int) -> TrainingState:
         params = init_params(self._weights_key, self._network)
         packed = self._checkpoints.restore(epoch)
-        return unpacked(packed, params, self._optimizer.init(params))
+        return unpacked(packed, params, self._init(params))
 
 
 def sound_states(
@@ -313,6 +328,18 @@ def _legs(sound: Collection[int], wanted: Collection[int], newest: int) -> list[
         legs.append((first, last))
         have.add(last)
     return legs
+
+
+def _measured(
+    config: TrainConfig, graphs: Sequence[MultiGraph], targets: np.ndarray
+) -> GraphBatch | None:
+    """The graphs on which a weighting measures curvature: a random subset, one for all seeds."""
+    if config.weighting not in MEASURES:
+        return None
+    count = min(config.measure_graphs, len(graphs))
+    chosen = np.random.default_rng(_MEASURED).choice(len(graphs), count, replace=False)
+    batches = balanced_batches([graphs[i] for i in chosen], targets[chosen], count)
+    return jax.device_put(for_device(batches)[0])
 
 
 def _require_finite(params: Params, epoch: int) -> None:

@@ -53,7 +53,7 @@ PROGRAMS = programs(NETWORK, Optimization.of(CONFIG, 20))
 def trained(way) -> SimpleNamespace:
     """Parameters, optimizer state and errors after two epochs."""
     params = init_params(jax.random.key(0), NETWORK)
-    opt_state, errors = PROGRAMS.optimizer.init(params), []
+    opt_state, errors = PROGRAMS.init(params), []
     before = [way.errors(params, split) for split in ("train", "test")]
     for epoch in (1, 2):
         with progress_bar(3, "training", enabled=False) as bar:
@@ -74,7 +74,7 @@ def test_a_later_epoch_compiles_nothing_and_moves_what_it_must(kind):
     Any other way to the device is refused. The first epochs have met all shapes of the host.
     """
     way, params = kind(PROGRAMS, SPLITS, 8, KEY), init_params(jax.random.key(0), NETWORK)
-    opt_state, compilations = PROGRAMS.optimizer.init(params), Compilations()
+    opt_state, compilations = PROGRAMS.init(params), Compilations()
     for epoch in range(1, 6):
         with (
             progress_bar(3, "training", enabled=False) as bar,
@@ -93,7 +93,7 @@ def test_a_later_epoch_compiles_nothing_and_moves_what_it_must(kind):
 def test_every_product_of_matrices_has_the_precision_asked_for(name, written):
     """Also where all else runs in another one, as a study does."""
     way, params = ResidentEpochs(PROGRAMS, SPLITS, 8, KEY), init_params(KEY, NETWORK)
-    state = params, PROGRAMS.optimizer.init(params)
+    state = params, PROGRAMS.init(params)
     with (
         jax.default_matmul_precision("highest"),
         jax.default_matmul_precision(MATMUL_PRECISIONS[name]),
