@@ -9,7 +9,7 @@ import numpy as np
 
 from hessspec_mtl.claims import Judgement, ledger_markdown
 from hessspec_mtl.figures import PlotFiles
-from hessspec_mtl.report.results import Results, test_errors
+from hessspec_mtl.report.results import Results, forest_notes, test_errors
 from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
     ERROR_BARS,
@@ -42,7 +42,10 @@ def report_markdown(
     lines += ["", "## Summary", ""]
     for paragraph in summary(results, judgements):
         lines += [paragraph, ""]
-    lines += ["## Test errors", "", _test_errors_markdown(results.studies), "", "## Data", ""]
+    lines += ["## Test errors", "", _test_errors_markdown(results.studies), ""]
+    for text in forest_notes(results.studies):
+        lines += [text, ""]
+    lines += ["## Data", ""]
     for table in tables:
         lines += [table.to_markdown(), ""]
     for text in copies(results.studies):
@@ -89,14 +92,15 @@ def report_markdown(
 def _test_errors_markdown(studies: Sequence[Study]) -> str:
     lines = [
         "| Data set | Property | Test MAE | over the last epochs | over seeds | Median predictor "
-        "| Better? |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        "| Random forest | Better? |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in test_errors(studies).itertuples():
         seeds = "one seed" if np.isnan(row.mae_seed_sd) else f"± {row.mae_seed_sd:.3f}"
+        forest = "–" if np.isnan(row.forest_mae) else f"{row.forest_mae:.3f}"
         answer = "no" if not row.better else "yes" if row.clearly else "barely"
         lines.append(
             f"| {row.dataset} | {row.label} | {row.mae:.3f} | ± {row.mae_epoch_sd:.3f} | {seeds} "
-            f"| {row.median_mae:.3f} | {answer} |"
+            f"| {row.median_mae:.3f} | {forest} | {answer} |"
         )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import pandas as pd
 from hessspec_mtl.claims import Judgement, ledger_html
 from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.report.frame import PAGE
-from hessspec_mtl.report.results import Results, test_errors
+from hessspec_mtl.report.results import Results, forest_notes, test_errors
 from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
     ERROR_BARS,
@@ -48,7 +48,7 @@ def report_html(
     of_tasks = [files for group in apart.values() for files in group]
     sections = [
         ("summary", "Summary", "".join(map(_paragraph, summary(results, judgements)))),
-        ("errors", "Test errors", _test_errors_html(test_errors(results.studies))),
+        ("errors", "Test errors", _errors_html(results)),
         ("data", "Data", _data_html(results, tables)),
         (
             "figures",
@@ -153,6 +153,11 @@ def _sources_html(results: Results) -> str:
     return _paragraph(f"The paper: {PAPER_CITATION}") + _pairs_html(sources(results.studies))
 
 
+def _errors_html(results: Results) -> str:
+    notes = (_paragraph(text, "note") for text in forest_notes(results.studies))
+    return _test_errors_html(test_errors(results.studies)) + "".join(notes)
+
+
 def _test_errors_html(errors: pd.DataFrame) -> str:
     rows = []
     for row in errors.itertuples():
@@ -162,6 +167,7 @@ def _test_errors_html(errors: pd.DataFrame) -> str:
             f"<tr><td>{html.escape(str(row.dataset))}</td><td>{html.escape(str(row.label))}</td>"
             f"<td>{row.mae:.3f}</td><td>± {row.mae_epoch_sd:.3f}</td><td>{seeds}</td>"
             f"<td>{row.median_mae:.3f}</td><td>{row.mae / row.median_mae:.2f}</td>"
+            f"<td>{_or_dash(row.forest_mae)}</td>"
             f'<td><span class="badge {badge[0]}">{badge[1]}</span></td></tr>'
         )
     heads = (
@@ -172,6 +178,7 @@ def _test_errors_html(errors: pd.DataFrame) -> str:
         "over seeds",
         "Median predictor",
         "Ratio",
+        "Random forest",
         "Better than the median?",
     )
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
@@ -180,6 +187,10 @@ def _test_errors_html(errors: pd.DataFrame) -> str:
         f"targets (mean and standard deviation over the last epochs)</caption><thead><tr>{head}"
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _or_dash(error: float) -> str:
+    return "–" if np.isnan(error) else f"{error:.3f}"
 
 
 def _badge(better: bool, clearly: bool) -> tuple[str, str]:

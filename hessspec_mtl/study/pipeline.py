@@ -2,6 +2,7 @@
 
     <folder>/examples.csv                  which example is in which split, and in the Hessian
     <folder>/left_out.csv                  which records of the source are not examples, and why
+    <folder>/forest.csv                    test errors of random forests on the same split
     <folder>/seed-0/training/              checkpoints, history and, of the last epoch, test
                                            predictions of the multi-task network
     <folder>/seed-0/single/<task>/         the same for each task alone, if asked for, and
@@ -18,10 +19,12 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
+from hessspec_mtl.baselines.forest import forest_errors, unavailable
 from hessspec_mtl.curvature.follow import hessian_indices
 from hessspec_mtl.datasets.base import EncodedDataset, Examples, MultitaskDataset
 from hessspec_mtl.datasets.grouping import (
@@ -37,6 +40,9 @@ from hessspec_mtl.study.records import Study
 from hessspec_mtl.study.seeds import SeedWork, read_seed, take, unfinished
 from hessspec_mtl.study.stages import STAGES, Stage, check_stages
 from hessspec_mtl.study.units import run_seed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run_study(
@@ -107,7 +113,15 @@ class StudyWork:
         network = self.seeds[0].network
         shared = jax.eval_shape(lambda: init_params(jax.random.key(0), network))["shared"]
         num_params = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shared))
-        return Study(self.dataset, runs, num_params, asdict(self.config), self.copies)
+        settings = asdict(self.config)
+        return Study(self.dataset, runs, num_params, settings, self.copies, self._forest())
+
+    def _forest(self) -> pd.DataFrame | str:
+        """Errors of random forests on the same split, or why there are none."""
+        seed = self.seeds[0]
+        if reason := unavailable(self.dataset):
+            return reason
+        return forest_errors(self.dataset, seed.split, seed.folder.parent / "forest.csv")
 
 
 def begin_study(

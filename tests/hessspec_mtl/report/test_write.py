@@ -3,14 +3,18 @@
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from hessspec_mtl.datasets.sources import OWN_LICENCE, Source
 from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.report import FullDataset, ReportFiles, Results, write_results
+from hessspec_mtl.report.markdown import report_markdown
 from hessspec_mtl.report.results import test_errors as final_errors
 from hessspec_mtl.report.words import facts, summary
 from hessspec_mtl.report.write import sweep
@@ -18,6 +22,17 @@ from hessspec_mtl.report.write import sweep
 final_errors.__test__ = False  # its name is about the network's test error
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+FOREST = pd.DataFrame(
+    [
+        (task, seed, 0.4 + 0.1 * seed, 40, 1.5)
+        for task in ("E1", "E2", "f1", "f2")
+        for seed in (0, 1)
+    ],
+    columns=["task", "seed", "mae", "examples", "seconds"],
+)
+NO_FOREST = "There is no random forest beside the network: MP was read as graphs."
 
 
 class Page(HTMLParser):
@@ -53,7 +68,10 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def results(records: SimpleNamespace) -> Results:
-    studies = (records.study("QM8", 2, single_task=True), records.study("MP"))
+    studies = (
+        replace(records.study("QM8", 2, single_task=True), forest=FOREST),
+        replace(records.study("MP"), forest=NO_FOREST),
+    )
     full = (
         FullDataset(records.dataset("QM8", 80), 9, 4),
         FullDataset(records.dataset("MP", 60), 112, 40),
@@ -127,6 +145,21 @@ def test_every_task_stands_beside_the_median_predictor(results, page):
     for row in errors.itertuples():
         assert f"{row.median_mae:.3f}" in page.text
     assert "below that of always predicting the training median" in page.text
+
+
+def test_forests_stand_beside_the_network_or_a_sentence_says_why_not(results, page):
+    """One set has them, the other was read without its structures."""
+    errors = final_errors(results.studies).set_index(["dataset", "task"])
+    assert errors.loc[("QM8", "f1"), "forest_mae"] == pytest.approx(0.45)
+    assert np.isnan(errors.loc[("MP", "poisson"), "forest_mae"])
+    for text in (page.text, markdown(results)):
+        assert "0.450" in text
+        assert "Random forest of QM8: 100 trees for each property, seeds 0, 1" in text
+        assert "There is no random forest beside the network: MP was read as graphs" in text
+
+
+def markdown(results: Results) -> str:
+    return report_markdown(results, [], [], [], Path())
 
 
 def test_a_task_that_is_not_below_the_median_is_named(results, records):

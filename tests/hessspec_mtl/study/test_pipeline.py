@@ -44,6 +44,7 @@ def study(tmp_path, monkeypatch):
         return SeedRun(seed=work.seed, split=work.split, history=pd.DataFrame())
 
     monkeypatch.setattr(pipeline, "run_seed", lambda work, stages: None)
+    monkeypatch.setattr(pipeline, "unavailable", lambda dataset: "no forest here")
     monkeypatch.setattr(pipeline, "read_seed", untrained)
 
     def made(**settings) -> Study:
@@ -73,6 +74,7 @@ def test_groups_kept_whole_are_on_one_side(study):
     found = study(keep_groups_whole=True)
     assert found.copies == Copies(groups=4, examples=8, crossing=0, test_examples=0)
     assert found.settings["keep_groups_whole"] is True
+    assert found.forest == "no forest here"
     split = found.runs[0].split
     assert sorted([*split.train, *split.test]) == list(range(10))
     assert copies([found])[0].endswith("none of these is on both sides of the split.")
