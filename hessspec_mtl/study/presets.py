@@ -132,6 +132,18 @@ _COMPARE_MP = replace(
     train=replace(_COMPARE_QM8.train, warmup_steps=200),
     curvature=replace(_COMPARE_QM8.curvature, num_graphs=32, batch_size=16),
 )
+# Weightings against each other (docs/weighting.md): what decides is errors over many seeds, so the
+# curvature is taken at three epochs only.
+_WEIGHTING_QM8 = replace(
+    _COMPARE_QM8,
+    seeds=tuple(range(20)),
+    curvature=replace(_COMPARE_QM8.curvature, num_epochs=3),
+)
+_WEIGHTING_MP = replace(
+    _COMPARE_MP,
+    seeds=tuple(range(20)),
+    curvature=replace(_COMPARE_MP.curvature, num_epochs=3),
+)
 _PAPER = StudyConfig(
     train=TrainConfig(num_epochs=512, batch_size=128),
     curvature=CurvatureConfig(
@@ -172,6 +184,10 @@ PRESETS: dict[str, Preset] = {
     "compare": Preset(
         "about an hour on 1 core: a reduced network, five seeds, each task alone and all together",
         {"qm8": _COMPARE_QM8, "mp": _COMPARE_MP},
+    ),
+    "weighting": Preset(
+        "hours on 1 core: that network with 20 seeds, for one weighting (--train.weighting)",
+        {"qm8": _WEIGHTING_QM8, "mp": _WEIGHTING_MP},
     ),
     "gpu": Preset(
         "a GPU for a quarter of an hour a data set: the paper's network, data and 512 epochs",

@@ -126,6 +126,12 @@ class SeedWork:
             return self.measured
         return replace(self.measured, num_eigenpairs=0, gradient_groups=0)
 
+    def _settings_of(self, task: str | None) -> TrainConfig:
+        """How it is trained: one task has nothing to be weighed against."""
+        if task is None:
+            return self.settings
+        return replace(self.settings, weighting="equal", task_weights=())
+
     def examples_of(self, task: str | None) -> Examples:
         """The graphs of its Hessians: those that have its target."""
         if task is None:
@@ -135,11 +141,8 @@ class SeedWork:
 
     def training_of(self, task: str | None) -> Training:
         """Its training, begun in its folder or taken up there."""
-        settings = self.settings
-        if task is not None:  # one task has nothing to be weighed against
-            settings = replace(settings, weighting="equal", task_weights=())
         return Training(
-            settings,
+            self._settings_of(task),
             self.network_of(task),
             self.encoded,
             self.folder_of(task),
@@ -162,7 +165,7 @@ class SeedWork:
     def sound_states(self, task: str | None) -> list[int]:
         """Epochs whose state is in the folder of its training, once that is claimed for it."""
         return sound_states(
-            self.settings, self.network_of(task), self.encoded, self.folder_of(task)
+            self._settings_of(task), self.network_of(task), self.encoded, self.folder_of(task)
         )
 
     def tell(self, text: str) -> None:
