@@ -122,7 +122,9 @@ def forest_notes(studies: Sequence[Study]) -> list[str]:
     grown = [study for study in studies if not isinstance(study.forest, str)]
     for study in grown:
         table = study.forest
-        spread = table.groupby("task")["mae"].std(ddof=1).max()
+        spread = float(table.groupby("task")["mae"].std(ddof=1).max())
+        seconds = float(table["seconds"].iloc[0])
+        cost = "" if np.isnan(seconds) else f"; {seconds:.0f} seconds of one core in all"
         inputs = (
             "counts of fragments (Morgan, radius 2)"
             if study.dataset.domain == "molecules"
@@ -131,7 +133,6 @@ def forest_notes(studies: Sequence[Study]) -> list[str]:
         notes.append(
             f"Random forest of {study.name}: {NUM_TREES} trees for each property, seeds "
             f"{', '.join(map(str, SEEDS))} (between which its error varies by {spread:.3f} at "
-            f"most), on the same training examples, from {inputs}; "
-            f"{table['seconds'].sum():.0f} seconds of one core in all."
+            f"most), grown for squared errors on the same training examples, from {inputs}{cost}."
         )
     return notes
