@@ -6,6 +6,7 @@ import functools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import jax
@@ -242,7 +243,8 @@ class Tracker:
         for name, step in (("first", first), ("second", second)):
             if step not in at:
                 raise ValueError(f"`{name}` must be a step that was tracked, got {step}")
-        return tracked_trace(at[second] - at[first], self.steps[-1].dim)
+        found = tracked_trace(at[second] - at[first], self.steps[-1].dim)
+        return replace(found, quantity=f"tr H at step {second} - tr H at step {first}")
 
     def to_pandas(self) -> DataFrame:
         """The table with one row for each update and a column for each number.

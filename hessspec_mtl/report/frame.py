@@ -53,7 +53,8 @@ table:not(.statistics):not(.pairs) td { white-space: nowrap; }
 table.pairs { min-width: 0; }
 table.pairs th { font-weight: 600; color: var(--muted); white-space: nowrap; padding-left: 0; }
 table.pairs td { text-align: left; overflow-wrap: anywhere; }
-table.statistics th:nth-child(2), table.statistics td:nth-child(2) { text-align: right; }
+table.statistics th:nth-child(2), table.statistics td:nth-child(2),
+table.numbers th:nth-child(2), table.numbers td:nth-child(2) { text-align: right; }
 table.statistics td:first-child { min-width: 15rem; }
 figure { margin: 2em 0 2.6em; }
 figure img { width: 100%; height: auto; display: block; background: #ffffff; padding: .8rem;

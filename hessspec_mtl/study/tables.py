@@ -58,13 +58,24 @@ class Table:
         def cells(tag: str, values: Sequence[str]) -> str:
             return "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
 
+        # The second column holds names or units, or, in some tables, numbers as the others do.
+        second = all(_is_number(row[1]) for row in self.rows if len(row) > 1)
+        kind = ' class="numbers"' if second else ""
         body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in self.rows)
         notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in self.notes)
         return (
-            f'<div class="scroll"><table>\n<caption>{html.escape(self.title)}</caption>\n'
+            f'<div class="scroll"><table{kind}>\n<caption>{html.escape(self.title)}</caption>\n'
             f"<thead><tr>{cells('th', self.header)}</tr></thead>\n"
             f"<tbody>\n{body}\n</tbody></table></div>{notes}\n"
         )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", "").replace("−", "-"))
+    except ValueError:
+        return False
+    return True
 
 
 def write_table(table: Table, directory: Path) -> tuple[Path, Path, Path]:

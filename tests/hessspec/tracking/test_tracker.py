@@ -79,6 +79,7 @@ def test_traces_and_their_differences_are_within_their_errors(run):
     for found, truth in zip(tracker.steps, traces, strict=True):
         assert abs(found.trace.value - truth) < 4 * found.trace.standard_error
     difference = tracker.trace_difference(0, 3)
+    assert repr(difference).startswith("TraceEstimate: tr H at step 3 - tr H at step 0 = ")
     assert abs(difference.value - (traces[1] - traces[0])) < 4 * difference.standard_error
     apart = np.hypot(*(tracker.steps[n].trace.standard_error for n in (0, 1)))
     assert difference.standard_error < apart / 3

@@ -179,3 +179,9 @@ def test_a_table_says_how_many_examples_each_task_has(records):
     assert table.rows[0] == ("mine", "E₁", "30", "20", "0")
     assert table.rows[1] == ("mine", "E₂", "40", "20", "10")
     assert "over those that have it" in table.notes[0]
+
+
+def test_a_second_column_of_numbers_is_set_like_the_others_and_one_of_words_is_not(records):
+    own = replace(records.dataset("QM8"), published=None)
+    assert '<table class="numbers">' in target_table(own).to_html()
+    assert "<table>" in dataset_table([own], [(9, 4)]).to_html()
