@@ -57,7 +57,7 @@ def draw_estimates(drawn: Sequence[Estimates], ax: Any, title: str) -> Any:
         line = axes.errorbar(places, values, yerr=shown, fmt="o", capsize=4, label=one.label)
         for place in places[~finite.all(axis=0)]:
             axes.axvline(place, color=line[0].get_color(), linestyle=":", linewidth=1)
-        everything += [values, low, high]
+        everything.append(values[(low > 0) | (high < 0)])  # how small is the rest, nobody knows
     names = drawn[0].names
     crowded = sum(map(len, names)) > _MOST_LETTERS
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}

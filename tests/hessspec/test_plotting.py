@@ -165,6 +165,13 @@ def test_without_matplotlib_the_error_says_what_to_install(spectrum, monkeypatch
     assert "<img" not in spectrum._repr_html_()
 
 
+def test_a_trace_that_may_be_zero_makes_no_decades():
+    """Beside 100 and 90 that of a part without curvature, 0 but for its rounding."""
+    samples = np.array([[100.0], [90.0], [0.0]]) + np.array([[1.0], [1.0], [0.0]]) * np.arange(9.0)
+    estimate = TraceEstimate.from_samples(samples, systematic=np.full(3, 1e-5))
+    assert estimate.plot().get_yscale() == "linear"
+
+
 def test_numbers_far_apart_have_room_at_both_ends():
     samples = np.array([[100.0], [-3.0], [5000.0], [0.2]]) + 0.01 * np.arange(9.0)
     ax = TraceEstimate.from_samples(samples).plot()
