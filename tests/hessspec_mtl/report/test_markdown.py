@@ -32,10 +32,11 @@ def test_test_errors_have_a_row_for_each_task_with_the_spread_of_its_seeds(
     start = next(i for i, line in enumerate(lines) if line.startswith("| Data set | Property |"))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start : start + 5]]
     assert [row[1] for row in rows[2:]] == ["log G", "log K", "Poisson ratio"]
-    assert {len(row) for row in rows} == {7}
+    assert {len(row) for row in rows} == {8}
     assert {row[4] for row in rows[2:]} == {"± 0.071"}
     assert {row[2] for row in rows[2:]} == {"0.300"}
-    assert {row[6] for row in rows[2:]} == {"yes"}
+    assert {row[6] for row in rows[2:]} == {"–"}  # no forests here
+    assert {row[7] for row in rows[2:]} == {"yes"}
 
 
 def test_one_seed_has_no_spread(trained, drawn, tmp_path):

@@ -78,6 +78,7 @@ def test_of_many_reasons_the_rarest_are_counted_together(trained, drawn):
 def test_a_task_says_whether_it_beats_the_median(better, clearly, badge):
     row = {"dataset": "MP", "task": "K", "label": "K", "mae": 0.3, "mae_epoch_sd": 0.01}
     row |= {"mae_seed_sd": float("nan"), "median_mae": 0.6, "better": better, "clearly": clearly}
+    row |= {"forest_mae": 0.4}
     text = _test_errors_html(pd.DataFrame([row]))
     cells = re.findall(r"<td>(.*?)</td>", text)
-    assert cells == ["MP", "K", "0.300", "± 0.010", "one seed", "0.600", "0.50", badge]
+    assert cells == ["MP", "K", "0.300", "± 0.010", "one seed", "0.600", "0.50", "0.400", badge]
