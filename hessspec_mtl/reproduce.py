@@ -242,11 +242,18 @@ def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Pat
 
 def _has_workers(options: Options) -> bool:
     """Whether other processes than this one do the work; by default where that is of use."""
-    if options.scheduler is not None or options.workers is not None:
-        return options.scheduler is not None or options.workers != 0
-    # A GPU belongs to one process.
-    many = usable_cores() > 1 and jax.default_backend() == "cpu"
-    return many and find_spec("distributed") is not None
+    if options.scheduler is not None:
+        return True
+    if options.workers == 0 or (usable_cores() == 1 and options.workers is None):
+        return False
+    on_cpu = jax.default_backend() == "cpu"
+    if options.workers is not None and not on_cpu:
+        raise ValueError(
+            f"`--workers` starts a process for each of a machine's cores, but JAX computes on its "
+            f"{jax.default_backend()}, which belongs to one process; leave it out, or start a "
+            "worker for each device yourself (docs/cluster.md)."
+        )
+    return on_cpu and (options.workers is not None or find_spec("distributed") is not None)
 
 
 def _work_here(options: Options, folder: Path, work: StudyWork) -> None:

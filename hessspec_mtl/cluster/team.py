@@ -9,9 +9,10 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import dask.config
 import numpy as np
@@ -20,21 +21,22 @@ from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from hessspec._base.memory import host_memory
 from hessspec._base.progress import is_watched, progress_bar
 from hessspec_mtl.cluster import parcels
+from hessspec_mtl.cluster.plan import Item, left
 from hessspec_mtl.cluster.workers import Described, Order, Studies, done, terms
 from hessspec_mtl.datasets.encoded import write_encoded
 from hessspec_mtl.files.threads import ONE_THREAD, usable_cores
 from hessspec_mtl.study.folder import note_machine
 from hessspec_mtl.study.pipeline import StudyWork
-from hessspec_mtl.study.seeds import SeedWork
 from hessspec_mtl.study.stages import Stage
-from hessspec_mtl.study.units import Unit, finish, units
+from hessspec_mtl.study.units import Unit, finish
 from hessspec_mtl.training.checkpoints import Checkpoints
 
-# Of what can be done, what others wait for comes first, then what takes longest.
-_PRIORITY = {"training": 2, "hutchinson": 1}
+_LOST = (
+    "the scheduler is gone, and with it what the workers were doing. Start it again, then say the "
+    "same."
+)
 
-# A training is sent in stretches of at most such a share, and of five epochs at least.
-_SHARES = 8
+_FEWEST_SENT, _SENT_A_WORKER = 16, 4
 
 # A process takes some seconds to start and half a gigabyte with what it imports and compiles.
 _UNITS_OF_A_WORKER = 4
@@ -45,64 +47,12 @@ class ClusterError(RuntimeError):
     """A cluster that cannot be had or is lost; the message says what to do."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """A unit of one of the studies, and the one that it waits for."""
-
-    study: str
-    work: SeedWork = field(repr=False, compare=False)
-    unit: Unit
-    after: Unit | None = field(compare=False)
-    start: int = field(default=-1, compare=False)
-
-
-def items(study: str, work: SeedWork, stages: Collection[Stage]) -> list[Item]:
-    """What is to be done of a training run, in an order in which it can be done.
-
-    Raises:
-        ValueError, CheckpointError: if a folder of its training holds another run.
-        StageError: as `units`.
-    """
-    networks = (None, *work.alone)
-    sound = {task: work.sound_states(task) for task in networks} if "train" in stages else None
-    coming: dict[str | None, dict[int, Unit]] = {task: {} for task in networks}
-    found = []
-    for unit in units(work, stages, sound):
-        made = coming[unit.task]
-        if unit.kind != "training":
-            found.append(Item(study, work, unit, made.get(unit.epoch)))
-        elif sound is not None and unit.epoch not in sound[unit.task]:
-            there = (*sound[unit.task], *made)
-            start = max((epoch for epoch in there if epoch < unit.epoch), default=-1)
-            for epoch in _stops(start, unit.epoch, work.settings.num_epochs):
-                stretch = replace(unit, epoch=epoch)
-                found.append(Item(study, work, stretch, made.get(start), start))
-                made[epoch] = stretch
-                start = epoch
-    return found
-
-
-def _stops(start: int, goal: int, num_epochs: int) -> range:
-    """The states on the way from one to another, so that no death costs more than a share."""
-    longest = max(5, -(-num_epochs // _SHARES))
-    pieces = -(-(goal - start) // longest)
-    length = -(-(goal - start) // pieces)
-    return range(goal - (pieces - 1) * length, goal + 1, length)
-
-
 @contextmanager
 def local_workers(count: int) -> Iterator[Client]:
     """`count` processes of this machine, with one thread each; they end with the block."""
-    quiet = {
-        # One unit at a time in each worker, and the next from the common queue: by priority.
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.target": False,
-        "distributed.admin.low-level-log-length": 100,
-    }
-    with tempfile.TemporaryDirectory(prefix="hessspec-") as folder, dask.config.set(quiet):
+    # One unit at a time in each worker, and the next from the common queue: by priority.
+    one_each = {"distributed.scheduler.worker-saturation": 1.0}
+    with tempfile.TemporaryDirectory(prefix="hessspec-") as folder, dask.config.set(one_each):
         environment = {**ONE_THREAD, **_shared_programs(Path(folder) / "programs")}
         environment = {name: os.environ.get(name, value) for name, value in environment.items()}
         with (
@@ -168,22 +118,36 @@ def run_studies(
             does it.
         Exception: what a unit raised, as if it had been done here.
     """
-    todo = [
-        item
-        for study in studies
-        for work in study.seeds
-        for item in items(work.folder.parent.name, work, stages)
-    ]
+    todo = left(studies, stages)
     if todo:
-        told = [_described(study) for study in studies]
         count = workers or worth_starting(len(todo))
         team = local_workers(count) if scheduler is None else workers_at(scheduler)
         with team as client:
-            run = _Run(client, todo, told, ours=scheduler is None, progress=progress, say=say)
-            run.to_the_end()
+            carry_out(client, studies, todo, ours=scheduler is None, progress=progress, say=say)
     for study in studies:
         for work in study.seeds:
             finish(work)
+
+
+def carry_out(
+    client: Client,
+    studies: Sequence[StudyWork],
+    todo: Sequence[Item],
+    *,
+    ours: bool,
+    progress: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Have all of `todo` done by the workers of `client`, and put what they make in its place.
+
+    Args:
+        ours: whether the workers are this process's own, and end with it.
+
+    Raises:
+        ClusterError, Exception: as `run_studies`.
+    """
+    told = [_described(study) for study in studies]
+    _Run(client, todo, told, ours=ours, progress=progress, say=say).to_the_end()
 
 
 def worth_starting(units: int) -> int:
@@ -199,6 +163,11 @@ def _described(study: StudyWork) -> Described:
         dataset = replace(study.dataset, twins=np.zeros((0, 2), np.int64))
         data = write_encoded(dataset, Path(place) / "data.npz").read_bytes()
     return Described(folder.name, study.config, folder, data)
+
+
+def _priority(unit: Unit) -> int:
+    """What others wait for comes first, then what takes longest."""
+    return {"training": 2, "hutchinson": 1}.get(unit.kind, 0)
 
 
 class _Run:
@@ -221,15 +190,20 @@ class _Run:
         self._terms = terms()
 
     def to_the_end(self) -> None:
-        client = self._client
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        link = f"; Dask's dashboard: {client.dashboard_link}" if find_spec("bokeh") else ""
-        self._say(f"{self._total} units of work, {workers} workers{link}")
-        client.register_plugin(self._plugin)
+        link = f"; Dask's dashboard: {self._client.dashboard_link}" if find_spec("bokeh") else ""
+        workers = self._num_workers() or "no workers yet: it begins when there are"
+        self._say(f"{self._total} units of work, workers: {workers}{link}")
         try:
-            self._loop()
+            self._client.register_plugin(self._plugin)
+            # States of large networks are what Dask takes for a mistake.
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+                self._loop()
         finally:
             self._end()
+
+    def _num_workers(self) -> int:
+        threads: Any = self._client.nthreads()
+        return len(threads)
 
     def _loop(self) -> None:
         told = self._progress is False or (self._progress is None and not is_watched())
@@ -241,13 +215,24 @@ class _Run:
                 if told:
                     left = len(self._waiting) + len(self._under_way)
                     item.work.tell(f"{item.unit}; {self._total - left} of {self._total}")
-                queue.update(self._ready())
+                queue.update(self._ready_there())
+
+    def _ready_there(self) -> list[Future]:
+        try:
+            return self._ready()
+        except Exception as error:
+            if self._client.status == "running":
+                raise
+            raise ClusterError(_LOST) from error
 
     def _ready(self) -> list[Future]:
-        """Send off all units whose state is there."""
+        """Send off units whose state is there, but no more than keeps the workers busy: each is
+        held by the scheduler with what it builds on."""
+        room = max(_FEWEST_SENT, _SENT_A_WORKER * self._num_workers()) - len(self._under_way)
         behind = {(i.study, i.unit) for i in (*self._waiting, *self._under_way.values())}
         ready = [i for i in self._waiting if (i.study, i.after) not in behind]
-        self._waiting = [i for i in self._waiting if (i.study, i.after) in behind]
+        ready = sorted(ready, key=lambda i: -_priority(i.unit))[: max(0, room)]
+        self._waiting = [i for i in self._waiting if i not in ready]
         sent = {self._sent(item): item for item in ready}
         self._under_way |= sent
         return list(sent)
@@ -261,7 +246,7 @@ class _Run:
             order,
             # One name for all: of many equal tasks Dask keeps a common queue.
             key=("unit", self._plugin.name, item.study, unit.seed, str(unit)),
-            priority=_PRIORITY.get(unit.kind, 0),
+            priority=_priority(unit),
             pure=False,
         )
 
@@ -276,10 +261,7 @@ class _Run:
                 "it; most often memory is short. Give workers more of it, or take fewer of them."
             ) from error
         except CancelledError as error:
-            raise ClusterError(
-                "the scheduler is gone, and with it what the workers were doing. Start it again, "
-                "then say the same."
-            ) from error
+            raise ClusterError(_LOST) from error
         parcels.accept(item.work, item.unit, made)
         note_machine(item.work.folder.parent, made.machine)
         self._prune(item)

@@ -322,6 +322,32 @@ def test_encoded_sets_and_sources_are_not_asked_for_together(tmp_path, capsys):
     assert "there is no encoded data set" in message
 
 
+def test_who_does_the_work_is_said_once_and_can_be(tmp_path, monkeypatch, capsys):
+    out = ["--out", str(tmp_path), "--encoded-dir", str(tmp_path)]
+    message = refused([*out, "--workers", "2", "--scheduler", "tcp://a:1"], capsys)
+    assert "`--workers` and `--scheduler` both say who does the work; give one" in message
+    assert "must be at least 0, got -1" in refused([*out, "--workers", "-1"], capsys)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    message = refused([*out, "--workers", "2"], capsys)
+    assert "computes on its gpu, which belongs to one process" in message
+    monkeypatch.setattr(reproduce, "find_spec", lambda name: None)
+    message = refused([*out, "--workers", "2"], capsys)
+    assert "need Dask: pip install 'hessspec[cluster]'" in message
+
+
+def test_by_default_the_work_is_done_by_workers_where_that_is_of_use(monkeypatch):
+    monkeypatch.setattr(reproduce, "usable_cores", lambda: 4)
+    assert reproduce._has_workers(reproduce.Reproduce())
+    assert not reproduce._has_workers(reproduce.Reproduce(workers=0))
+    for name, value in (("usable_cores", lambda: 1), ("find_spec", lambda name: None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(reproduce, name, value)
+            assert not reproduce._has_workers(reproduce.Reproduce())
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert not reproduce._has_workers(reproduce.Reproduce())
+    assert reproduce._has_workers(reproduce.Reproduce(scheduler="tcp://a:1"))
+
+
 class _Refusing:
     """Finds no chemistry, whatever is installed."""
 

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from hessspec_mtl.cluster.team import items
-
 pytest.importorskip("distributed")
 
 KINDS = {"training", "predictions", "trace", "density", "gradients", "eigenspaces", "hutchinson"}
@@ -38,22 +36,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def test_a_unit_waits_for_its_state_and_a_state_for_the_one_before(study):
-    (work,) = study.seeds
-    found = items("molecules", work, ("train", "curvature"))
-    assert {item.unit.kind for item in found} == KINDS
-    trained = [item for item in found if item.unit.kind == "training" and item.unit.task is None]
-    assert [(item.start, item.unit.epoch) for item in trained] == [(-1, 0), (0, 1), (1, 4)]
-    assert [item.after for item in trained] == [None, trained[0].unit, trained[1].unit]
-    alone = [item for item in found if item.unit.kind == "training" and item.unit.task == "E1"]
-    for item in found:
-        if item.unit.kind != "training":
-            assert item.after is not None
-            assert (item.after.kind, item.after.task) == ("training", item.unit.task)
-            assert item.after.epoch == item.unit.epoch
-    assert alone
 
 
 @pytest.mark.slow
