@@ -50,11 +50,13 @@ def test_what_is_there_is_not_done_and_what_builds_on_it_waits_for_nothing(study
 @pytest.mark.any_dtype
 def test_a_damaged_state_is_made_again_from_the_one_before(study):
     (work,) = study.seeds
+    items("molecules", work, BOTH)  # says whose the folders are
     checkpoints = Checkpoints(work.training / "checkpoints")
     for epoch in (0, 1, 4):
         checkpoints.save(epoch, {"params": np.ones(2)})
-    files = [path for path in checkpoints.path(1).rglob("*") if path.is_file()]
-    max(files, key=lambda path: path.stat().st_size).unlink()
+    for path in checkpoints.path(1).rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
     with pytest.warns(UserWarning, match="epoch_000001 cannot be read"):
         found = items("molecules", work, BOTH)
     trained = [i for i in found if i.unit.kind == "training" and i.unit.task is None]
