@@ -12,7 +12,7 @@ import hessspec
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "outliers.md"
 
 
-@pytest.fixture(scope="module", params=[5, 10])
+@pytest.fixture(scope="module", params=[5, pytest.param(10, marks=pytest.mark.slow)])
 def page(request):
     """The names of the page's script, with this many classes and without what it prints."""
     script = PAGE.read_text("utf-8").split("```python\n")[1].split("\nkey = ")[0]
@@ -38,7 +38,7 @@ def test_class_means_hold_the_outliers(page, name):
 
 
 def test_a_mean_gradient_of_each_class_is_a_row(page):
-    gradients = jax.jacrev(page["of_classes"])(page["params"])
+    gradients = jax.jit(jax.jacrev(page["of_classes"]))(page["params"])
     flat = np.concatenate(
         [np.reshape(g, (page["classes"], -1)) for g in jax.tree.leaves(gradients)], axis=1
     )

@@ -57,7 +57,17 @@ def agreeing():
     return matrices(0.9)
 
 
-@pytest.mark.parametrize("sizes", [(1,) * 8, (2, 2, 2, 1), (1,) * 12, (1, 2, 3, 4, 5, 6, 7, 8, 9)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (2, 2, 2, 1),
+        *(
+            pytest.param(sizes, marks=pytest.mark.any_dtype)
+            for sizes in ((1,) * 8, (1,) * 12, (1, 2, 3, 4, 5, 6, 7, 8, 9))
+        ),
+    ],
+    ids=str,
+)
 def test_parts_add_up_to_the_operator_and_share_shapes(sizes):
     operator = operator_of(matrices(0.5, sizes))
     parts = parts_of(operator)
