@@ -150,16 +150,18 @@ def test_a_vector_loss_gives_a_task_axis_and_paired_differences(three_tasks, met
 
 
 @pytest.mark.any_dtype
+@pytest.mark.parametrize("num_tasks", [None, 1])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_product_is_counted(method):
+def test_every_product_is_counted(method, num_tasks):
+    """Those that tell how sure forms are included: of a task in a vector forms are asked for."""
     matrix = jnp.asarray(with_spectrum(outliers()), jnp.asarray(0.0).dtype)
     calls = []
 
     def matvec(x):
         jax.debug.callback(lambda: calls.append(1))
-        return matrix @ x
+        return matrix @ x if num_tasks is None else (matrix @ x)[None]
 
-    operator = FunctionOperator(matvec, jnp.zeros(DIM))
+    operator = FunctionOperator(matvec, jnp.zeros(DIM), num_tasks=num_tasks)
     for num_matvecs in (13, 48):
         jax.effects_barrier()
         calls.clear()
