@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hessspec._base.printing import counted
 from hessspec_mtl.baselines.forest import NUM_TREES, SEEDS
 from hessspec_mtl.datasets.paper import is_users_dataset
 from hessspec_mtl.study.records import Study, final_error, median_error
@@ -124,7 +125,8 @@ def forest_notes(studies: Sequence[Study]) -> list[str]:
         table = study.forest
         spread = float(table.groupby("task")["mae"].std(ddof=1).max())
         seconds = float(table["seconds"].iloc[0])
-        cost = "" if np.isnan(seconds) else f"; {seconds:.0f} seconds of one core in all"
+        took = "" if np.isnan(seconds) else counted(max(round(seconds), 1), "second")
+        cost = f"; {took} of one core in all" if took else ""
         inputs = (
             "counts of fragments (Morgan, radius 2)"
             if study.dataset.domain == "molecules"

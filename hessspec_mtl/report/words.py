@@ -34,9 +34,9 @@ def listed(items: Sequence[str]) -> str:
 def duration(seconds: float) -> str:
     """`seconds` as a person would say it."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return plural(max(round(seconds), 1), "second")
     if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
+        return plural(round(seconds / 60), "minute")
     return f"{seconds / 3600:.1f} hours"
 
 

@@ -11,6 +11,7 @@ from tests.hessspec_mtl.conftest import dataset
 
 
 def test_words():
+    assert duration(0.3) == duration(1.2) == "1 second"
     assert duration(75) == "75 seconds"
     assert duration(600) == "10 minutes"
     assert duration(7200) == "2.0 hours"
