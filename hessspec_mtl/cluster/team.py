@@ -17,6 +17,7 @@ from typing import Any
 import dask.config
 import numpy as np
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.utils import silence_logging_cmgr
 
 from hessspec._base.memory import host_memory
 from hessspec._base.progress import is_watched, progress_bar
@@ -122,7 +123,8 @@ def run_studies(
     if todo:
         count = workers or worth_starting(len(todo))
         team = local_workers(count) if scheduler is None else workers_at(scheduler)
-        with team as client:
+        # What a user needs to know of the engine's troubles is told in sentences.
+        with silence_logging_cmgr(logging.CRITICAL), team as client:
             carry_out(client, studies, todo, ours=scheduler is None, progress=progress, say=say)
     for study in studies:
         for work in study.seeds:

@@ -1,16 +1,20 @@
 """A study by real schedulers and workers: the same bytes, whoever does it and whatever dies."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("distributed")
 
+ROOT = Path(__file__).parents[3]
 KINDS = {"training", "predictions", "trace", "density", "gradients", "eigenspaces", "hutchinson"}
 
 # Run by workers before their work: in the first unit of each kind, the process ends itself when the
@@ -80,6 +84,7 @@ def test_a_scheduler_that_dies_ends_the_command_in_a_sentence_and_loses_nothing(
         assert command.wait(300) == 1
         log = next(path for path in sorted(site.root.glob("process-*/log"))[::-1])
         assert "Stopped: the scheduler is gone" in log.read_text()
+        assert "Traceback" not in log.read_text()
     times = {path: path.stat().st_mtime_ns for path in finished}
     with site.scheduler(port), site.worker(address):
         done = site.run("orphan", "--scheduler", address)
@@ -108,6 +113,44 @@ def test_a_stop_by_hand_ends_the_workers_and_loses_nothing(site, here):
     assert done.returncode == 0, done.stderr
     assert site.results("stopped") == here
     assert {path: path.stat().st_mtime_ns for path in finished} == times
+
+
+# Stands for a batch system on this machine: `srun` starts two of the sixteen tasks.
+SRUN = """\
+#!/bin/sh
+shift 2
+"$@" & "$@" & wait
+"""
+
+
+@pytest.mark.slow
+def test_the_batch_script_of_the_page_does_the_study(site, here):
+    """As far as a machine without a batch system can tell: `srun` is two processes at once."""
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```sh\n(#!/bin/bash\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert "srun --ntasks=16 --overlap dask worker" in script
+    words = site.command("batch", "--scheduler", "$address")[3:]
+    script = script.replace("--preset compare --scheduler $address", " ".join(words))
+    script = script.replace("8786", str(free_port()))
+    folder = site.root / "batch system"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").touch()
+    for name, text in {"srun": SRUN, "hostname": "#!/bin/sh\necho 127.0.0.1\n"}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    (folder / "job.sh").write_text(script)
+    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    job = subprocess.Popen(
+        ["bash", "job.sh"],
+        cwd=folder,
+        env={**site.environment, "PATH": path},
+        start_new_session=True,
+    )
+    try:
+        assert job.wait(1500) == 0
+    finally:
+        os.killpg(job.pid, signal.SIGTERM)  # as the system ends a job whose script has ended
+    assert site.results("batch") == here
 
 
 @pytest.mark.slow
