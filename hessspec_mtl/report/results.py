@@ -120,9 +120,10 @@ def _forest_error(study: Study, task: str) -> float:
 def forest_notes(studies: Sequence[Study]) -> list[str]:
     """What the random forests are, how much they vary and cost, or why there are none."""
     notes = list(dict.fromkeys(s.forest for s in studies if isinstance(s.forest, str) and s.forest))
-    grown = [study for study in studies if not isinstance(study.forest, str)]
-    for study in grown:
+    for study in studies:
         table = study.forest
+        if isinstance(table, str):
+            continue
         spread = float(table.groupby("task")["mae"].std(ddof=1).max())
         seconds = float(table["seconds"].iloc[0])
         took = "" if np.isnan(seconds) else counted(max(round(seconds), 1), "second")
