@@ -48,6 +48,8 @@ def spectra() -> dict[str, np.ndarray]:
 class DenseOperator:
     """A symmetric matrix with prescribed eigenvalues in a random basis."""
 
+    mesh = None
+
     def __init__(self, eigenvalues: np.ndarray, dtype: np.dtype) -> None:
         rng = np.random.default_rng(1)
         self.basis, _ = np.linalg.qr(rng.normal(size=(eigenvalues.size,) * 2))

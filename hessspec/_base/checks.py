@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hessspec._base.meshes import mesh_of
 from hessspec._base.space import VectorSpace
 
 # A product sums `dim` terms, each rounded; measured products of real networks are symmetric to
@@ -66,15 +69,18 @@ def check_finite(rows: Float[Array, "*lead dim"], space: VectorSpace, what: str)
     Raises:
         ValueError: naming the parameters at which entries are not finite.
     """
-    finite = np.all(np.isfinite(np.asarray(rows)).reshape(-1, space.dim), axis=0)
-    if np.all(finite):
-        return
-    ends = np.cumsum(space.sizes)
-    leaves = [
-        path
-        for path, size, end in zip(space.paths, space.sizes, ends, strict=True)
-        if not np.all(finite[end - size : end])
-    ]
+    if mesh_of(rows) is not None:  # what lies on several devices is looked at there
+        if bool(jnp.all(jnp.isfinite(rows))):
+            return
+        parts = jax.tree.leaves(space.unflatten_block(rows))
+        finite = [bool(jnp.all(jnp.isfinite(part))) for part in parts]
+    else:
+        entries = np.isfinite(np.asarray(rows)).reshape(-1, space.dim)
+        if np.all(entries):
+            return
+        ends = np.cumsum(space.sizes)[:-1]
+        finite = [bool(np.all(part)) for part in np.split(entries, ends, axis=1)]
+    leaves = [path for path, fine in zip(space.paths, finite, strict=True) if not fine]
     shown = ", ".join(f"`{path}`" for path in leaves[:3]) + (", ..." if len(leaves) > 3 else "")
     raise ValueError(
         f"{what} is not finite in {shown}: the second derivative of the loss does not exist there "

@@ -7,18 +7,26 @@ ones is evaluated on them. No mesh is made but the Auto view of one that is give
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+# Random signs are drawn in words of so many; a device has whole words of a long vector.
+_WORD = 32
+
+_ROWS_OVER: ContextVar[Mesh | None] = ContextVar("_ROWS_OVER", default=None)
 
 # How each leaf of a tree lies on a mesh with Explicit axes; None for any other leaf.
 Layouts = tuple[NamedSharding | None, ...]
@@ -44,12 +52,97 @@ def automatic(tree: PyTree) -> PyTree:
 
 def mesh_of(tree: PyTree) -> Mesh | None:
     """The mesh of the first array of a tree that lies on several devices, its axes all Auto."""
+    if jax.device_count() == 1:
+        return None
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
             layout = leaf.sharding
             if isinstance(layout, NamedSharding) and layout.mesh.size > 1:
                 return _auto_view(layout.mesh)
     return None
+
+
+def width_on(mesh: Mesh | None, dim: int) -> int:
+    """Entries of a long vector on the devices of a mesh: `dim`, and zeros up to equal shares.
+
+    JAX hands no array out of a program in unequal pieces: one that is cut into as many pieces as
+    there are devices, and no other, lies whole on none of them.
+    """
+    if mesh is None:
+        return dim
+    return mesh.size * _WORD * math.ceil(dim / (mesh.size * _WORD))
+
+
+def cut_along(mesh: Mesh, axis: int) -> NamedSharding:
+    """The layout of arrays whose `axis` is cut over all devices of a mesh."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
+
+
+def over_devices(mesh: Mesh | None, rows: Array) -> Array:
+    """Rows cut over the devices of a mesh, and filled up with zeros to `width_on` if not yet so."""
+    return rows if mesh is None else _over_devices(mesh, rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _over_devices(mesh: Mesh, rows: Array) -> Array:
+    dim, lead = rows.shape[-1], rows.ndim - 1
+    wide = jnp.pad(rows, [*[(0, 0)] * lead, (0, width_on(mesh, dim) - dim)])
+    return jax.lax.with_sharding_constraint(wide, cut_along(mesh, lead))
+
+
+@contextmanager
+def rows_over(mesh: Mesh | None) -> Iterator[None]:
+    """Inside, flat vectors of trees are cut over the devices of a mesh and filled up with zeros."""
+    token = _ROWS_OVER.set(mesh)
+    try:
+        yield
+    finally:
+        _ROWS_OVER.reset(token)
+
+
+def rows_are_over() -> Mesh | None:
+    """The mesh of the innermost `rows_over`; None outside."""
+    return _ROWS_OVER.get()
+
+
+def joined_over(mesh: Mesh, parts: list[Array]) -> Array:
+    """Parts of flat vectors one after the other, cut over the devices and filled up with zeros.
+
+    The sum of the parts, each with zeros around it: that, the compiler makes of shares that
+    devices send to one another, where it gathers what is joined by `concatenate` on all of them.
+    Parts that are shorter than a share are joined, and gathered, until they have one; one such
+    piece after the other, so that they are not on a device all at once.
+    """
+    sizes = [part.shape[-1] for part in parts]
+    lead, wide = parts[0].ndim - 1, width_on(mesh, sum(sizes))
+    layout = cut_along(mesh, lead)
+    total = jax.lax.with_sharding_constraint(
+        jnp.zeros((*parts[0].shape[:-1], wide), parts[0].dtype), layout
+    )
+    begin, run = 0, []
+    for number, part in enumerate(parts, 1):
+        run.append(part)
+        size = sum(piece.shape[-1] for piece in run)
+        if size * mesh.size < wide and number < len(parts):
+            continue
+        piece = run[0] if len(run) == 1 else jnp.concatenate(run, axis=-1)
+        if size % mesh.size == 0:
+            piece = jax.lax.with_sharding_constraint(piece, layout)
+        piece, total = jax.lax.optimization_barrier((piece, total))
+        around = [*[(0, 0)] * lead, (begin, wide - begin - size)]
+        total = total + jax.lax.with_sharding_constraint(jnp.pad(piece, around), layout)
+        begin, run = begin + size, []
+    return total
+
+
+def parts_over(mesh: Mesh, rows: Array, sizes: tuple[int, ...]) -> list[Array]:
+    """The parts of `joined_over`. Each is cut out of rows that are said to lie over the devices, so
+    that in a derivative its tangent is put back as `joined_over` does it."""
+    layout, ends = cut_along(mesh, rows.ndim - 1), np.cumsum(sizes).tolist()
+    return [
+        jax.lax.with_sharding_constraint(rows, layout)[..., end - size : end]
+        for size, end in zip(sizes, ends, strict=True)
+    ]
 
 
 def example_like(leaf: Any) -> Any:

@@ -10,9 +10,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from hessspec._base.arguments import check_key, whole_number
+from hessspec._base.meshes import over_devices, width_on
 
 # The stream of the probes of a trace. Directions that are given to it may come from any other verb
 # or sampler with the same key: those draw from the key itself, and no index is as large as this.
@@ -40,16 +42,7 @@ def rademacher(
 
     Source: derived here; v_i² = 1 and independence give both statements.
     """
-
-    one = jnp.ones((), dtype)
-
-    def signs(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:
-        # 32 signs from each random word: drawing words is what takes the time.
-        words = jax.random.bits(probe_key, (math.ceil(dim / 32),), jnp.uint32)
-        bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
-        return jnp.where(bits.reshape(-1)[:dim] == 1, one, -one)
-
-    return _rows(signs, key, indices, dim)
+    return _rows(_signs, key, indices, dim, dtype)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -71,19 +64,64 @@ def gaussian(
 
     Source: derived here; r and dim - r squared normals are independent chi-squared variables.
     """
+    return _rows(_normals, key, indices, dim, dtype)
 
-    def normals(probe_key: PRNGKeyArray) -> Float[Array, " dim"]:
-        return jax.random.normal(probe_key, (dim,), dtype)
 
-    return _rows(normals, key, indices, dim)
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def rademacher_on(
+    key: PRNGKeyArray, indices: Int[Array, " k"], dim: int, dtype: jnp.dtype, mesh: Mesh | None
+) -> Float[Array, "k width"]:
+    """The rows of `rademacher`, cut over the devices of a mesh and filled up with zeros."""
+    return _rows(_signs, key, indices, dim, dtype, mesh)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def gaussian_on(
+    key: PRNGKeyArray, indices: Int[Array, " k"], dim: int, dtype: jnp.dtype, mesh: Mesh | None
+) -> Float[Array, "k width"]:
+    """The rows of `gaussian`, cut over the devices of a mesh and filled up with zeros."""
+    return _rows(_normals, key, indices, dim, dtype, mesh)
+
+
+def _signs(key: PRNGKeyArray, dim: int, dtype: jnp.dtype) -> Float[Array, " dim"]:
+    # 32 signs from each random word: drawing words is what takes the time.
+    words = jax.random.bits(key, (math.ceil(dim / 32),), jnp.uint32)
+    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
+    one = jnp.ones((), dtype)
+    return jnp.where(bits.reshape(-1)[:dim] == 1, one, -one)
+
+
+def _normals(key: PRNGKeyArray, dim: int, dtype: jnp.dtype) -> Float[Array, " dim"]:
+    return jax.random.normal(key, (dim,), dtype)
 
 
 def _rows(
-    draw: Callable[[PRNGKeyArray], Array], key: PRNGKeyArray, indices: Int[Array, " k"], dim: int
-) -> Float[Array, "k dim"]:
+    draw: Callable[[PRNGKeyArray, int, jnp.dtype], Array],
+    key: PRNGKeyArray,
+    indices: Int[Array, " k"],
+    dim: int,
+    dtype: jnp.dtype,
+    mesh: Mesh | None = None,
+) -> Float[Array, "k width"]:
     key = check_key(key)
     whole_number("dim", dim)
     if indices.ndim != 1:
         raise ValueError(f"`indices` must be a list such as `jnp.arange(k)`, got {indices.shape}")
+    wide = width_on(mesh, dim) if _counts(key) else dim
+
+    def row(index: Int[Array, ""]) -> Float[Array, " width"]:
+        entries = draw(jax.random.fold_in(key, index), wide, dtype)
+        if wide > dim:
+            entries = jnp.where(jnp.arange(wide) < dim, entries, jnp.zeros((), dtype))
+        return over_devices(mesh, entries)
+
     # One row at a time: the bits of all rows at once would need twice the memory of the block.
-    return jax.lax.map(lambda index: draw(jax.random.fold_in(key, index)), indices)
+    return jax.lax.map(row, indices)
+
+
+def _counts(key: PRNGKeyArray) -> bool:
+    """Whether random bits depend on the key and their own place alone, not on how many there are.
+
+    Each device then draws its share of a vector, and what a longer one begins with is the same.
+    """
+    return bool(jax.config.jax_threefry_partitionable) and "fry" in str(jax.random.key_impl(key))

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from hessspec._base.meshes import automatic, off_explicit_axes
+from hessspec._base.meshes import (
+    automatic,
+    joined_over,
+    off_explicit_axes,
+    parts_over,
+    rows_are_over,
+)
+
+# Less than 2³¹ by what a vector may be filled up with on a mesh of 65,536 devices.
+_MOST = 2**31 - 2**21
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,23 @@ class VectorSpace:
 
     @classmethod
     def of(cls, tree: PyTree) -> "VectorSpace":
-        """The space of trees like `tree` (arrays or `jax.ShapeDtypeStruct`s)."""
+        """The space of trees like `tree` (arrays or `jax.ShapeDtypeStruct`s).
+
+        Raises:
+            ValueError: if it has more dimensions than places can be counted.
+        """
         leaves, treedef = jax.tree.flatten(tree)
-        return cls(
+        space = cls(
             treedef,
             tuple(tuple(leaf.shape) for leaf in leaves),
             tuple(np.dtype(leaf.dtype) for leaf in leaves),
         )
+        if space.dim > _MOST:
+            raise ValueError(
+                f"H is taken in {space.dim:,} parameters, but places in a flat vector are numbers "
+                f"of 32 bits, up to {_MOST:,}; let `where` choose fewer, such as some layers."
+            )
+        return space
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -96,19 +115,21 @@ class VectorSpace:
 
     @off_explicit_axes
     def _concatenate(self, leaves: list[Array], lead: tuple[int, ...]) -> Array:
-        return jnp.concatenate(
-            [jnp.reshape(leaf, (*lead, -1)).astype(self.dtype) for leaf in leaves], axis=-1
-        )
+        parts = [jnp.reshape(leaf, (*lead, -1)).astype(self.dtype) for leaf in leaves]
+        mesh = rows_are_over()
+        return jnp.concatenate(parts, axis=-1) if mesh is None else joined_over(mesh, parts)
 
     @off_explicit_axes
     def _split(self, block: Array, dtypes: tuple[np.dtype, ...]) -> PyTree:
-        lead = block.shape[:-1]
-        ends = np.cumsum(self.sizes)[:-1].tolist()
+        lead, mesh = block.shape[:-1], rows_are_over()
+        if mesh is None:
+            ends = np.cumsum(self.sizes).tolist()
+            parts = jnp.split(block, ends, axis=-1)[:-1]  # on a mesh it may be filled up
+        else:
+            parts = parts_over(mesh, block, self.sizes)
         leaves = [
             jnp.reshape(part, (*lead, *shape)).astype(dtype)
-            for part, shape, dtype in zip(
-                jnp.split(block, ends, axis=-1), self.shapes, dtypes, strict=True
-            )
+            for part, shape, dtype in zip(parts, self.shapes, dtypes, strict=True)
         ]
         return jax.tree.unflatten(self.treedef, leaves)
 

@@ -112,6 +112,11 @@ class LockstepBases(_Chunks):
         part.chunks, part.rank = [chunk[probes] for chunk in self.chunks], self.rank
         return part
 
+    def row(self, number: int) -> Float[Array, "k dim"]:
+        """One row of each probe, flat, copied."""
+        chunk, place = divmod(number, ROWS_PER_CHUNK)
+        return _slots(self.chunks[chunk], place, size=1, layout=self.layout)
+
     def rows(self) -> Float[Array, "k rank dim"]:
         """All rows, flat, copied."""
         size, lanes = ROWS_PER_CHUNK, self.layout.lanes

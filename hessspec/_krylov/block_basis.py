@@ -5,7 +5,6 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
-from hessspec._base.meshes import mesh_of
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
     combine,
@@ -54,8 +53,8 @@ class KrylovBasis:
         self.operator, self.key = operator, key
         self.symmetry = symmetry or Symmetry(operator)
         self.skew = 0.0  # ‖Q (H - Hᵀ) Qᵀ‖²_F, as far as products have shown it
-        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype, mesh_of(operator)))
-        self.next, _ = orthonormal_rows(spherical(key, 0, WIDTH, operator.dim, operator.dtype))
+        self.basis = Basis(Layout.of_rows(operator))
+        self.next, _ = orthonormal_rows(self._random(0))
         self.previous = self.next  # the last block of the basis, once there is one
         self.starts = WIDTH
         self.scale = 0.0
@@ -154,13 +153,13 @@ class KrylovBasis:
 
     def _prepare(self, products: Float[Array, "k dim"], rest: Float[Array, "k dim"]) -> None:
         """The next block: the part of the products outside the span, or a new start."""
-        dim, dtype = self.operator.dim, self.operator.dtype
+        dtype = self.operator.dtype
         following, factor = orthonormal_rows(rest)
         left, singular, _ = np.linalg.svd(factor)
         self.size = max(self.size, float(singular[0]))
         keep = int(np.sum(singular > BREAKDOWN_UNITS * np.finfo(dtype).eps * self.size))
         if keep == 0:
-            fresh = spherical(self.key, self.starts, WIDTH, dim, dtype)
+            fresh = self._random(self.starts)
             self.starts += WIDTH
             self.next, _ = orthonormal_rows(self.basis.without(fresh))
             self.coupling = np.zeros((WIDTH, 0))
@@ -172,6 +171,10 @@ class KrylovBasis:
             following, _ = orthonormal_rows(self.basis.split(following)[0])
         self.next = following
         self.coupling = gram(following, products)
+
+    def _random(self, first: int) -> Float[Array, "k dim"]:
+        operator = self.operator
+        return spherical(self.key, first, WIDTH, operator.dim, operator.dtype, operator.mesh)
 
 
 # Above this share of the diagonal, random signs, which it costs no variance, beat a basis.

@@ -4,47 +4,65 @@ The long sums run on the device in the operator's dtype and full matrix-multipli
 what is small (k by k) comes to the host in float64.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._base.probes import gaussian
+from hessspec._base.meshes import cut_along, mesh_of, width_on
+from hessspec._base.probes import gaussian_on
 from hessspec._krylov.lanczos import power_of_two
 from hessspec._krylov.tiles import Layout, inner_products, split
 
 
 def spherical(
-    key: PRNGKeyArray, start: int, count: int, dim: int, dtype: np.dtype
-) -> Float[Array, "count dim"]:
+    key: PRNGKeyArray,
+    start: int,
+    count: int,
+    dim: int,
+    dtype: np.dtype,
+    mesh: Mesh | None = None,
+) -> Float[Array, "count width"]:
     """Probes start, ..., start + count - 1, uniform on the sphere of radius √dim: E[v vᵀ] = I.
 
     No basis is preferred, and no length varies: where H is a multiple of the identity, vᵀHv
-    is its trace without error.
+    is its trace without error. On a mesh they are cut over its devices and filled up with zeros.
     """
-    return _on_sphere(gaussian(key, jnp.arange(start, start + count), dim, jnp.dtype(dtype)))
+    indices = jnp.arange(start, start + count)
+    return _on_sphere(gaussian_on(key, indices, dim, jnp.dtype(dtype), mesh), dim)
 
 
-@jax.jit
-def _on_sphere(rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
+@partial(jax.jit, static_argnums=1)
+def _on_sphere(rows: Float[Array, "k width"], dim: int) -> Float[Array, "k width"]:
     lengths = jnp.linalg.norm(rows, axis=1, keepdims=True)
-    return rows * (rows.shape[1] ** 0.5 / lengths)
+    return rows * (dim**0.5 / lengths)
 
 
 def gram(left: Float[Array, "k dim"], right: Float[Array, "l dim"]) -> Float[np.ndarray, "k l"]:
     """Inner products of the rows of two blocks, on the host."""
-    return np.asarray(_gram(left, right), np.float64)
+    return np.asarray(_gram(left, right, mesh_of(right)), np.float64)
 
 
-@jax.jit
-def _gram(left: Float[Array, "k dim"], right: Float[Array, "l dim"]) -> Float[Array, "k l"]:
-    return inner_products("kp,lp->kl", left, right)
+@partial(jax.jit, static_argnums=2)
+def _gram(
+    left: Float[Array, "k dim"], right: Float[Array, "l dim"], mesh: Mesh | None
+) -> Float[Array, "k l"]:
+    return inner_products("kp,lp->kl", left, right, mesh)
 
 
-@jax.jit
 def row_forms(left: Float[Array, "*T k dim"], right: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
     """Inner products of corresponding rows."""
-    return inner_products("...kp,kp->...k", left, right)
+    return _row_forms(left, right, mesh_of(right))
+
+
+@partial(jax.jit, static_argnums=2)
+def _row_forms(
+    left: Float[Array, "*T k dim"], right: Float[Array, "k dim"], mesh: Mesh | None
+) -> Float[Array, "*T k"]:
+    return inner_products("...kp,kp->...k", left, right, mesh)
 
 
 @jax.jit
@@ -55,10 +73,15 @@ def combine(
     return jnp.einsum("rk,kp->rp", coefficients, rows, precision="highest")
 
 
-@jax.jit
 def without(basis: Float[Array, "r dim"], rows: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
     """`rows` less their parts along the orthonormal `basis`; twice, since once leaves rounding."""
-    layout = Layout.of_blocks(basis.shape[1], basis.dtype)
+    return _without(basis, rows, Layout.of_blocks(basis.shape[1], basis.dtype, mesh_of(basis)))
+
+
+@partial(jax.jit, static_argnums=2)
+def _without(
+    basis: Float[Array, "r dim"], rows: Float[Array, "k dim"], layout: Layout
+) -> Float[Array, "k dim"]:
     within = layout.tiled(basis)
     return split(layout, within, split(layout, within, rows)[0])[0]
 
@@ -78,16 +101,37 @@ def orthonormal_rows(
     """Householder QR of the rows as columns: `rows[i] = Σ_j R[j, i] basis[j]`.
 
     Householder and not Cholesky: sketches of a spectrum with outliers have condition numbers near
-    1 / eps, where a Gram matrix has lost its small eigenvalues.
+    1 / eps, where a Gram matrix has lost its small eigenvalues. On a mesh each device factorises
+    its share, and their triangular factors are put together and factorised once more: nothing but
+    those, k by k, leaves a device. Rows so short that a share could have fewer entries than there
+    are rows, what they are filled up with left aside, are put together themselves.
     """
-    basis, factor = _qr(rows)
+    mesh = mesh_of(rows)
+    if mesh is not None:
+        share, rest = divmod(rows.shape[1], mesh.size)
+        filled = width_on(mesh, 1)  # at most so many entries, and only at the end
+        if rest or share < rows.shape[0] + filled:
+            mesh = None
+    basis, factor = _qr(rows, mesh)
     return basis, np.asarray(factor, np.float64)
 
 
-@jax.jit
-def _qr(rows: Float[Array, "k dim"]) -> tuple[Float[Array, "k dim"], Float[Array, "k k"]]:
-    columns, factor = jnp.linalg.qr(rows.T)
-    return columns.T, factor
+@partial(jax.jit, static_argnums=1)
+def _qr(
+    rows: Float[Array, "k dim"], mesh: Mesh | None
+) -> tuple[Float[Array, "k dim"], Float[Array, "k k"]]:
+    if mesh is None:
+        columns, factor = jnp.linalg.qr(rows.T)
+        return columns.T, factor
+    k, dim = rows.shape
+    on_devices = cut_along(mesh, 0)
+    shares = rows.reshape(k, mesh.size, -1).transpose(1, 2, 0)
+    shares = jax.lax.with_sharding_constraint(shares, on_devices)
+    own, factors = jnp.linalg.qr(shares)
+    turns, factor = jnp.linalg.qr(factors.reshape(mesh.size * k, k))
+    turns = jax.lax.with_sharding_constraint(turns.reshape(mesh.size, k, k), on_devices)
+    basis = jnp.einsum("dpk,dkl->ldp", own, turns, precision="highest").reshape(k, dim)
+    return jax.lax.with_sharding_constraint(basis, cut_along(mesh, 1)), factor
 
 
 def rescaled(rows: Float[Array, "k dim"], length: float) -> Float[Array, "k dim"]:

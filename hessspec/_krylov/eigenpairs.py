@@ -22,6 +22,7 @@ from hessspec._krylov.given import orthonormal_span, task_rows
 from hessspec._krylov.lockstep import RowOperator
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.rows import tree_of_rows
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._pictures.frame import small_figure
@@ -268,7 +269,7 @@ def eigenpairs(
         lead = () if operator.num_tasks is None else (tasks,)
         scalars = [operator.task(t) for t in range(tasks)] if lead else [operator]
         found = [of(one, first, bar) for one, first in zip(scalars, starts, strict=True)]
-    return replace(_record(found, operator.space, goal, lead), product_plan=found[0].product_plan)
+    return replace(_record(found, operator, goal, lead), product_plan=found[0].product_plan)
 
 
 def _starts(start: PyTree, operator: AbstractOperator) -> list[Array | None]:
@@ -368,19 +369,22 @@ def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -
 
 
 def _record(
-    found: list[FoundPairs], space: VectorSpace, tol: float, lead: tuple[int, ...]
+    found: list[FoundPairs], operator: AbstractOperator, tol: float, lead: tuple[int, ...]
 ) -> EigenPairs:
     def joined(parts: list[np.ndarray]) -> np.ndarray:
         return np.stack(parts) if lead else parts[0]
 
-    rows = jnp.stack([f.rows for f in found]) if lead else found[0].rows
+    # Those of one task may come from its whole matrix, where another's lie over a mesh.
+    widest = max(f.rows.shape[1] for f in found)
+    filled = [jnp.pad(f.rows, ((0, 0), (0, widest - f.rows.shape[1]))) for f in found]
+    rows = jnp.stack(filled) if lead else found[0].rows
     return EigenPairs(
         values=joined([f.values for f in found]),
-        vectors=space.unflatten_block(rows),
+        vectors=tree_of_rows(operator, rows),
         residuals=joined([f.residuals for f in found]),
         converged=joined([f.residuals <= tol * f.norm for f in found]),
         tol=tol,
-        dim=space.dim,
+        dim=operator.dim,
         num_matvecs=sum(f.num_matvecs for f in found),
     )
 

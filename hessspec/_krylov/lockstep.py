@@ -18,10 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from hessspec._base.checks import asymmetric, check_finite
 from hessspec._base.memory import require_memory
-from hessspec._base.meshes import mesh_of
+from hessspec._base.meshes import width_on
 from hessspec._base.progress import ProgressBar
 from hessspec._base.space import VectorSpace
 from hessspec._krylov.basis import LockstepBases, in_chunks
+from hessspec._krylov.kept import KeptRun, State
 from hessspec._krylov.lanczos import (
     Recurrence,
     check_num_steps,
@@ -46,6 +47,8 @@ class RowOperator(Protocol):
     def dim(self) -> int: ...
     @property
     def dtype(self) -> np.dtype: ...
+    @property
+    def mesh(self) -> Mesh | None: ...
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]: ...
     def measured_rows(
         self, block: Float[Array, "k dim"]
@@ -107,12 +110,10 @@ class KrylovRun:
 def krylov_bytes(
     num_probes: int, num_steps: int, dim: int, dtype: np.dtype, mesh: Mesh | None = None
 ) -> int:
-    """Bytes that the bases of a run take on each device, with the vectors of one step.
-
-    Those of a step are counted whole: a ragged one lies on every device.
-    """
-    step = 4 * num_probes * dim * np.dtype(dtype).itemsize
-    return Layout.of_lanes(dim, dtype, num_probes, mesh).nbytes(in_chunks(num_steps)) + step
+    """Bytes that the bases of a run take on each device, with the vectors of one step."""
+    layout = Layout.of_lanes(width_on(mesh, dim), dtype, num_probes, mesh)
+    step = 4 * num_probes * layout.share * np.dtype(dtype).itemsize
+    return layout.nbytes(in_chunks(num_steps)) + step
 
 
 def require_room(needed: int, memory_budget: int, num_probes: int, num_steps: int) -> None:
@@ -135,8 +136,11 @@ def krylov(
     reorthogonalize: bool = True,
     memory_budget: int | None = None,
     bar: ProgressBar | None = None,
+    kept: KeptRun | None = None,
 ) -> KrylovRun:
     """Run `num_steps` Lanczos steps from every row of `starts`, through `operator.rows`.
+
+    With `kept` it goes on from the state that was kept last, and keeps further ones.
 
     Cost: k products a step. Memory: k (m + 4) vectors, or 4 k without reorthogonalisation, and what
     k products take.
@@ -145,47 +149,28 @@ def krylov(
         ValueError: if a product is not finite or not symmetric, naming the cause.
         MemoryError: if the bases exceed `memory_budget` bytes, with the ways out.
     """
-    k, dim = starts.shape
+    k, dim = starts.shape[0], operator.dim
     check_num_steps(num_steps, dim)
-    mesh = mesh_of(operator)
+    mesh = operator.mesh
     if memory_budget is not None:
-        kept = krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype, mesh)
-        require_room(kept + operator.product_bytes(k), memory_budget, k, num_steps)
-    layout = Layout.of_lanes(dim, starts.dtype, k, mesh)
-    rows, alive = _normalized(layout.spread(starts))
-    found = Recurrence.begin(alive, in_chunks(num_steps), starts.dtype)
-    scale, previous = jnp.ones(k, starts.dtype), jnp.zeros_like(rows)
+        held = krylov_bytes(k, num_steps if reorthogonalize else 0, dim, starts.dtype, mesh)
+        require_room(held + operator.product_bytes(k), memory_budget, k, num_steps)
+    layout = Layout.of_lanes(starts.shape[1], starts.dtype, k, mesh)
     bases = LockstepBases(layout) if reorthogonalize else None
-    outcomes: list[tuple[Array, Array]] = []
-    parts: Array | None = None
-    num_matvecs = 0
-    for j in range(num_steps):
-        products, lengths = operator.measured_rows(rows)
-        num_matvecs += k
-        if j == 0:
-            scale = _power_of_two(products)
-        if lengths is not None:
-            # Remainders and asymmetries are judged by the parts, whose rounding they are.
-            found = found._replace(size=jnp.maximum(found.size, lengths / scale))
-            parts = lengths if parts is None else jnp.maximum(parts, lengths)
-        if bases is not None:
-            local = _first_pass(previous, rows, products, scale, found, j, layout=layout)
-            # The second of two passes. A first one over the whole basis would find nothing but
-            # rounding beside the two terms just removed, so these are the first: the same basis
-            # at half the reading.
-            bases.append(rows)
-            local = bases.project(*local)
-            found, following = _extend_tiles(found, j, *local, layout=layout)
-        else:
-            local = _only_pass(previous, rows, _divide(products, scale), found, j)
-            found, following = _extend(found, j, *local)
-        del products  # or it would be in memory beside the next one
-        previous, rows = rows, following
-        outcomes.append((found.alive, found.finite))
+    state = None if kept is None else kept.read(starts.dtype, bases)
+    if state is None:
+        rows, alive = _normalized(starts)
+        found = Recurrence.begin(alive, in_chunks(num_steps), starts.dtype)
+        state = State(0, jnp.zeros_like(rows), rows, found, jnp.ones(k, starts.dtype))
+    elif bar is not None:
+        bar.update(k * state.done)
+    while state.done < num_steps and not _over(state):
+        state = _stepped(operator, state, bases, layout)
         if bar is not None:
             bar.update(k)
-        if j >= _STEPS_IN_FLIGHT and _over(outcomes[j - _STEPS_IN_FLIGHT]):
-            break
+        if kept is not None and kept.is_due:
+            kept.write(state, bases)
+    found, scale, parts = state.found, state.scale, state.parts
     _check_finite(operator, starts, found)
     factor = np.asarray(scale, np.float64)[:, None]
     size = float(np.max(np.asarray(found.size, np.float64) * factor[:, 0]))
@@ -197,13 +182,42 @@ def krylov(
         num_valid_steps=np.asarray(found.num_valid_steps),
         bases=bases,
         asymmetry=max(asymmetry, float(symmetry.noise)),
-        num_matvecs=num_matvecs + symmetry.num_matvecs,
+        num_matvecs=k * state.done + symmetry.num_matvecs,
         parts=0.0 if parts is None else float(np.max(np.asarray(parts))),
     )
 
 
-def _over(outcome: tuple[Array, Array]) -> bool:
-    alive, finite = (np.asarray(flag) for flag in outcome)
+def _stepped(
+    operator: RowOperator, state: State, bases: LockstepBases | None, layout: Layout
+) -> State:
+    """The state a step later; a basis vector more in the bases."""
+    j, previous, rows, found, scale, parts, outcomes = state
+    products, lengths = operator.measured_rows(rows)
+    if j == 0:
+        scale = _power_of_two(products)
+    if lengths is not None:
+        # Remainders and asymmetries are judged by the parts, whose rounding they are.
+        found = found._replace(size=jnp.maximum(found.size, lengths / scale))
+        parts = lengths if parts is None else jnp.maximum(parts, lengths)
+    if bases is not None:
+        local = _first_pass(previous, rows, products, scale, found, j, layout=layout)
+        # The second of two passes. A first one over the whole basis would find nothing but
+        # rounding beside the two terms just removed, so these are the first: the same basis
+        # at half the reading.
+        bases.append(rows)
+        found, following = _extend_tiles(found, j, *bases.project(*local), layout=layout)
+    else:
+        local = _only_pass(previous, rows, _divide(products, scale), found, j)
+        found, following = _extend(found, j, *local)
+    outcomes = (*outcomes[-_STEPS_IN_FLIGHT:], (found.alive, found.finite))
+    return State(j + 1, rows, following, found, scale, parts, outcomes)
+
+
+def _over(state: State) -> bool:
+    """Whether all probes were exhausted, or one was not finite, some steps ago."""
+    if len(state.outcomes) <= _STEPS_IN_FLIGHT:
+        return False
+    alive, finite = (np.asarray(flag) for flag in state.outcomes[0])
     return bool(not alive.any() or not finite.all())
 
 

@@ -7,16 +7,18 @@ to all that was found, then looks for them until it can be told that there are n
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
 from hessspec._base.later import linalg, special
-from hessspec._base.meshes import mesh_of
+from hessspec._base.meshes import mesh_of, over_devices
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
@@ -29,7 +31,7 @@ from hessspec._krylov.blocks import (
 )
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
 from hessspec._krylov.lockstep import RowOperator
-from hessspec._krylov.tiles import Layout
+from hessspec._krylov.tiles import Layout, inner_products
 from hessspec._operators.symmetry import Symmetry
 
 Which = Literal["LM", "LA", "SA", "BE"]
@@ -204,7 +206,7 @@ class RestartedBasis:
         self, operator: RowOperator, key: PRNGKeyArray, start: Float[Array, "s dim"] | None = None
     ) -> None:
         self.operator, self.key = operator, key
-        self.basis = Basis(Layout.of_blocks(operator.dim, operator.dtype, mesh_of(operator)))
+        self.basis = Basis(Layout.of_rows(operator))
         self.compressed = np.zeros((0, 0))  # T
         self.coupling = np.zeros((WIDTH, 0))  # B
         self.untracked = np.zeros(0)  # size of what the relation leaves out, for each row
@@ -218,7 +220,9 @@ class RestartedBasis:
         self._num_drawn = 0
         first = self._random(WIDTH)
         if start is not None and start.shape[0]:
-            first = _leaning(first, start, jax.random.fold_in(key, _START_STREAM))
+            along = over_devices(operator.mesh, start)
+            stream = jax.random.fold_in(key, _START_STREAM)
+            first = _leaning(first, along, stream, operator.dim)
         self.next = self._orthonormal(first)
 
     @property
@@ -301,7 +305,7 @@ class RestartedBasis:
         for first in range(0, count, WIDTH):
             rows = self.basis.rows(first, WIDTH)
             products = self._products(rows)
-            quotients, rests = _rayleigh(rows, products)
+            quotients, rests = _rayleigh(rows, products, mesh_of(rows))
             values.append(np.asarray(quotients, np.float64))
             residuals.append(np.asarray(rests, np.float64))
             bar.update(WIDTH)
@@ -356,7 +360,8 @@ class RestartedBasis:
 
     def _random(self, count: int) -> Float[Array, "count dim"]:
         first, self._num_drawn = self._num_drawn, self._num_drawn + count
-        return spherical(self.key, first, count, self.operator.dim, self.operator.dtype)
+        operator = self.operator
+        return spherical(self.key, first, count, operator.dim, operator.dtype, operator.mesh)
 
     def _orthonormal(self, rows: Float[Array, "b dim"]) -> Float[Array, "b dim"]:
         return orthonormal_rows(self.basis.without(rows))[0]
@@ -386,9 +391,9 @@ class RestartedBasis:
         return bool(largest < special.betaincinv(WIDTH / 2, others / 2, MISS_PROBABILITY))
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=3)
 def _leaning(
-    rows: Float[Array, "b dim"], start: Float[Array, "s dim"], key: PRNGKeyArray
+    rows: Float[Array, "b dim"], start: Float[Array, "s dim"], key: PRNGKeyArray, dim: int
 ) -> Float[Array, "b dim"]:
     """Random rows of length √P, plus random combinations of the start's rows of that length.
 
@@ -398,12 +403,13 @@ def _leaning(
     weights = jax.random.normal(key, (rows.shape[0], start.shape[0]), rows.dtype)
     weights = weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
     along = jnp.matmul(weights, start, precision="highest")
-    return rows + along * jnp.asarray(rows.shape[1] ** 0.5, rows.dtype)
+    return rows + along * jnp.asarray(dim**0.5, rows.dtype)
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=2)
 def _rayleigh(
-    rows: Float[Array, "k dim"], products: Float[Array, "k dim"]
+    rows: Float[Array, "k dim"], products: Float[Array, "k dim"], mesh: Mesh | None
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    quotients = row_forms(rows, products) / row_forms(rows, rows)
+    squares = inner_products("kp,kp->k", rows, rows, mesh)
+    quotients = inner_products("kp,kp->k", rows, products, mesh) / squares
     return quotients, jnp.linalg.norm(products - quotients[:, None] * rows, axis=1)

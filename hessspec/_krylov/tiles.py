@@ -11,16 +11,30 @@ Taken in pieces that are then added they are right to a few eps.
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
+
+from hessspec._base.meshes import cut_along, width_on
 
 _TERMS_PER_SUM = 1 << 14
 _NARROW = 4096  # columns of a narrow tile; from 2,048 to 32,768 a projection takes the same time
 _ALIGNED = 16
+
+
+class Rows(Protocol):
+    """What tells how the rows of an operator lie."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def mesh(self) -> Mesh | None: ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,12 @@ class Layout:
     lanes: int
     tiles: int
     mesh: Mesh | None = None
+
+    @classmethod
+    def of_rows(cls, operator: "Rows") -> "Layout":
+        """For blocks of rows as an operator multiplies them."""
+        width = width_on(operator.mesh, operator.dim)
+        return cls.of_blocks(width, operator.dtype, operator.mesh)
 
     @classmethod
     def of_blocks(cls, dim: int, dtype: np.dtype, mesh: Mesh | None = None) -> "Layout":
@@ -142,7 +162,7 @@ class Layout:
     def _cut_along(self, axis: int) -> NamedSharding | None:
         if self.mesh is None:
             return None
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, self.mesh.axis_names))
+        return cut_along(self.mesh, axis)
 
 
 def _count(mesh: Mesh | None) -> int:
@@ -200,13 +220,22 @@ def project(
 
 
 def inner_products(
-    subscripts: str, left: Float[Array, "*l dim"], right: Float[Array, "*r dim"]
+    subscripts: str,
+    left: Float[Array, "*l dim"],
+    right: Float[Array, "*r dim"],
+    mesh: Mesh | None = None,
 ) -> Float[Array, "..."]:
     """An einsum that sums over the last axis of both, right to a few eps however long that is.
 
-    Devices other than the CPU add in trees.
+    Devices other than the CPU add in trees; those of a mesh each add up their own share.
     """
     dim, width = left.shape[-1], _TERMS_PER_SUM
+    if mesh is not None and dim % mesh.size == 0:
+        names, out = subscripts.split("->")
+        first, second = (f"{letters[:-1]}Z{letters[-1]}" for letters in names.split(","))
+        shares = (x.reshape(*x.shape[:-1], mesh.size, -1) for x in (left, right))
+        apart = [jax.lax.with_sharding_constraint(x, cut_along(mesh, x.ndim - 2)) for x in shares]
+        return inner_products(f"{first},{second}->Z{out}", *apart).sum(axis=0)
     if dim <= width or jax.default_backend() != "cpu":
         return jnp.einsum(subscripts, left, right, precision="highest")
     whole = dim // width * width

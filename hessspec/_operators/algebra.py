@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import in_dtype
 from hessspec._base.memory import resolve_budget
-from hessspec._base.meshes import off_explicit_axes
+from hessspec._base.meshes import mesh_of, off_explicit_axes, over_devices
 from hessspec._base.space import VectorSpace
 from hessspec._base.tasks import task_number
+from hessspec._operators import rows as flat
 from hessspec._operators import words
 from hessspec._operators.matrices import dense_matrix, scipy_operator
 from hessspec._operators.plan import BLOCK_ROWS
-from hessspec._operators.rows import applied, block_of, with_lengths
 from hessspec._operators.scales import Scale, diagonal_of
 from hessspec._operators.words import Naming
 
@@ -47,7 +48,7 @@ class AbstractOperator(eqx.Module):
         Cost: k products (T·k for T tasks). Compiled once for each k and dispatched without
         waiting for the result. Any other shape of `block` is a ValueError.
         """
-        return applied(compiled_rows, self, block)
+        return flat.applied(flat.compiled_rows, self, block)
 
     def measured_rows(
         self, block: Float[Array, "k dim"]
@@ -61,7 +62,7 @@ class AbstractOperator(eqx.Module):
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
         """v'Hv for each row v of `block`, by the cheaper way: shape (k,) or (T, k)."""
-        return applied(compiled_forms, self, block)
+        return flat.applied(flat.compiled_forms, self, block)
 
     def task(self, index: int) -> AbstractOperator:
         """The scalar operator H_index. All tasks share one compiled program.
@@ -126,6 +127,11 @@ class AbstractOperator(eqx.Module):
         return self.space.dtype
 
     @property
+    def mesh(self) -> Mesh | None:
+        """The devices that share its long vectors, on Auto axes; None for one device."""
+        return mesh_of(self)
+
+    @property
     def block_rows(self) -> int:
         """How many vectors estimators should multiply together."""
         return BLOCK_ROWS
@@ -165,16 +171,16 @@ class AbstractOperator(eqx.Module):
         Raises:
             ValueError: if `vector` is not a tree like the chosen parameters.
         """
-        product = self.rows(self.space.flatten(vector)[None])
-        return self.space.unflatten_block(product[..., 0, :])
+        product = self.rows(flat.flat_vector(self, vector)[None])
+        return flat.tree_of_rows(self, product[..., 0, :])
 
     def matmat(self, block: PyTree) -> PyTree:
         """H applied to k vectors stacked along a leading axis of every leaf."""
-        return self.space.unflatten_block(self.rows(self.space.flatten_block(block)))
+        return flat.tree_of_rows(self, self.rows(flat.flat_block(self, block)))
 
     def quadratic_forms(self, block: PyTree) -> Float[Array, "*T k"]:
         """v'Hv for k vectors stacked along a leading axis of every leaf."""
-        return self.forms(self.space.flatten_block(block))
+        return self.forms(flat.flat_block(self, block))
 
     @off_explicit_axes
     def dense(self, *, memory_budget: int | None = None) -> Float[Array, "*T dim dim"]:
@@ -237,16 +243,6 @@ class AbstractOperator(eqx.Module):
 
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
         return WeightedOperator(self, weights)
-
-
-@eqx.filter_jit
-def compiled_rows(linear: AbstractOperator, block: Array) -> Array:
-    return linear._products(block_of(linear, block))
-
-
-@eqx.filter_jit
-def compiled_forms(linear: AbstractOperator, block: Array) -> Array:
-    return linear._quadratic(block_of(linear, block))
 
 
 def _summand(other: Any) -> AbstractOperator:
@@ -329,7 +325,7 @@ class SumOperator(ComposedOperator):
     def measured_rows(
         self, block: Float[Array, "k dim"]
     ) -> tuple[Float[Array, "*T k dim"], Float[Array, "*T k"]]:
-        first, second = (with_lengths(part, block) for part in self.parts)
+        first, second = (flat.with_lengths(part, block) for part in self.parts)
         return first[0] + second[0], first[1] + second[1]
 
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
@@ -403,7 +399,7 @@ class WeightedOperator(ComposedOperator):
     def measured_rows(
         self, block: Float[Array, "k dim"]
     ) -> tuple[Float[Array, "k dim"], Float[Array, " k"]]:
-        rows, parts = with_lengths(self.parts[0], block)
+        rows, parts = flat.with_lengths(self.parts[0], block)
         whole = jnp.einsum("t,tkp->kp", self.weights, rows, precision="highest")
         return whole, jnp.einsum("t,tk->k", jnp.abs(self.weights), parts, precision="highest")
 
@@ -443,7 +439,8 @@ class CongruentOperator(ComposedOperator):
         return CongruentOperator(self.parts[0].weighted(weights), self.diagonal)
 
     def _scaled(self, rows: Float[Array, "*k dim"]) -> Float[Array, "*k dim"]:
-        return rows * jnp.broadcast_to(self.diagonal, rows.shape)
+        diagonal = over_devices(flat.mesh_of_rows(self, rows), self.diagonal)
+        return rows * jnp.broadcast_to(diagonal, rows.shape)
 
     def _formula(self, name: Naming) -> str:
         return f"(D {self.parts[0]._formula(name)} D)"

@@ -4,6 +4,7 @@ Entries are read at fixed places of each array as a whole, so neither shards, no
 nor the stacking of batches of equal shape change the text. Batches count in their order.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,16 +12,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
 from hessspec._base.origin import Origin, digest
 from hessspec._base.space import leaf_paths
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import BatchGroup
+from hessspec._operators.lift import LiftedFunction
 from hessspec._operators.over_data import Chunk, DataOperator
 
 # Entries of each array, evenly spaced: another checkpoint or another batch differs in nearly all.
 LOOKED_AT = 4096
+_LOSS = "loss, or array that it closes over,"
 
 
 def origin_of(key: PRNGKeyArray, operator: AbstractOperator) -> Origin | None:
@@ -44,6 +48,53 @@ def fingerprint(operator: AbstractOperator) -> str:
     return digest(_words(operator))
 
 
+def identity(operator: AbstractOperator) -> dict[str, str]:
+    """Fingerprints by what they are of, for runs that go on later: the same ones in each process.
+
+    Beside what `fingerprint` looks at, these know the loss: its trace as text. A rule of a
+    `custom_jvp` or `custom_vjp` stands there by its name alone.
+    """
+    found: dict[str, list[str | bytes]] = {
+        name: [] for name in (_LOSS, "point", "data", "operator")
+    }
+    _collect(operator, found)
+    return {name: digest(words) for name, words in found.items()}
+
+
+def _collect(operator: AbstractOperator, found: dict[str, list[str | bytes]]) -> None:
+    found["operator"].append(type(operator).__name__)
+    if isinstance(operator, DataOperator):
+        found["point"].extend(_words_of_point(operator))
+        found["data"].extend(words for _, words in sorted(_batches(operator)))
+        for function in _first_chunk(operator).functions:
+            found[_LOSS].extend(_words_of_function(function))
+        if operator.weights is not None:
+            found["operator"].append(_leaf(operator.weights))
+        return
+    is_part = (AbstractOperator, LiftedFunction)
+    for part in jax.tree.leaves(
+        operator, is_leaf=lambda x: x is not operator and isinstance(x, is_part)
+    ):
+        if isinstance(part, AbstractOperator):
+            _collect(part, found)
+        elif isinstance(part, LiftedFunction):
+            found[_LOSS].extend(_words_of_function(part))
+        else:
+            found["operator"].append(_leaf(part))
+
+
+def _words_of_function(function: LiftedFunction) -> Iterator[str | bytes]:
+    # Functions inside a trace print with their address in memory.
+    yield re.sub(r"0x[0-9a-f]+", "", str(function.program.trace))
+    yield from map(_leaf, function.constants)
+
+
+def _first_chunk(operator: DataOperator) -> Chunk:
+    if operator.streamed is None:
+        return operator.chunks[0]
+    return operator._view(next(iter(operator.streamed.groups()))).chunks[0]
+
+
 class _OutOfReachError(Exception):
     """Some entries lie on devices of other processes."""
 
@@ -63,12 +114,16 @@ def _words(operator: AbstractOperator) -> Iterator[str | bytes]:
 
 def _words_of_data(operator: DataOperator) -> Iterator[str | bytes]:
     yield type(operator).__name__
-    for tree in (operator.chosen, eqx.filter(operator.held, eqx.is_array)):
-        yield " ".join(leaf_paths(tree))
-        yield from map(_leaf, jax.tree.leaves(tree))
+    yield from _words_of_point(operator)
     if operator.weights is not None:
         yield _leaf(operator.weights)
     yield from (words for _, words in sorted(_batches(operator)))
+
+
+def _words_of_point(operator: DataOperator) -> Iterator[str | bytes]:
+    for tree in (operator.chosen, eqx.filter(operator.held, eqx.is_array)):
+        yield " ".join(leaf_paths(tree))
+        yield from map(_leaf, jax.tree.leaves(tree))
 
 
 def _batches(operator: DataOperator) -> Iterator[tuple[int, str]]:
@@ -118,9 +173,9 @@ def _entries(leaf: Array | np.ndarray, lead: int = 0) -> np.ndarray:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     if not leaf.is_fully_addressable:
-        if not leaf.is_fully_replicated:
-            raise _OutOfReachError
-        return _picked(np.asarray(leaf.addressable_shards[0].data), lead)
+        if leaf.is_fully_replicated:
+            return _picked(np.asarray(leaf.addressable_shards[0].data), lead)
+        return _picked_by_all(leaf, lead)
     whole = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
     if len(whole) == 1:
         return _picked(np.asarray(whole[0].data), lead)
@@ -138,6 +193,16 @@ def _entries(leaf: Array | np.ndarray, lead: int = 0) -> np.ndarray:
         picked = np.asarray(shard.data)[(moved[0][own][:, None], *at) if lead else at]
         found[np.ix_(own, here)] = np.broadcast_to(picked, (own.sum(), here.sum()))
     return found if lead else found[0]
+
+
+def _picked_by_all(leaf: Array, lead: int) -> np.ndarray:
+    """The entries of an array that several processes hold, picked by all of them together."""
+    if not isinstance(leaf.sharding, NamedSharding):
+        raise _OutOfReachError
+    rows, places = _places(leaf.shape, lead)
+    index = (rows[:, None], *places) if lead else places
+    everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    return np.asarray(jax.jit(lambda x: x[index], out_shardings=everywhere)(leaf))
 
 
 def _picked(block: np.ndarray, lead: int) -> np.ndarray:

@@ -58,11 +58,7 @@ class FunctionOperator(AbstractOperator):
 
         def product(v: Float[Array, " dim"]) -> Array:
             tree = self.function(self.space.unflatten(v))
-            leaves = [
-                jnp.reshape(leaf, (*leaf.shape[:lead], -1)).astype(self.dtype)
-                for leaf in jax.tree.leaves(tree)
-            ]
-            return jnp.concatenate(leaves, axis=-1)
+            return self.space.flatten_block(tree) if lead else self.space.flatten(tree)
 
         return jnp.moveaxis(jax.lax.map(product, block), 0, lead)
 

@@ -22,6 +22,7 @@ from hessspec._operators.batches import Batches, BatchGroup
 from hessspec._operators.lift import LiftedFunction, lift
 from hessspec._operators.linearised import LinearisedOperator
 from hessspec._operators.modes import FORWARD_OVER_REVERSE, REVERSE_OVER_REVERSE
+from hessspec._operators.moved import flat_point
 from hessspec._operators.over_data import Chunk, DataOperator
 from hessspec._operators.products import (
     Gradient,
@@ -132,7 +133,7 @@ class HessianOperator(DataOperator):
         block: Float[Array, "k dim"],
         rematerialize: bool,
     ) -> Float[Array, "*T k dim"]:
-        x = self.space.flatten(self.chosen)
+        x = flat_point(self.space, self.chosen)
         if order == REVERSE_OVER_REVERSE and self.num_tasks is not None:
             # A pullback takes one row to one gradient: the tasks come one after the other.
             def of(weights: Float[Array, " T"]) -> Float[Array, "k dim"]:
@@ -173,7 +174,7 @@ class HessianOperator(DataOperator):
     def _forward_forms(
         self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array
     ) -> Float[Array, "T k"]:
-        x = self.space.flatten(self.chosen)
+        x = flat_point(self.space, self.chosen)
         return task_forms(lambda y: self._values(functions, y, batch), x, block, self.plan.abreast)
 
 
@@ -264,7 +265,7 @@ class GaussNewtonOperator(DataOperator):
         rematerialize: bool,
     ) -> Float[Array, "*T k dim"]:
         model, outer = functions
-        x = self.space.flatten(self.chosen)
+        x = flat_point(self.space, self.chosen)
 
         def outputs(y: Array) -> Array:
             return model(*self._arguments(y, batch))
@@ -288,7 +289,7 @@ class GaussNewtonOperator(DataOperator):
         raise ValueError("the Gauss-Newton matrix is multiplied: v'Gv needs J v as G v does")
 
     def _linearised(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> PyTree:
-        x = self.space.flatten(self.chosen)
+        x = flat_point(self.space, self.chosen)
         return jax.linearize(lambda y: functions[0](*self._arguments(y, batch)), x)[1]
 
 

@@ -12,6 +12,7 @@ from hessspec._base.signatures import called_as
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import Batches
 from hessspec._operators.calls import resolve_operator
+from hessspec._operators.rows import flat_vector, tree_of_rows
 
 
 @overload
@@ -66,9 +67,9 @@ def hvp(
             "`hessspec.hvp(operator, vector=v)`."
         )
     operator = resolve_operator("hvp", loss_or_operator, params, data, where, memory_budget)
-    flat = operator.space.flatten(vector)
+    flat = flat_vector(operator, vector)
     if not jnp.all(jnp.isfinite(flat)):
         raise ValueError("`vector` must be finite, got a tree with nan or infinite entries")
     rows = operator.rows(flat[None])
     check_finite(rows, operator.space, "the product H v")
-    return operator.space.unflatten_block(rows[..., 0, :])
+    return tree_of_rows(operator, rows[..., 0, :])

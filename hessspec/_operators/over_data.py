@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.checks import check_losses, check_precision
@@ -23,17 +24,20 @@ from hessspec._base.meshes import (
     explicit_layouts,
     laid_out,
     off_explicit_axes,
+    rows_over,
 )
 from hessspec._base.selection import Where, choose
 from hessspec._base.space import VectorSpace, leaf_paths
-from hessspec._operators.algebra import AbstractOperator, compiled_forms, compiled_rows
+from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.batches import Batches, BatchGroup, StreamedData, collect, hint_at_batches
 from hessspec._operators.examples import EACH_EXAMPLE, check_alike, warn_of_examples
 from hessspec._operators.lift import LiftedFunction, Unpicklable, lift
 from hessspec._operators.modes import FORWARD_OVER_REVERSE, Modes, find_modes, least
+from hessspec._operators.moved import flat_point, parameters_at
 from hessspec._operators.plan import BLOCK_ROWS, Demand, ProductPlan, linearised_bound, nbytes
 from hessspec._operators.planned import PlannedOperator
 from hessspec._operators.precision import narrowed
+from hessspec._operators.rows import compiled_forms, compiled_rows, mesh_of_rows
 from hessspec._operators.words import data_operator_words
 
 # How the loss is called, without a batch and with one, and what to do if it cannot be.
@@ -137,15 +141,15 @@ class DataOperator(PlannedOperator):
 
     @off_explicit_axes
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
-        return self._over_stream(compiled_rows, automatic(block))
+        return self._over_stream(compiled_rows, automatic(block), mesh_of_rows(self, block))
 
     @off_explicit_axes
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        return self._over_stream(compiled_forms, automatic(block))
+        return self._over_stream(compiled_forms, automatic(block), mesh_of_rows(self, block))
 
     def validate(self) -> None:
         check_precision(self.plan.narrow, self.dtype)
-        first, second = (np.asarray(self._over_stream(_loss_values)) for _ in range(2))
+        first, second = (np.asarray(self._over_stream(_loss_values, self.mesh)) for _ in range(2))
         shape = () if self.num_losses is None else (self.num_losses,)
         check_losses(first.reshape(shape), second.reshape(shape), self.dtype, self._blame)
         if self.num_tasks is not None and self.takes_batch:
@@ -183,13 +187,13 @@ class DataOperator(PlannedOperator):
     @off_explicit_axes
     def losses(self) -> Float[Array, "*T"]:
         """The loss at the operator's parameters: a scalar, or shape (T,)."""
-        values = self._over_stream(_loss_values)
+        values = self._over_stream(_loss_values, self.mesh)
         return values[0] if self.num_losses is None else values
 
     def __repr__(self) -> str:
         return data_operator_words(self)
 
-    def _over_stream(self, program: Callable[..., Array], *arguments: Array) -> Array:
+    def _over_stream(self, program: Callable[..., Array], *arguments: Any) -> Array:
         if self.streamed is None:
             return program(self, *arguments)
         total: Any = None
@@ -360,8 +364,8 @@ class DataOperator(PlannedOperator):
     def _wide(self) -> PyTree:
         return jax.tree.map(lambda leaf: leaf.astype(self.dtype), self.chosen)
 
-    def _arguments(self, x: Float[Array, " dim"], batch: PyTree) -> tuple[PyTree, ...]:
-        return self._arguments_at(self.space.widened(x), batch)
+    def _arguments(self, x: Float[Array, " width"], batch: PyTree) -> tuple[PyTree, ...]:
+        return self._arguments_at(parameters_at(self.space, self._wide, x), batch)
 
     def _arguments_at(self, chosen: PyTree, batch: PyTree) -> tuple[PyTree, ...]:
         params = eqx.combine(chosen, self.held)
@@ -410,9 +414,10 @@ def _losses_by_batch(hessian: DataOperator) -> list[Array]:
 
 
 @eqx.filter_jit
-def _loss_values(hessian: DataOperator) -> Array:
-    x = hessian.space.flatten(hessian.chosen)
-    return hessian._sum(lambda functions, batch: hessian._values(functions, x, batch))
+def _loss_values(hessian: DataOperator, mesh: Mesh | None = None) -> Array:
+    with rows_over(mesh):
+        x = flat_point(hessian.space, hessian.chosen)
+        return hessian._sum(lambda functions, batch: hessian._values(functions, x, batch))
 
 
 def _num_tasks(shape: Any) -> int | None:

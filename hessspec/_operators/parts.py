@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from hessspec._base.space import VectorSpace
@@ -105,6 +106,11 @@ class Parted:
     def dtype(self) -> np.dtype:
         """That of the vectors."""
         return self.operator.dtype
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that share its long vectors."""
+        return self.operator.mesh
 
     def product_bytes(self, rows: int) -> int:
         """As for the whole; the products of one part wait beside the sum."""

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.checks import ASYMMETRY_UNITS, MOST_ASYMMETRY, Values, check_symmetric
+from hessspec._operators.rows import lengths_of
 
 # Two scalings, of different digits: the larger of two differences is rarely small by accident.
 _SCALINGS = (1.1, 3.0)
@@ -107,14 +108,12 @@ class Symmetry:
         self.check(matrix, matrix.T, size, block, size)
 
     def _ask(self, block: Float[Array, "k dim"], size: float | Float[np.ndarray, "*T"]) -> None:
-        lengths = np.linalg.norm(np.asarray(block, np.float64), axis=-1)
-        plain = np.asarray(self.operator.rows(block), np.float64)
+        lengths = np.asarray(lengths_of(block), np.float64)
+        plain = self.operator.rows(block)
         for factor in _SCALINGS:
-            scaled = block * jnp.asarray(factor, block.dtype)
-            again = np.asarray(self.operator.rows(scaled), np.float64) / float(
-                jnp.asarray(factor, block.dtype)
-            )
-            moved = np.max(np.linalg.norm(again - plain, axis=-1) / lengths, axis=-1)
+            scale = jnp.asarray(factor, block.dtype)
+            again = self.operator.rows(block * scale) / scale
+            moved = np.max(np.asarray(lengths_of(again - plain), np.float64) / lengths, axis=-1)
             relative = np.divide(moved, size, out=np.zeros_like(moved), where=np.asarray(size) > 0)
             self.noise = np.maximum(self.noise, relative)
         self.num_matvecs += (1 + len(_SCALINGS)) * block.shape[0]

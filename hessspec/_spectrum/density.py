@@ -1,6 +1,8 @@
 """The verb `density`: the spectral density of H by Lanczos quadrature with exact atoms."""
 
+import os
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,15 +14,16 @@ from hessspec._base.arguments import whole_number
 from hessspec._base.checks import check_finite
 from hessspec._base.later import special
 from hessspec._base.memory import resolve_budget
-from hessspec._base.meshes import mesh_of
-from hessspec._base.probes import gaussian
+from hessspec._base.probes import gaussian_on
 from hessspec._base.progress import ProgressBar, progress_bar
+from hessspec._krylov.kept import KeptRun
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.fingerprint import origin_of
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._spectrum.atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, product_error
+from hessspec._spectrum.checkpoint import Checkpoint
 from hessspec._spectrum.deflation import Deflated, DeflatedRule
 from hessspec._spectrum.quadrature import RitzPairs, ritz_pairs
 from hessspec._spectrum.record import SpectralDensity
@@ -39,6 +42,7 @@ def density(
     num_probes: int = DEFAULT_PROBES,
     num_steps: int = DEFAULT_STEPS,
     reorthogonalize: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     memory_budget: int | None = None,
 ) -> SpectralDensity:
@@ -64,6 +68,10 @@ def density(
         num_steps: m, lowered to P if larger. Cost: num_probes × m products for each task.
         reorthogonalize: False needs a few vectors instead of m for each probe, and gives no
             atoms (Ritz values may repeat).
+        checkpoint: a folder of this run's own, in which it is kept on its way: called again with
+            the same arguments, a run that was killed goes on from the last step written, and ends
+            with the same numbers (on the same devices to the last bit). Takes the bytes of the
+            bases on disk, at most a twentieth of the time, and at the end some kilobytes.
         progress: show a bar; by default where a person is looking.
         memory_budget: bytes that the bases may take; by default set from the device.
 
@@ -71,8 +79,9 @@ def density(
         The density, with a leading task axis if the loss has one.
 
     Raises:
-        ValueError: if a count is below 1, the loss is not finite or is random, or a product is not
-            finite or not symmetric.
+        ValueError: if a count is below 1, the loss is not finite or is random, a product is not
+            finite or not symmetric, or `checkpoint` holds a run of another loss, point, data, key
+            or setting.
         TypeError: if a count is no whole number, or for a call that mixes the two forms.
         MemoryError: if the bases exceed `memory_budget`, with the ways out.
 
@@ -89,13 +98,15 @@ def density(
     products = tasks * (dim if dim <= num_steps else num_probes * num_steps)
     budget = resolve_budget(memory_budget)
     steps = num_steps if reorthogonalize else 0
-    kept = krylov_bytes(num_probes, steps, dim, dtype, mesh_of(operator))
+    kept = krylov_bytes(num_probes, steps, dim, dtype, operator.mesh)
     require_room(kept, budget, num_probes, num_steps)  # before the starts are drawn
-    starts = gaussian(key, jnp.arange(num_probes), dim, dtype)
+    starts = gaussian_on(key, jnp.arange(num_probes), dim, dtype, operator.mesh)
     # Without the bases nothing else is kept either: who leaves them out is short of memory.
     room = budget - kept if reorthogonalize else 0
 
-    def of(scalar: AbstractOperator, bar: ProgressBar) -> SpectralDensity:
+    def of(
+        scalar: AbstractOperator, bar: ProgressBar, on_disk: KeptRun | None = None
+    ) -> SpectralDensity:
         if dim <= num_steps:
             scalar.validate()
             found = dense_spectrum(scalar, starts, bar)
@@ -109,14 +120,27 @@ def density(
             reorthogonalize=reorthogonalize,
             memory_budget=budget,
             bar=bar,
+            kept=on_disk,
         )
         return replace(spectrum(run, dim, dtype), product_plan=scalar.product_plan)
 
+    folder = None
+    if checkpoint is not None:
+        asked = {"`num_probes`": num_probes, "`num_steps`": num_steps}
+        asked |= {"`reorthogonalize`": bool(reorthogonalize), "number of tasks": tasks}
+        folder = Checkpoint(checkpoint, key, operator, asked)
+    scalars = [operator]
+    if operator.num_tasks is not None:
+        scalars = [operator.task(t) for t in range(tasks)]
     with progress_bar(products, "density", enabled=progress) as bar:
-        if operator.num_tasks is None:
-            found = of(operator, bar)
+        if folder is None:
+            each = [of(scalar, bar) for scalar in scalars]
         else:
-            found = stacked([of(operator.task(t), bar) for t in range(tasks)])
+            each = [
+                folder.of_task(t, scalar, partial(of, scalar, bar))
+                for t, scalar in enumerate(scalars)
+            ]
+    found = each[0] if operator.num_tasks is None else stacked(each)
     return replace(found, origin=origin_of(key, operator))
 
 
@@ -179,7 +203,7 @@ def dense_spectrum(
     symmetry.check_matrix(computed, size)
     skew, noise = symmetric_error(computed), float(symmetry.noise) * size
     matrix = 0.5 * (rows + rows.T)
-    run = krylov(_Matrix(operator, matrix), starts, dim)
+    run = krylov(_Matrix(operator, matrix), starts[:, :dim], dim)
     eigenvalues = np.linalg.eigvalsh(np.asarray(matrix, np.float64))
     shape = (starts.shape[0], dim)
     norm = max(float(np.max(np.abs(eigenvalues))), parts)
@@ -224,6 +248,8 @@ def stacked(spectra: list[SpectralDensity]) -> SpectralDensity:
 
 class _Matrix:
     """A dense matrix where a Krylov run expects an operator."""
+
+    mesh = None
 
     def __init__(self, like: RowOperator, matrix: Float[Array, "dim dim"]) -> None:
         self.space, self.dim, self.dtype = like.space, like.dim, like.dtype

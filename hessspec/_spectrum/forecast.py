@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from hessspec._base.arguments import check_kind, whole_number
 from hessspec._base.memory import resolve_budget, size
-from hessspec._base.meshes import mesh_of
-from hessspec._base.probes import gaussian
+from hessspec._base.meshes import width_on
+from hessspec._base.probes import gaussian_on
 from hessspec._base.signatures import called_as
 from hessspec._krylov.basis import ROWS_PER_CHUNK, LockstepBases, in_chunks
 from hessspec._krylov.lockstep import krylov, krylov_bytes
@@ -101,17 +101,16 @@ def forecast(
     ask = f"The density of {operator.dim:,} parameters{f', {tasks} tasks,' if tasks > 1 else ''}"
     if operator.dim <= num_steps:
         return _dense(scalar, tasks, f"{ask} by its whole matrix")
-    room = budget - krylov_bytes(
-        num_probes, num_steps, operator.dim, operator.dtype, mesh_of(operator)
-    )
+    room = budget - krylov_bytes(num_probes, num_steps, operator.dim, operator.dtype, operator.mesh)
     scalar = scalar.linearised(num_probes, max(room, 0))
     scalar.validate()
-    starts = gaussian(jax.random.key(0), jnp.arange(num_probes), scalar.dim, scalar.dtype)
+    indices = jnp.arange(num_probes)
+    starts = gaussian_on(jax.random.key(0), indices, scalar.dim, scalar.dtype, scalar.mesh)
     steps = min(_TIMED_STEPS, num_steps)
     each = _seconds(lambda: krylov(scalar, starts, steps, memory_budget=budget).alpha) / steps
     passes = sum(math.ceil(j / ROWS_PER_CHUNK) - 1 for j in range(1, num_steps + 1))
     reading = _one_pass(scalar, num_probes, num_steps) if passes else 0.0
-    nbytes = krylov_bytes(num_probes, num_steps, scalar.dim, scalar.dtype, mesh_of(scalar))
+    nbytes = krylov_bytes(num_probes, num_steps, scalar.dim, scalar.dtype, scalar.mesh)
     return Forecast(
         num_matvecs=tasks * num_probes * num_steps,
         nbytes=nbytes + scalar.product_bytes(num_probes),
@@ -131,12 +130,13 @@ def _dense(scalar: AbstractOperator, tasks: int, ask: str) -> Forecast:
 
 def _one_pass(scalar: AbstractOperator, num_probes: int, num_steps: int) -> float:
     """Seconds of a pass over one chunk of the bases."""
-    layout = Layout.of_lanes(scalar.dim, scalar.dtype, num_probes, mesh_of(scalar))
+    width = width_on(scalar.mesh, scalar.dim)
+    layout = Layout.of_lanes(width, scalar.dtype, num_probes, scalar.mesh)
     bases = LockstepBases(layout)
-    bases.append(jnp.zeros((num_probes, scalar.dim), scalar.dtype))
+    bases.append(jnp.zeros((num_probes, width), scalar.dtype))
 
     def read() -> Any:
-        block = layout.tiled(jnp.zeros((num_probes, scalar.dim), scalar.dtype))[:, :, 0]
+        block = layout.tiled(jnp.zeros((num_probes, width), scalar.dtype))[:, :, 0]
         known = jnp.zeros((num_probes, in_chunks(num_steps)), scalar.dtype)
         jax.block_until_ready((block, known))  # used up by the pass, and not to be timed
         begin = time.perf_counter()

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.origin import about
-from hessspec._base.probes import rademacher
+from hessspec._base.probes import rademacher_on
 from hessspec._base.signatures import explained
 from hessspec._base.space import VectorSpace
 from hessspec._operators.algebra import AbstractOperator
@@ -142,7 +142,7 @@ def looked_at(operator: AbstractOperator) -> Float[np.ndarray, " T"]:
     tasks = operator.num_tasks
     scalars = [operator] if tasks is None else [operator.task(t) for t in range(tasks)]
     dim, dtype = operator.dim, jnp.dtype(operator.dtype)
-    signs = rademacher(jax.random.key(0), jnp.arange(LOOKED), dim, dtype)
+    signs = rademacher_on(jax.random.key(0), jnp.arange(LOOKED), dim, dtype, operator.mesh)
     return np.array(
         [SURE * guarded_products(one, signs, Symmetry(one)).asymmetry for one in scalars]
     )

@@ -60,7 +60,7 @@ class Deflated:
         self.symmetry = Symmetry(self.operator)
         sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
         self.krylov = KrylovBasis(self.operator, sketch_key, self.symmetry)
-        self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
+        self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype, operator.mesh)
         self.inside = np.zeros((0, PILOT))  # inner products of the basis with the pilot probes
         self.images = np.zeros((0, PILOT))  # and with their products
         self.given_squares = 0.0  # Σ |Hqᵢ|² of the given rows
@@ -180,7 +180,8 @@ class Deflated:
             self._spend(count, bar)
             return
         dim = self.operator.dim
-        probes = spherical(self.key, self.drawn, count, dim, self.operator.dtype)
+        dtype, mesh = self.operator.dtype, self.operator.mesh
+        probes = spherical(self.key, self.drawn, count, dim, dtype, mesh)
         self.drawn += count
         # One pass: what it leaves is rounding, squared in the form.
         outside, _ = self.krylov.basis.split(probes)

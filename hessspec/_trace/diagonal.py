@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.meshes import over_devices
 from hessspec._base.printing import Facts, Printed, counted, listed, with_error
-from hessspec._base.probes import rademacher
+from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
@@ -29,6 +30,7 @@ from hessspec._krylov.block_basis import (
 from hessspec._krylov.blocks import combine, row_forms
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._operators.rows import tree_of_rows
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._pictures.intervals import draw_leaves
@@ -233,7 +235,7 @@ class _DiagonalBasis(KrylovBasis):
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, symmetry: Symmetry) -> None:
         super().__init__(operator, key, symmetry)
-        self.crossed = jnp.zeros(operator.dim, operator.dtype)
+        self.crossed = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
 
     def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
         self.crossed = _add_products(self.crossed, block, products)
@@ -260,7 +262,7 @@ class _Run:
         self.symmetry = Symmetry(operator, is_stated=False)  # the entries' errors say nothing of it
         sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
         self.basis = _DiagonalBasis(operator, sketch_key, self.symmetry)
-        zeros = jnp.zeros(operator.dim, operator.dtype)
+        zeros = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
         self.count, self.mean, self.spread = 0, zeros, zeros
         self.samples: list[np.ndarray] = []
         self.drawn = 0
@@ -310,7 +312,7 @@ class _Run:
         indices = jnp.arange(self.drawn, self.drawn + count)
         self.drawn += count
         dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
-        return rademacher(self.key, indices, dim, dtype)
+        return rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
 
     def _left(
         self, pilot: Float[Array, "k dim"], rows: Float[Array, "k dim"], forms: np.ndarray
@@ -419,6 +421,4 @@ def _exact(operator: AbstractOperator, bar: ProgressBar) -> DiagonalEstimate:
 
 
 def _tree(operator: AbstractOperator, rows: Sequence[Array]) -> PyTree:
-    if operator.num_tasks is None:
-        return operator.space.unflatten(rows[0])
-    return operator.space.unflatten_block(jnp.stack(rows))
+    return tree_of_rows(operator, rows[0] if operator.num_tasks is None else jnp.stack(rows))

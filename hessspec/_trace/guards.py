@@ -137,7 +137,7 @@ def disagreement(
     """
     rows, parts = operator.measured_rows(probes)
     check_finite(rows, operator.space, "the product H v")
-    scale = unit_scale(rows.reshape(-1, operator.dim))
+    scale = unit_scale(rows.reshape(-1, rows.shape[-1]))
     rows = rows / jnp.asarray(scale, rows.dtype)
     lengths = row_lengths(probes)
     images = np.sqrt(np.asarray(_row_squares(rows), np.float64))

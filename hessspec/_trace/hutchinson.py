@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._base.probes import rademacher
+from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._krylov.blocks import row_forms
@@ -85,7 +85,8 @@ class Hutchinson:
     def _probes(self, size: int) -> Float[Array, "k dim"]:
         indices = jnp.arange(self.drawn, self.drawn + size)
         self.drawn += size
-        return rademacher(self.key, indices, self.operator.dim, jnp.dtype(self.operator.dtype))
+        dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
+        return rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
 
     def _multiplies(self) -> bool:
         return self.operator.num_tasks is None and self.operator.has_products

@@ -59,8 +59,7 @@ class HutchPlusPlus:
             given = 0 if self.directions is None else self.directions.shape[0]
             self._sketch((budget - given) // 3, bar)
         for size in block_sizes(budget - self.spent):
-            dim, dtype = self.operator.dim, self.operator.dtype
-            probes = spherical(self.key, self.drawn, size, dim, dtype)
+            probes = self._random(self.key, self.drawn, size)
             self.drawn += size
             self.spent += size
             for t in range(len(self.tasks)):
@@ -69,8 +68,7 @@ class HutchPlusPlus:
         return self._estimate()
 
     def _sketch(self, size: int, bar: ProgressBar) -> None:
-        dim, dtype = self.operator.dim, self.operator.dtype
-        tests = spherical(jax.random.fold_in(self.key, SKETCH_STREAM), 0, size, dim, dtype)
+        tests = self._random(jax.random.fold_in(self.key, SKETCH_STREAM), 0, size)
         for t, task in enumerate(self.tasks):
             sketch = guarded_products(task, tests, self.symmetries[t])
             norm = sketch.scale * sketch.size
@@ -89,6 +87,10 @@ class HutchPlusPlus:
             self.num_matvecs += size + basis.shape[0]
         self.spent += size + self.bases[0].shape[0]
         bar.update(self.spent)
+
+    def _random(self, key: PRNGKeyArray, first: int, count: int) -> Float[Array, "k dim"]:
+        operator = self.operator
+        return spherical(key, first, count, operator.dim, operator.dtype, operator.mesh)
 
     def _sample(self, t: int, probes: Float[Array, "k dim"]) -> None:
         basis, dim = self.bases[t], self.operator.dim

@@ -47,7 +47,7 @@ class SharedDeflation:
         self.max_rank = 0
         self.tasks = operator.num_tasks or 1
         self.krylov: KrylovBasis | None = None
-        self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype)
+        self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype, operator.mesh)
         self.symmetry = Symmetry(operator)
         self.strata = Strata(operator, key)
         self.exact = np.zeros((len(self.strata.parts), self.tasks))  # of each group of batches
@@ -168,7 +168,8 @@ class SharedDeflation:
             self.strata.samples.append(found)
             self._pay(count, bar)
             return
-        probes = spherical(self.key, self.drawn, count, self.operator.dim, self.operator.dtype)
+        dim, dtype, mesh = self.operator.dim, self.operator.dtype, self.operator.mesh
+        probes = spherical(self.key, self.drawn, count, dim, dtype, mesh)
         self.drawn += count
         self.strata.samples.append(self._residual_forms(basis.split(probes)[0], bar))
 

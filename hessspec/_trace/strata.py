@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hessspec._base.probes import rademacher
+from hessspec._base.probes import rademacher_on
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import parts_of, share_of
 from hessspec._trace.guards import finite_forms
@@ -98,7 +98,8 @@ class Strata:
         found = []
         for number, part in enumerate(self.parts):
             key = jax.random.fold_in(self.key, number)
-            found.append(finite_forms(part, project(rademacher(key, indices, dim, dtype))))
+            probes = rademacher_on(key, indices, dim, dtype, self.operator.mesh)
+            found.append(finite_forms(part, project(probes)))
         return np.stack(found)
 
     def record(self, exact: Float[np.ndarray, "B *T"] | None) -> dict[str, np.ndarray | None]:

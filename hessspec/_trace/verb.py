@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from hessspec._base.arguments import did_you_mean, real_number, whole_number
 from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.meshes import over_devices
 from hessspec._base.probes import TRACE_STREAM
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._krylov.block_basis import PILOT
@@ -226,6 +227,7 @@ def _span(
             "leave them out."
         )
     rows = orthonormal_span(given_rows("directions", directions, operator.space))
+    rows = over_devices(operator.mesh, rows)
     least = rows.shape[0] + _beside(operator, method, rows.shape[0])
     if least > budget < operator.dim:
         raise ValueError(

@@ -151,7 +151,8 @@ class XTrace:
         done = 0 if self.probes is None else self.probes.shape[0]
         more = budget // 2 - done
         if more > 0:
-            new = spherical(self.key, done, more, self.operator.dim, self.operator.dtype)
+            dim, dtype, mesh = self.operator.dim, self.operator.dtype, self.operator.mesh
+            new = spherical(self.key, done, more, dim, dtype, mesh)
             self.probes = new if self.probes is None else jnp.concatenate([self.probes, new])
             self.num_matvecs += more * len(self.sketches)
             products, parts = self._products(new)

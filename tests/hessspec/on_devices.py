@@ -7,17 +7,24 @@ devices must be asked for before JAX starts; a failed assertion ends it with its
 import contextlib
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import hessspec
 from hessspec._base.memory import default_memory_budget, host_memory
-from hessspec._krylov import basis, lockstep
+from hessspec._base.meshes import cut_along, off_explicit_axes, over_devices
+from hessspec._base.pieces import read_rows, write_rows
+from hessspec._base.probes import gaussian_on, rademacher_on
+from hessspec._krylov import basis, blocks, lockstep
 from hessspec._krylov.basis import Basis, LockstepBases
+from hessspec._krylov.blocks import orthonormal_rows, spherical
 from hessspec._krylov.lanczos import Recurrence
 from hessspec._krylov.tiles import Layout
 
@@ -39,9 +46,14 @@ def problem(ragged):
 
 
 def loss(params, x):
-    """With `reshard` where JAX needs it to differentiate a contraction over a sharded axis."""
-    outputs = jnp.tanh(jnp.tanh(x @ whole(params["first"])) @ whole(params["second"]))
-    extra = jnp.sum(params["last"] ** 4) if "last" in params else 0.0
+    """With `reshard` where JAX needs it to differentiate a contraction over a sharded axis.
+
+    One eigenvalue stands out, so that deflation pays.
+    """
+    first, second = whole(params["first"]), whole(params["second"])
+    outputs = jnp.tanh(jnp.tanh(x @ first) @ second)
+    extra = 0.1 * jnp.sum(first) ** 2
+    extra = extra + jnp.sum(params["last"] ** 4) if "last" in params else extra
     return jnp.mean(jnp.sum(outputs**2, axis=1)) + extra
 
 
@@ -58,8 +70,9 @@ def whole(leaf):
 
 def a_mesh(kind, shape=(DEVICES,)):
     """Of one axis or two, whose devices all hold a piece of every matrix."""
-    names = ("x", "y")[: len(shape)]
-    return jax.make_mesh(shape, names, axis_types=(getattr(AxisType, kind),) * len(shape))
+    names, kinds = ("x", "y")[: len(shape)], (getattr(AxisType, kind),) * len(shape)
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, names, axis_types=kinds, devices=devices)
 
 
 def placed(mesh, params, x):
@@ -77,29 +90,43 @@ def close(found, expected):
     """Whether trees of arrays agree to the stated multiple of eps."""
     eps = float(jnp.finfo(jnp.zeros(()).dtype).eps)
     for new, old in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        new, old = np.asarray(new, np.float64), np.asarray(old, np.float64)
+        new, old = on_host(new), on_host(old)
         worst = np.abs(new - old).max() / (eps * np.abs(old).max())
         assert worst <= UNITS, f"differs by {worst:.3g} eps, allowed are {UNITS}"
 
 
-def same_products(loss_fn, mesh, *, ragged=True, split="ragged", current=False, **options):
-    """Gradients, products, forms and losses of one operator; both operators are given back."""
+def on_host(array):
+    """All of an array, also of one that other processes have a part of."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array, np.float64)
+
+
+def operators(loss_fn, mesh, ragged=True, split="ragged", **options):
+    """The Hessian of the problem on one device, and over a mesh."""
     params, x = problem(ragged)
-    ends = np.cumsum(SPLITS[split])[:-1]
-    one = hessspec.HessianOperator(
-        loss_fn, params, data=hessspec.Batches(jnp.split(x, ends)), **options
-    )
-    vectors = jax.random.normal(jax.random.key(1), (17, one.dim))
-    expected = (one.losses(), one.gradients(), one.rows(vectors), one.forms(vectors))
+    parts = jnp.split(x, np.cumsum(SPLITS[split])[:-1])
+    one = hessspec.HessianOperator(loss_fn, params, data=hessspec.Batches(parts), **options)
+    put, _ = placed(mesh, params, x)
+    batches = hessspec.Batches([placed(mesh, {}, part)[1] for part in parts])
+    return one, hessspec.HessianOperator(loss_fn, put, data=batches, **options)
+
+
+def same_products(loss_fn, mesh, *, current=False, **options):
+    """Gradients, products, forms and losses, with rows as users give them and as verbs do."""
     with jax.set_mesh(mesh) if current else contextlib.nullcontext():
-        put, _ = placed(mesh, params, x)
-        batches = hessspec.Batches([placed(mesh, {}, part)[1] for part in jnp.split(x, ends)])
-        spread = hessspec.HessianOperator(loss_fn, put, data=batches, **options)
+        one, spread = operators(loss_fn, mesh, **options)
+        put = spread.params
+        vectors = np.random.default_rng(1).normal(size=(17, one.dim)).astype(one.dtype)
+        expected = (one.losses(), one.gradients(), one.rows(vectors), one.forms(vectors))
         found = (spread.losses(), spread.gradients(), spread.rows(vectors), spread.forms(vectors))
-        product = hessspec.hvp(loss_fn, put, put, data=batches)
+        cut = off_explicit_axes(over_devices)(spread.mesh, vectors)
+        inside = (spread.rows(cut)[..., : one.dim], spread.forms(cut))
+        chosen = {name: put[name] if one.chosen[name] is not None else None for name in put}
+        product = hessspec.hvp(spread, vector=chosen)
     close(found, expected)
-    close(product, hessspec.hvp(one, vector=params))
-    return one, spread
+    close(inside, expected[2:])
+    close(product, hessspec.hvp(one, vector=one.chosen))
 
 
 def same_answers(one, spread):
@@ -107,6 +134,19 @@ def same_answers(one, spread):
     key = jax.random.key(2)
     for ask, read in VERBS:
         close(read(ask(spread, key)), read(ask(one, key)))
+        print("as on one device", flush=True)
+    found, expected = (hessspec.eigenpairs(H, key=key, k=2) for H in (spread, one))
+    close(found.values, expected.values)
+    of_pairs = zip(*(map(flat_vectors, (found, expected))), strict=True)
+    cosines = [abs(np.sum(new * old, axis=-1)) for new, old in of_pairs]  # either sign will do
+    close(cosines, [np.ones_like(cosine) for cosine in cosines])
+
+
+def flat_vectors(pairs):
+    """The eigenvectors of all tasks as rows."""
+    leaves = map(on_host, jax.tree.leaves(pairs.vectors))
+    count = np.size(pairs.values)
+    return np.concatenate([leaf.reshape(count, -1) for leaf in leaves], axis=1)
 
 
 VERBS = (
@@ -115,90 +155,143 @@ VERBS = (
         lambda t: t.value,
     ),
     (lambda H, key: hessspec.trace(H, key=key, num_matvecs=24, method="xtrace"), lambda t: t.value),
+    (
+        lambda H, key: hessspec.trace(H, key=key, num_matvecs=60, directions=np.ones((1, H.dim))),
+        lambda t: (t.value, t.exact),
+    ),
     (lambda H, key: hessspec.diagonal(H, key=key, num_matvecs=24), lambda d: d.value),
     (
         lambda H, key: hessspec.density(H, key=key, num_probes=2, num_steps=6),
         lambda d: (d.alpha, d.beta),
     ),
-    (lambda H, key: hessspec.eigenpairs(H, key=key, k=2), lambda e: e.values),
 )
 
 
 def quick():
     """One network on Explicit axes, several batches, chunks of 2 rows: right, and not 8 times."""
     same_products(loss, a_mesh("Explicit"), split="equal", block_rows=2)
-    layout = Layout.of_lanes(581, np.dtype("float32"), 1, a_mesh("Auto"))
-    pieces = {piece.data.shape for piece in layout.zeros(16).addressable_shards}
-    assert pieces == {(1, 1, 16, 73)}, pieces
+    pilot = spherical(jax.random.key(0), 0, 16, 581, np.dtype("float32"), a_mesh("Auto"))
+    pieces = [piece.data.shape for piece in pilot.addressable_shards]
+    assert pieces == [(16, 96)] * DEVICES, pieces  # three words of 32 on each, for 581 entries
     assert default_memory_budget() == host_memory() // 2 // DEVICES
 
 
 def products():
-    """All ways of chunking, on both kinds of axes, one axis and two, P a multiple of 8 or not."""
-    for kind in ("Explicit", "Auto"):
-        for loss_fn in (loss, losses):
-            for ragged in (False, True):
-                for rows in (1, 2, 16):
-                    options = {"block_rows": rows, "rematerialize": rows == 2}
-                    same_products(loss_fn, a_mesh(kind), ragged=ragged, **options)
-            same_products(loss_fn, a_mesh(kind, (4, 2)))
-            same_products(loss_fn, a_mesh(kind), split="whole", where=lambda path: path != "second")
-            same_products(loss_fn, a_mesh(kind), current=True)
-            same_products(loss_fn, a_mesh(kind), memory_budget=30_000)  # batches are streamed
+    """Ways of chunking, on both kinds of axes, one axis and two, P a multiple of 8 or not."""
+    auto, explicit = a_mesh("Auto"), a_mesh("Explicit")
+    same_products(loss, auto, ragged=False, block_rows=1)
+    same_products(loss, auto, memory_budget=30_000)  # batches are streamed
+    same_products(loss, a_mesh("Auto", (4, 2)), split="equal")
+    same_products(loss, a_mesh("Auto", (1,)), block_rows=16)
+    same_products(losses, a_mesh("Explicit", (2,)), block_rows=16)
+    same_products(losses, explicit, block_rows=2, rematerialize=True)
+    same_products(losses, explicit, split="whole", where=lambda path, _: path != "second")
+    same_products(losses, explicit, current=True)
 
 
-def verbs():
-    """All of them, where a scalar loss or several are spread over Explicit and Auto axes."""
-    for kind in ("Explicit", "Auto"):
-        for loss_fn in (loss, losses):
-            same_answers(*same_products(loss_fn, a_mesh(kind)))
-            with jax.set_mesh(a_mesh(kind)):
-                same_answers(*same_products(loss_fn, a_mesh(kind)))
+def scalar():
+    """All verbs of one loss, spread over Explicit axes."""
+    with jax.set_mesh(a_mesh("Explicit")):
+        same_answers(*operators(loss, a_mesh("Explicit"), split="equal"))
+
+
+def several():
+    """All verbs of two losses, spread over Auto axes."""
+    same_answers(*operators(losses, a_mesh("Auto"), split="equal"))
+
+
+def processes():
+    """Two of them, with four devices each."""
+    same_products(losses, a_mesh("Explicit"), split="equal")
+    same_answers(*operators(loss, a_mesh("Auto"), split="equal"))
 
 
 def bases():
     """Each device holds its share of every basis, and no step of Lanczos gathers a vector."""
     dtype, mesh = np.dtype(jnp.zeros(()).dtype), a_mesh("Auto")
     rng = np.random.default_rng(0)
-    for dim in (576, 581):
+    for dim in (768, 4001):
         columns = np.linalg.qr(rng.normal(size=(dim, 24)))[0]
-        rows, turn = jnp.asarray(columns.T, dtype), np.linalg.qr(rng.normal(size=(24, 24)))[0][:10]
-        one, spread = (Basis(Layout.of_blocks(dim, dtype, where)) for where in (None, mesh))
-        lanes = [LockstepBases(Layout.of_lanes(dim, dtype, 2, where)) for where in (None, mesh)]
-        for each in (one, spread):
-            each.append(rows)
-        close(spread.split(rows[:3] + 1)[1], one.split(rows[:3] + 1)[1])
+        turn = np.linalg.qr(rng.normal(size=(24, 24)))[0][:10]
+        whole = jnp.asarray(columns.T, dtype)
+        cut = over_devices(mesh, whole)
+        one, spread = _a_basis(None, whole), _a_basis(mesh, cut)
+        close(spread.split(cut[:3] + cut[5])[1], one.split(whole[:3] + whole[5])[1])
         for each in (one, spread):
             each.recombine(turn)
-        close(spread.rows(0, 10), one.rows(0, 10))
-        for j in range(5):
-            for each in lanes:
-                each.append(rows[2 * j : 2 * j + 2] + rows[11])
-        close(*[each.gram() for each in lanes])
-        close(*[each.rows() for each in lanes])
-        close(*[each.combined_lengths(np.ones((1, 2, 5))) for each in lanes])
-        for chunk, held in ((spread.chunks[0], dim), (lanes[1].chunks[0], 2 * dim)):
-            pieces = [piece.data.nbytes for piece in chunk.addressable_shards]
-            least = 16 * held * dtype.itemsize / DEVICES
-            assert len(pieces) == DEVICES
-            assert max(pieces) <= least * 1.12, (pieces, least)  # a tile is filled up to 16
-        if dim % DEVICES == 0:
-            assert spread.rows(0, 3).sharding.spec == P(None, ("x",))
-            _messages(lanes[1], rows[:2])
+        close(spread.rows(0, 10)[:, :dim], one.rows(0, 10)[:, :dim])
+        one, spread = _lanes(None, whole), _lanes(mesh, cut)
+        close(spread.gram(), one.gram())
+        close(spread.rows()[..., :dim], one.rows()[..., :dim])
+        mixes = np.ones((1, 2, 5))
+        close(spread.combined_lengths(mixes), one.combined_lengths(mixes))
+        pieces = [piece.data.nbytes for piece in spread.chunks[0].addressable_shards]
+        least = 2 * 16 * cut.shape[1] * dtype.itemsize / DEVICES
+        assert pieces == [least] * DEVICES, (pieces, least)
+        assert spread.rows().sharding.is_equivalent_to(cut_along(mesh, 2), 3)
+        _factorised(mesh, dim, dtype)
+        _on_disk(mesh, cut[:2], dim)
+    _messages(spread, cut[:2])
+    _messages_of_starts(mesh, 4001, jnp.dtype(dtype))
+
+
+def _a_basis(mesh, rows):
+    basis = Basis(Layout.of_blocks(rows.shape[1], rows.dtype, mesh))
+    basis.append(rows)
+    return basis
+
+
+def _lanes(mesh, rows):
+    lanes = LockstepBases(Layout.of_lanes(rows.shape[1], rows.dtype, 2, mesh))
+    for j in range(5):
+        lanes.append(rows[2 * j : 2 * j + 2] + rows[11])
+    return lanes
+
+
+def _factorised(mesh, dim, dtype):
+    """Rows of lengths from 1 down to eps, as sketches have them, are orthonormal afterwards."""
+    lengths = jnp.asarray(np.logspace(0, np.log10(np.finfo(dtype).eps), 8), dtype)
+    random = spherical(jax.random.key(3), 0, 9, dim, dtype, mesh)
+    rows = random[:8] * lengths[:, None] + random[8]
+    basis, factor = orthonormal_rows(rows)
+    close(basis @ basis.T, jnp.eye(8))
+    close(jnp.asarray(factor.T, dtype) @ basis, rows)
+    assert not np.any(np.asarray(basis)[:, dim:])  # what rows are filled up with stays zero
+    assert basis.sharding.is_equivalent_to(cut_along(mesh, 1), 2) or dim < 1000
+
+
+def _on_disk(mesh, rows, dim):
+    """Files of eight shares are read by eight devices, by two and by one, to the last bit."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_rows(folder, "row0", rows, dim)
+        assert len(list(folder.iterdir())) == DEVICES
+        for other in (mesh, a_mesh("Auto", (2,)), None):
+            read = read_rows(folder, "row0", other, dim, rows.dtype)
+            np.testing.assert_array_equal(read, over_devices(other, on_one(rows)[:, :dim]))
+
+
+def on_one(array):
+    """A copy on the first device."""
+    return jnp.asarray(np.asarray(array))
+
+
+def sent(program):
+    """The messages between devices of a compiled program: shapes and kinds."""
+    return re.findall(_MESSAGE, program.compile().as_text())
 
 
 # The shape that a message between devices has in a compiled program, and its kind.
 _MESSAGE = r"= \w+?(\[\S*?\])(?:\{\S*)? (all-\w+|collective-\w+|reduce-scatter)[\w-]*\("
 
 
-def _messages(lanes, rows):
+def _messages(lanes, vectors):
     """The programs of a step add up lengths and coefficients over devices, and do no more."""
     layout, chunk = lanes.layout, lanes.chunks[0]
-    vectors = jax.jit(layout.spread)(rows)
     block = jax.jit(lambda rows: layout.tiled(rows)[:, :, 0])(vectors)
-    found = Recurrence.begin(jnp.ones(2, bool), 16, rows.dtype)
-    known = jnp.zeros((2, 16), rows.dtype)
-    ones = jnp.ones(2, rows.dtype)
+    found = Recurrence.begin(jnp.ones(2, bool), 16, vectors.dtype)
+    known = jnp.zeros((2, 16), vectors.dtype)
+    ones = jnp.ones(2, vectors.dtype)
     first = lockstep._first_pass.lower(vectors, vectors, vectors, ones, found, 1, layout=layout)
     programs = {
         "first": (first, "[2]"),
@@ -207,13 +300,26 @@ def _messages(lanes, rows):
         "extend": (lockstep._extend_tiles.lower(found, 1, block, known, layout=layout), "[2]"),
     }
     for name, (program, shape) in programs.items():
-        text = program.compile().as_text()
-        sent = re.findall(_MESSAGE, text)
-        assert sent == ([] if shape is None else [(shape, "all-reduce")]), (name, sent)
+        expected = [] if shape is None else [(shape, "all-reduce")]
+        assert sent(program) == expected, (name, sent(program))
 
 
-CHECKS = {check.__name__: check for check in (quick, products, verbs, bases)}
+def _messages_of_starts(mesh, dim, dtype):
+    """A device draws its share of random vectors; of a block it tells others k x k numbers."""
+    key, indices = jax.random.key(0), jnp.arange(4)
+    for draw in (gaussian_on, rademacher_on):
+        assert sent(draw.lower(key, indices, dim, dtype, mesh)) == []
+    rows = gaussian_on(key, indices, dim, dtype, mesh)
+    assert sent(blocks._on_sphere.lower(rows, dim)) == [("[4]", "all-reduce")]
+    assert sent(blocks._gram.lower(rows, rows, mesh)) == [("[4,4]", "all-reduce")]
+    assert sent(blocks._qr.lower(rows, mesh)) == [("[32,4]", "all-gather")]  # factors
+
+
+CHECKS = {check.__name__: check for check in (quick, products, scalar, several, bases, processes)}
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:  # one of two processes: its number, and the address of the first
+        number, address = sys.argv[2:]
+        jax.distributed.initialize(address, num_processes=2, process_id=int(number))
     assert jax.device_count() == DEVICES, jax.devices()
     CHECKS[sys.argv[1]]()

@@ -32,7 +32,7 @@ import pytest
 
 import hessspec
 from hessspec import Batches, FunctionOperator, HessianOperator
-from hessspec._operators.algebra import compiled_rows
+from hessspec._operators.rows import compiled_rows
 from tests.spectra import METHODS, dtype, eps, quadratic
 from tests.spectra import trace_of as trace
 

@@ -24,6 +24,12 @@ def test_a_space_knows_the_place_of_every_leaf():
     assert halves.dtype == np.float32  # at least
 
 
+@pytest.mark.any_dtype
+def test_more_parameters_than_places_of_32_bits_are_refused():
+    with pytest.raises(ValueError, match=r"2,147,483,648 parameters.*`where`"):
+        VectorSpace.of({"w": jax.ShapeDtypeStruct((2**16, 2**15), jnp.float32)})
+
+
 def test_flatten_is_leaf_after_leaf_and_unflatten_its_inverse():
     flat = SPACE.flatten(TREE)
     np.testing.assert_array_equal(flat, np.arange(1.0, 10.0))

@@ -122,6 +122,7 @@ class Counting:
     def __init__(self, matrix: jax.Array) -> None:
         self.inner, self.count = operator(matrix), 0
         self.space, self.dim, self.dtype = self.inner.space, self.inner.dim, self.inner.dtype
+        self.mesh = self.inner.mesh
 
     def rows(self, block: jax.Array) -> jax.Array:
         self.count += block.shape[0]

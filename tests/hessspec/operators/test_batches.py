@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hessspec import Batches, HessianOperator
-from hessspec._operators.algebra import compiled_rows
+from hessspec._operators.rows import compiled_rows
 
 DIM = 3
 GENERATOR = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 import hessspec
-from hessspec._operators.algebra import compiled_rows
+from hessspec._operators.rows import compiled_rows
 from tests.networks import X, Y, close, network_params, scalar_loss, vector_loss
 
 

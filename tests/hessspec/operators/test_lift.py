@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hessspec import HessianOperator
-from hessspec._operators.algebra import compiled_rows
+from hessspec._operators.rows import compiled_rows
 from tests.networks import X, Y, close, dense_hessian
 
 

@@ -8,10 +8,10 @@ import pytest
 from hessspec import FunctionOperator, GaussNewtonOperator, HessianOperator, density
 from hessspec._base.probes import gaussian
 from hessspec._krylov.lockstep import krylov
-from hessspec._operators.algebra import compiled_rows
 from hessspec._operators.batches import Batches
 from hessspec._operators.linearised import LinearisedOperator
 from hessspec._operators.over_data import _loss_values
+from hessspec._operators.rows import compiled_rows
 
 RNG = np.random.default_rng(0)
 X, Y = jnp.asarray(RNG.normal(size=(11, 3))), jnp.asarray(RNG.normal(size=(11, 2)))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessspec._operators.algebra import compiled_rows
 from hessspec._operators.batches import Batches
 from hessspec._operators.hessian import HessianOperator
+from hessspec._operators.rows import compiled_rows
 from tests.networks import X, Y, close, network_params, scalar_loss, vector_loss
 
 

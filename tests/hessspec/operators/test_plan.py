@@ -9,9 +9,9 @@ import pytest
 
 from hessspec._base.memory import platform_of
 from hessspec._operators import over_data
-from hessspec._operators.algebra import compiled_rows
 from hessspec._operators.hessian import GaussNewtonOperator, HessianOperator
 from hessspec._operators.plan import Demand
+from hessspec._operators.rows import compiled_rows
 from tests.networks import X, Y, close, network_params, scalar_loss, vector_loss
 
 
