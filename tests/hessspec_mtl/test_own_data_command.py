@@ -20,7 +20,7 @@ TINY = (
     *("--num-epochs", "2", "--train.batch-size", "8", "--progress", "False"),
     *("--curvature.num-epochs", "2", "--curvature.batch-size", "8", "--num-graphs", "8"),
     *("--curvature.trace-matvecs", "8", "--curvature.num-steps", "4"),
-    *("--curvature.hutchinson-samples", "0"),
+    *("--curvature.hutchinson-samples", "0", "--workers", "0"),
 )
 MIDDLES, ENDS = ("C=C", "C(C)", "OC", "CC", "NC"), ("C", "O", "N", "F", "C=O", "C#N")
 
