@@ -48,7 +48,10 @@ class TrainConfig:
         matmul_precision: of training, one of `MATMUL_PRECISIONS`. "tf32" rounds what goes into a
             product of matrices to 10 bits, on GPUs that gain by it; a CPU takes it for "highest".
             It says nothing of curvature, which is in full precision always.
-        weighting: how the tasks' losses are weighed, one of `WEIGHTINGS`; "equal" is the paper's.
+        weighting: how the tasks are weighed: "equal", as in the paper, fixed, random, uncertainty,
+            average, famo, gradnorm, ntk, pcgrad, imtl-g, aligned, mgda, cagrad, nash, or by the
+            inverse of a curvature: gauss-newton-root, gauss-newton, frobenius, sharpness,
+            preconditioned. See docs/weighting.md.
         task_weights: the weights of "fixed", one a task in the order of the tasks.
         measure_every: steps between two measurements of curvature, for weightings by it.
         measure_graphs: training graphs on which it is measured, the same all along.

@@ -104,7 +104,7 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         return sums[0].sum() / batch.mask.sum(), sums
 
     def plain_step(
-        params: Params, opt_state: Any, batch: GraphBatch, measured: None = None
+        params: Params, opt_state: Any, batch: GraphBatch, measured: GraphBatch | None = None
     ) -> tuple[Params, Any, Array]:
         del measured
         gradient, sums = jax.grad(objective, has_aux=True)(params, batch)

@@ -27,14 +27,14 @@ _PROBES = 18  # the stream of the curvature's probes
 class WeightedState(NamedTuple):
     """The optimizer's state, the weighting's, that of its measuring, and what that draws from.
 
-    `key` and `count` are the stream of the probes and the steps taken so far.
+    `key` and `steps` are the stream of the probes and the steps taken so far.
     """
 
     optimizer: Any
     weighting: Any
     measuring: Any
     key: PRNGKeyArray
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 Step = Callable[[Params, WeightedState, GraphBatch, Any], tuple[Params, WeightedState, Array]]
@@ -53,8 +53,16 @@ def weighted_step(
 
     Methods that read the losses alone cost one pass back, others one a task; the curvature is
     measured before every `measure_every`-th step, the first included.
+
+    Raises:
+        ValueError: if the weights of "fixed" are not as many as the tasks.
     """
     method, tasks = made(choice), len(network.tasks)
+    if choice.task_weights and len(choice.task_weights) != tasks:
+        raise ValueError(
+            f"`task_weights` (--train.task-weights) must be one a task, got "
+            f"{len(choice.task_weights)} for {tasks}: {', '.join(network.tasks)}."
+        )
     curvature = measuring(MEASURES[choice.name], network) if method.needs_curvature else None
 
     def init(params: Params) -> WeightedState:
@@ -63,7 +71,7 @@ def weighted_step(
             weighting=method.init(tasks),
             measuring=() if curvature is None else curvature.start(params),
             key=jax.random.key(_PROBES),
-            count=jnp.zeros((), jnp.int32),
+            steps=jnp.zeros((), jnp.int32),
         )
 
     def losses_of(params: Params, batch: GraphBatch) -> tuple[Array, Array]:
@@ -90,7 +98,7 @@ def weighted_step(
         updated: Any = optax.apply_updates(params, updates)
         if method.looks_again:
             told = method.after(losses, losses_of(updated, batch)[0], told)
-        new = state._replace(optimizer=inner, weighting=told, count=state.count + 1)
+        new = state._replace(optimizer=inner, weighting=told, steps=state.steps + 1)
         with_weights = jnp.concatenate([sums, (weights * batch.mask.sum())[None]])
         return updated, new, with_weights
 
@@ -108,14 +116,14 @@ def _measured(
     """The state after the curvature was measured, if that is due."""
 
     def now(state: WeightedState) -> WeightedState:
-        key = jax.random.fold_in(state.key, state.count)
+        key = jax.random.fold_in(state.key, state.steps)
         values, errors, kept = curvature.measure(
             params, state.optimizer, batch, key, state.measuring
         )
         told = method.told_curvature(values, errors, state.weighting)
         return state._replace(weighting=told, measuring=kept)
 
-    return jax.lax.cond(state.count % every == 0, now, lambda state: state, state)
+    return jax.lax.cond(state.steps % every == 0, now, lambda state: state, state)
 
 
 def seeded(state: Any, seed: int) -> Any:

@@ -55,7 +55,7 @@ class Draws(NamedTuple):
     """A key, and how many steps have drawn from it."""
 
     key: PRNGKeyArray
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 def draws(key: PRNGKeyArray) -> Draws:
@@ -65,7 +65,7 @@ def draws(key: PRNGKeyArray) -> Draws:
 
 def next_draw(state: Draws) -> tuple[PRNGKeyArray, Draws]:
     """The key of this step, and the state of the next."""
-    return jax.random.fold_in(state.key, state.count), state._replace(count=state.count + 1)
+    return jax.random.fold_in(state.key, state.steps), state._replace(steps=state.steps + 1)
 
 
 def random_weights(key: PRNGKeyArray) -> Weighting:

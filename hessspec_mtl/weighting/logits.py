@@ -18,7 +18,7 @@ class Learnt(NamedTuple):
     values: Float[Array, " T"]
     first: Float[Array, " T"]
     second: Float[Array, " T"]
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 def learnt(values: Float[Array, " T"]) -> Learnt:
@@ -30,9 +30,9 @@ def learnt(values: Float[Array, " T"]) -> Learnt:
 def learn(state: Learnt, gradient: Float[Array, " T"], rate: float, decay: float = 0.0) -> Learnt:
     """One step of Adam (0.9, 0.999, 1e-8), `decay` times the numbers added to their gradient."""
     gradient = gradient + decay * state.values
-    count = state.count + 1
+    steps = state.steps + 1
     first = 0.9 * state.first + 0.1 * gradient
     second = 0.999 * state.second + 0.001 * gradient**2
-    steps = count.astype(gradient.dtype)
-    means, squares = first / (1 - 0.9**steps), second / (1 - 0.999**steps)
-    return Learnt(state.values - rate * means / (jnp.sqrt(squares) + 1e-8), first, second, count)
+    number = steps.astype(gradient.dtype)
+    means, squares = first / (1 - 0.9**number), second / (1 - 0.999**number)
+    return Learnt(state.values - rate * means / (jnp.sqrt(squares) + 1e-8), first, second, steps)

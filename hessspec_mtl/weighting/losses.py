@@ -80,8 +80,9 @@ def dynamic_weight_average(window: int, *, temperature: float = 2.0) -> Weightin
     require_positive("temperature", temperature)
 
     def start(num_tasks: int) -> Windows:
-        means = [_floats(num_tasks, value) for value in (0.0, 1.0, 1.0)]
-        return Windows(*means, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        running, last, before = (_floats(num_tasks, value) for value in (0.0, 1.0, 1.0))
+        steps, windows = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return Windows(running, last, before, steps, windows)
 
     def weigh(losses: Array, gramian: Any, state: Windows) -> Weighed:
         del gramian

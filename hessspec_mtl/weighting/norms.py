@@ -44,9 +44,9 @@ def gradnorm(*, alpha: float = 1.5, rate: float = 0.025) -> Weighting:
     Raises:
         ValueError: if `alpha` is negative or `rate` not positive.
 
-    Source: Chen et al. (2018), arXiv 1711.02257, eq. 2 as two public implementations quote it that
-    were read: `SamsungLabs/MTL` (`code/optim/gradnorm/balancer.py`) and TorchJD (`GradNormWrapper`,
-    whose α this is). The paper's text was not at hand.
+    Source: Chen et al. (2018), arXiv 1711.02257, as two public implementations have it that were
+    read: `SamsungLabs/MTL` (`code/optim/gradnorm/balancer.py`) and TorchJD
+    (`aggregation/gradnorm_wrapper.py`, whose α this is). The paper's text was not at hand.
     """
     if not alpha >= 0:
         raise ValueError(f"`alpha` must be at least 0, got {alpha}.")

@@ -72,7 +72,7 @@ def stepped(name: str, **changes):
     choice = Optimization.of(weighted(name, **changes), 20).choice
     init, step = weighted_step(NETWORK, choice, optax.sgd(0.5), sums_of)
     after, state, sums = jax.jit(lambda params: step(params, init(params), BATCH, None))(PARAMS)
-    assert int(state.count) == 1
+    assert int(state.steps) == 1
     return after, sums
 
 
@@ -193,7 +193,14 @@ def test_what_cannot_be_is_named(changes, message):
         TrainConfig(**changes)
 
 
-def test_the_page_of_weightings_names_them_all():
+def test_weights_of_another_number_of_tasks_are_refused():
+    config = weighted("fixed", task_weights=(1.0, 2.0, 3.0))
+    with pytest.raises(ValueError, match=r"one a task, got 3 for 2: size, bonds"):
+        programs(NETWORK, Optimization.of(config, 20))
+
+
+def test_the_page_and_the_options_name_all_weightings():
     page = (Path(__file__).parents[3] / "docs" / "weighting.md").read_text(encoding="utf-8")
     assert set(MEASURES) <= set(WEIGHTINGS)
     assert not [name for name in WEIGHTINGS if f"`{name}`" not in page]
+    assert not [name for name in WEIGHTINGS if name not in (TrainConfig.__doc__ or "")]
