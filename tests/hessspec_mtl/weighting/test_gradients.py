@@ -226,16 +226,16 @@ def test_inverse_norms_make_all_weighted_gradients_equally_long(cases):
 
 def test_a_simplex_minimum_at_a_corner_an_edge_and_inside():
     """½|x - p|² is smallest at the projection of p: known where p is beyond a face."""
-    identity, dtype = jnp.eye(3), jnp.zeros(()).dtype
-    for point, nearest in (
-        ([3.0, 0.0, -1.0], [1.0, 0.0, 0.0]),
-        ([0.7, 0.5, -1.0], [0.6, 0.4, 0.0]),
-        ([0.4, 0.6, 0.3], [0.3, 0.5, 0.2]),
-    ):
-        p = jnp.array(point)
-        found = simplex_minimum(lambda x, p=p: (x - p, identity), jnp.ones(3, bool), dtype)
-        np.testing.assert_allclose(found, nearest, atol=5e-5)
-    two = simplex_minimum(
-        lambda x: (x - jnp.array([0.4, 5.0, 0.2]), identity), jnp.array([True, False, True]), dtype
-    )
-    np.testing.assert_allclose(two, [0.6, 0.0, 0.4], atol=5e-5)
+    known = [
+        ([3.0, 0.0, -1.0], [True, True, True], [1.0, 0.0, 0.0]),
+        ([0.7, 0.5, -1.0], [True, True, True], [0.6, 0.4, 0.0]),
+        ([0.4, 0.6, 0.3], [True, True, True], [0.3, 0.5, 0.2]),
+        ([0.4, 5.0, 0.2], [True, False, True], [0.6, 0.0, 0.4]),
+    ]
+
+    def nearest(point, counted):
+        return simplex_minimum(lambda x: (x - point, jnp.eye(3)), counted, point.dtype)
+
+    points, counted, expected = map(np.array, zip(*known, strict=True))
+    found = jax.jit(jax.vmap(nearest))(jnp.asarray(points), jnp.asarray(counted))
+    np.testing.assert_allclose(found, expected, atol=5e-5)
