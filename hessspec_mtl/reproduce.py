@@ -381,7 +381,13 @@ def _fitted(config: StudyConfig, options: Options, dataset: MultitaskDataset) ->
     if wanted > available and not by_name:
         _say(f"The Hessians are averaged over all {available} training graphs ({wanted} wanted)")
         wanted = available
-    return replace(config, curvature=replace(config.curvature, num_graphs=wanted))
+    tracked = config.curvature.track_graphs
+    by_name = options.track_graphs is not None or options.curvature.track_graphs is not None
+    if config.curvature.track_every and tracked > available and not by_name:
+        _say(f"Sharpness and traces are followed on all {available} training graphs")
+        tracked = available
+    fitted = replace(config.curvature, num_graphs=wanted, track_graphs=tracked)
+    return replace(config, curvature=fitted)
 
 
 def _sources(options: Options) -> Iterator[tuple[str, loading.Load]]:

@@ -90,7 +90,8 @@ def track(
     k = state.rows.shape[0]
     if max_matvecs < k:
         raise ValueError(f"`max_matvecs` must be at least {k} for {k} pairs, got {max_matvecs}")
-    work = begin(state, products(state.rows), tol)
+    # A basis that no limit lets grow needs no room: passes over it are what a step costs beside H.
+    work = begin(state, products(state.rows), tol, room=min(2 + NUM_NEW, max_matvecs + 1 - k))
 
     def goes_on(work: Work) -> Bool[Array, ""]:
         return ~work.done & (work.spent < max_matvecs)
@@ -101,13 +102,15 @@ def track(
     return finish(state, jax.lax.while_loop(goes_on, step, work), tol)
 
 
-def begin(state: TrackerState, products: Float[Array, "k dim"], tol: float) -> Work:
-    """The basis of the wanted rows, of which these are the products."""
+def begin(
+    state: TrackerState, products: Float[Array, "k dim"], tol: float, room: int = 2 + NUM_NEW
+) -> Work:
+    """The basis of the wanted rows, of which these are the products, with `room` for others."""
     k, dim = state.rows.shape
     scale = jnp.max(power_of_two(products))
     images = products / scale
-    room = ((0, min(k + 2 + NUM_NEW, dim) - k), (0, 0))
-    basis, filled = jnp.pad(state.rows, room), jnp.pad(images, room)
+    empty = ((0, min(k + room, dim) - k), (0, 0))
+    basis, filled = jnp.pad(state.rows, empty), jnp.pad(images, empty)
     compressed = inner_products("ap,bp->ab", basis, filled)
     to_check, to_explore = _looks(state)
     work = Work(
@@ -211,11 +214,12 @@ def _proposed(state: TrackerState, work: Work, tol: float) -> Work:
     if shown > k:
         threat = _could_overtake(values[k - 1], values[k], lengths[k], state.which)
         is_open = is_open.at[k].set(is_open[k] & threat & (work.size > k))
-    # First one of B, which may help; the wanted pairs, the worst first; the explorer; the next one.
+    # First one of B, which may help; the explorer, which a limit on products must not starve; the
+    # wanted pairs, the worst first; the next one.
     wanted = jnp.arange(shown, dtype=jnp.int32) < k
     urgency = jnp.where(is_open, lengths, 0) + jnp.where(wanted & is_open, norm, 0)
     worst = jnp.argmax(urgency)
-    explores = ~work.to_check & work.to_explore & ~jnp.any(is_open & wanted)
+    explores = ~work.to_check & work.to_explore
     role = jnp.where(work.to_check, CHECKS, jnp.where(explores, EXPLORES, CORRECTS))
     role = role.astype(jnp.int32)
     corrected = _corrected(state, rests[worst], values[worst], work.scale)

@@ -16,6 +16,7 @@ from hessspec_mtl.curvature.subject import (
     hutchinson_name,
     result_names,
 )
+from hessspec_mtl.curvature.tracking import TABLE, state_files
 from hessspec_mtl.files.timing import note_seconds, unit_seconds
 from hessspec_mtl.files.versions import Machine
 from hessspec_mtl.files.whole import write_whole
@@ -49,8 +50,10 @@ def inputs(work: SeedWork, unit: Unit, start: int) -> dict[str, bytes]:
     """The files that `unit` builds on; a training goes on from the state after `start`, if any."""
     training = work.folder_of(unit.task)
     if unit.kind == "training":
-        begun = [] if start < 0 else [training / RUN_FILE, *_state(training, start)]
-        return _packed(work, begun)
+        if start < 0:
+            return {}
+        begun = [training / RUN_FILE, *_state(training, start)]
+        return _packed(work, [*begun, *_tracking(work, unit, newest=2)])
     paths = [*_state(training, unit.epoch)]
     identity = _result_folder(work, unit) / IDENTITY_FILE
     if unit.kind != "predictions" and identity.exists():
@@ -63,7 +66,8 @@ def outputs(work: SeedWork, unit: Unit) -> dict[str, bytes]:
     training = work.folder_of(unit.task)
     if unit.kind == "training":
         curves = (training / name for name in CURVES)
-        return _packed(work, [*_state(training, unit.epoch), *curves])
+        kept = [*_state(training, unit.epoch), *curves, *_tracking(work, unit, newest=1)]
+        return _packed(work, kept)
     if unit.kind == "predictions":
         return _packed(work, [predictions_file(training, unit.epoch)])
     return _packed(work, [_result_folder(work, unit) / IDENTITY_FILE, result_file(work, unit)])
@@ -106,7 +110,13 @@ def _accept_state(work: SeedWork, unit: Unit, files: dict[str, bytes]) -> None:
     checkpoints = Checkpoints(training / "checkpoints")
     newest = max(checkpoints.epochs(), default=-1)
     curves = {name: files.pop(_name(work, training / name)) for name in CURVES}
+    here = _name(work, work.tracking) + "/"
+    tracked = {name: files.pop(name) for name in list(files) if name.startswith(here)}
     prefix = _name(work, checkpoints.path(unit.epoch)) + "/"
+    if unit.epoch >= newest:  # what goes on from a state is there before it
+        for old in state_files(work.tracking)[:-1]:
+            old.unlink()
+        unpack(work.folder, tracked)
     checkpoints.adopt(unit.epoch, {name.removeprefix(prefix): data for name, data in files.items()})
     if unit.epoch >= newest:  # else a state of the past was made again
         unpack(training, curves)
@@ -127,6 +137,14 @@ def _result_folder(work: SeedWork, unit: Unit) -> Path:
 def _state(training: Path, epoch: int) -> Iterator[Path]:
     folder = Checkpoints(training / "checkpoints").path(epoch)
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _tracking(work: SeedWork, unit: Unit, *, newest: int) -> list[Path]:
+    """What was followed along a training, and the `newest` of what it goes on from."""
+    if unit.task is not None or work.tracked is None:
+        return []
+    table = work.tracking / TABLE
+    return [*state_files(work.tracking)[-newest:], *([table] if table.exists() else [])]
 
 
 def _packed(work: SeedWork, paths: list[Path]) -> dict[str, bytes]:

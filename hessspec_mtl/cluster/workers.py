@@ -97,6 +97,8 @@ class Place:
             if self._bench.newest(training) != order.start:
                 self._bench.forget(training)
                 _emptied(training)
+                if unit.task is None:
+                    _emptied(work.tracking)
                 unpack(work.folder, order.files)
         else:
             # Apart, so that nothing there is taken for a state of a training.

@@ -48,6 +48,10 @@ class CurvatureConfig:
         eigenpairs_tol: residual of each, relative to the norm of H.
         gradient_groups: random groups of the graphs over which the tasks' gradients are taken, to
             compare them and to tell how far the choice of graphs matters; 0 leaves them out.
+        track_every: steps of training from one look at every task's sharpness and trace to the
+            next, while it trains (`curvature.tracking`); 0 looks at none.
+        track_graphs: training graphs that these are averaged over.
+        track_probes: random vectors of these traces, the same at all steps.
     """
 
     num_epochs: int = 7
@@ -61,11 +65,15 @@ class CurvatureConfig:
     num_eigenpairs: int = 0
     eigenpairs_tol: float = 1e-3
     gradient_groups: int = 0
+    track_every: int = 0
+    track_graphs: int = 64
+    track_probes: int = 4
 
     def __post_init__(self) -> None:
         least = {"num_epochs": 2, "num_graphs": 1, "batch_size": 1, "trace_matvecs": 2}
         least |= {"num_probes": 1, "num_steps": 2, "hutchinson_samples": 0}
         least |= {"num_eigenpairs": 0, "gradient_groups": 0}
+        least |= {"track_every": 0, "track_graphs": 1, "track_probes": 2}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"`{name}` must be at least {bound}, got {getattr(self, name)}.")
@@ -116,12 +124,16 @@ def analysed_epochs(num_epochs: int, count: int) -> tuple[int, ...]:
 
 
 def hessian_indices(
-    num_examples: int, num_graphs: int, seed: int
+    num_examples: int, num_graphs: int, seed: int, *, option: str = "num_graphs"
 ) -> Int[np.ndarray, " num_graphs"]:
-    """Which training examples the Hessian is taken on: a random subset, in increasing order."""
+    """Which training examples the Hessian is taken on: a random subset, in increasing order.
+
+    Equal numbers are equal subsets. `option` is the setting that an error names.
+    """
     if num_graphs > num_examples:
+        flag = option.replace("_", "-")
         raise ValueError(
-            f"`curvature.num_graphs` (--num-graphs) must be at most {num_examples}, the number of "
+            f"`curvature.{option}` (--{flag}) must be at most {num_examples}, the number of "
             f"training graphs, got {num_graphs}."
         )
     generator = np.random.default_rng([_GRAPHS, seed])

@@ -9,6 +9,7 @@
 - `alignment`: Figure 10 (gradients against each other), Figure 11 (dominant eigenspaces),
   Figure 12 (distances between spectra)
 - `weights`: Figure 13 (weights of the tasks, where they are not all 1)
+- `tracking`: Figure 14 (sharpness and traces step by step)
 - `style`: one look for all, and how a figure becomes PDF, PNG and CSV
 - `axes`: symmetric logarithmic axes, axes of epochs
 """
@@ -28,6 +29,7 @@ from hessspec_mtl.figures.structures import (
     own_molecule_figure,
 )
 from hessspec_mtl.figures.style import Plot, PlotFiles, write_plot
+from hessspec_mtl.figures.tracking import tracking_figure
 from hessspec_mtl.figures.training import training_error_figure
 from hessspec_mtl.figures.weights import weight_figure
 
@@ -46,6 +48,7 @@ __all__ = [
     "single_task_figure",
     "trace_convergence_figure",
     "trace_figure",
+    "tracking_figure",
     "training_error_figure",
     "weight_figure",
     "write_plot",

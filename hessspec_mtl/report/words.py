@@ -129,6 +129,7 @@ def _study_paragraph(results: Results, position: int) -> str:
             f"averaged over {graphs:,} {things} of the training set, the same ones each time"
         )
         text += f", in {least}{duration(curvature)}" if curvature else ""
+    text += tracking_sentence(study)
     if not dataset.complete:
         counts = zip(study.tasks, dataset.counts(), strict=True)
         known = listed([f"{task.label} of {count:,}" for task, count in counts])
@@ -137,6 +138,35 @@ def _study_paragraph(results: Results, position: int) -> str:
             "and Hessians of a property are over those of which it is known"
         )
     return text + "." + outlier_sentence(dataset)
+
+
+def tracking_sentence(study: Study) -> str:
+    """What was followed while it trained, on how many graphs, and what that cost; or nothing."""
+    runs = [run for run in study.runs if run.tracking is not None]
+    tables = [run.tracking for run in runs if run.tracking is not None]
+    if not tables:
+        return ""
+    looks = [table.drop_duplicates("step") for table in tables]
+    count = sum(len(look) for look in looks)
+    products = sum(int(table["products"].sum()) for table in tables)
+    forms = sum(int(look["forms"].sum()) for look in looks)
+    # The first look of each run compiles, or begins from nothing.
+    usual = np.concatenate([look["look_seconds"].to_numpy()[1:] for look in looks])
+    training = sum(run.seconds.get("training", 0.0) for run in runs)
+    tracking = sum(run.seconds.get("tracking", 0.0) for run in runs)
+    text = (
+        f". While it trained, each property's largest eigenvalue and trace were followed on "
+        f"{runs[0].tracked_graphs:,} {study.dataset.domain}: {plural(count, 'look')}, "
+        f"{plural(products, 'product')} with a property's Hessian and {plural(forms, 'form')} of "
+        "all"
+    )
+    if training and usual.size:
+        text += (
+            f", in {100 * tracking / training:.2g} % of the seconds of training itself (the first "
+            f"look of each seed, which compiles, included; {np.median(usual):.2g} s a look after "
+            "it)"
+        )
+    return text
 
 
 def outlier_sentence(dataset: MultitaskDataset) -> str:

@@ -23,6 +23,7 @@ from hessspec_mtl.figures import (
     single_task_figure,
     trace_convergence_figure,
     trace_figure,
+    tracking_figure,
     training_error_figure,
     weight_figure,
     write_plot,
@@ -128,6 +129,7 @@ def plots_of(results: Results) -> list[Plot]:
         eigenspace_figure(studies),
         distance_figure(studies) if has_comparisons(studies) else None,
         weight_figure(drawn),
+        tracking_figure(drawn),
     ]
     return [
         replace(plot, title=_plain(plot.title), caption=_plain(plot.caption))

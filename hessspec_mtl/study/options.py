@@ -34,6 +34,8 @@ _SHORT: Mapping[str, str] = {
     "learning_rate": "train",
     "num_epochs": "train",
     "num_graphs": "curvature",
+    "track_every": "curvature",
+    "track_graphs": "curvature",
 }
 """Fields whose option also goes without the name of its group."""
 
@@ -96,6 +98,9 @@ class StudyOptions:
         num_examples: a random subset of each data set; all, if there are no more.
         num_graphs: training graphs that the Hessians are averaged over; if not given, all of them
             where those are fewer than the preset's.
+        track_every: steps from one look at every task's sharpness and trace to the next, while it
+            trains; 0, the presets' default, looks at none.
+        track_graphs: training graphs that these are averaged over; all, if there are no more.
         network: Sizes of the network.
         train: How it is trained.
         curvature: What is measured of the curvature, and when.
@@ -111,6 +116,8 @@ class StudyOptions:
     num_epochs: Annotated[int | None, INT] = None
     num_examples: Annotated[int | None, INT] = None
     num_graphs: Annotated[int | None, INT] = None
+    track_every: Annotated[int | None, INT] = None
+    track_graphs: Annotated[int | None, INT] = None
     network: NetworkOptions = field(default_factory=NetworkOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     curvature: CurvatureOptions = field(default_factory=CurvatureOptions)

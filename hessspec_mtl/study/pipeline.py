@@ -5,6 +5,7 @@
     <folder>/forest.csv                    test errors of random forests on the same split
     <folder>/seed-0/training/              checkpoints, history and, of the last epoch, test
                                            predictions of the multi-task network
+    <folder>/seed-0/tracking/              sharpness and traces while it trained, if asked for
     <folder>/seed-0/single/<task>/         the same for each task alone, if asked for, and
                                            curvature/epoch_.../ of its last epoch
     <folder>/seed-0/curvature/epoch_.../   trace.npz and density.npz of each analysed epoch, and how
@@ -35,6 +36,7 @@ from hessspec_mtl.datasets.grouping import (
 )
 from hessspec_mtl.network.model import NetworkConfig, init_params
 from hessspec_mtl.study.folder import claim, write_examples, write_left_out
+from hessspec_mtl.study.options import flag
 from hessspec_mtl.study.presets import DATA_SEED, StudyConfig
 from hessspec_mtl.study.records import Study
 from hessspec_mtl.study.seeds import SeedWork, read_seed, take, unfinished
@@ -170,24 +172,47 @@ def seed_works(
     indices = hessian_indices(len(encoded.train), config.curvature.num_graphs, DATA_SEED)
     examples = take(encoded.train, indices)
     _check_hessian_graphs(encoded, examples)
+    tracked = _tracked_graphs(config, encoded)
     tasks = tuple(task.name for task in encoded.tasks)
     sizes = asdict(config.network)
     network = NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)
     return tuple(
         SeedWork(
-            config, seed, network, encoded, split, examples, root / f"seed-{seed}", progress, say
+            config=config,
+            seed=seed,
+            network=network,
+            encoded=encoded,
+            split=split,
+            examples=examples,
+            tracked=tracked,
+            folder=root / f"seed-{seed}",
+            progress=progress,
+            say=say,
         )
         for seed in config.seeds
     )
 
 
-def _check_hessian_graphs(encoded: EncodedDataset, examples: Examples) -> None:
+def _tracked_graphs(config: StudyConfig, encoded: EncodedDataset) -> Examples | None:
+    """The graphs on which the curvature is followed at fine grain, if it is."""
+    if config.curvature.track_every == 0:
+        return None
+    number, option = config.curvature.track_graphs, "track_graphs"
+    indices = hessian_indices(len(encoded.train), number, DATA_SEED, option=option)
+    examples = take(encoded.train, indices)
+    _check_hessian_graphs(encoded, examples, option)
+    return examples
+
+
+def _check_hessian_graphs(
+    encoded: EncodedDataset, examples: Examples, option: str = "num_graphs"
+) -> None:
     """Raise if some task has no example among the graphs of the Hessian: it would be 0."""
     columns = zip(encoded.tasks, examples.targets.T, strict=True)
     names = [task.name for task, column in columns if np.isnan(column).all()]
     if names:
         raise ValueError(
-            f"`curvature.num_graphs` (--num-graphs) takes {len(examples)} of {len(encoded.train)} "
+            f"`curvature.{option}` ({flag(option)}) takes {len(examples)} of {len(encoded.train)} "
             f"training graphs for the Hessians, of which none has the target {names}; take more, "
             "or leave these targets out."
         )

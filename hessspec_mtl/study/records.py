@@ -41,6 +41,9 @@ class SeedRun:
             predicted, in standardised units; None where they were not kept.
         single_predictions: task name -> the same of that task's own network.
         weights: columns epoch, task and weight, means over each epoch; None where all are 1.
+        tracking: sharpness and trace of each task while it trained, columns as in
+            `curvature.tracking.load_tracking`; None where they were not followed.
+        tracked_graphs: how many graphs those are averaged over, the same at every step.
         seconds: stage -> wall-clock seconds.
         timed: whether all of the work said how long it took; else `seconds` lack some of it.
     """
@@ -56,6 +59,8 @@ class SeedRun:
     predictions: pd.DataFrame | None = None
     single_predictions: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     weights: pd.DataFrame | None = None
+    tracking: pd.DataFrame | None = None
+    tracked_graphs: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     timed: bool = True
 

@@ -25,6 +25,7 @@ from hessspec_mtl.curvature.follow import (
     is_measured,
 )
 from hessspec_mtl.curvature.subject import epoch_folder, hutchinson_name
+from hessspec_mtl.curvature.tracking import TaskTracker, load_tracking, tracking_seconds
 from hessspec_mtl.datasets.base import EncodedDataset, Examples, Split
 from hessspec_mtl.files.timing import unit_seconds
 from hessspec_mtl.graphs import with_any_target
@@ -55,6 +56,7 @@ class SeedWork:
         encoded: both sides of the split.
         split: indices of both sides.
         examples: the graphs of the Hessians.
+        tracked: those of what is followed while it trains; None if nothing is.
         folder: of this run.
         progress: whether to show progress bars.
         say: told in plain English what is being done.
@@ -66,6 +68,7 @@ class SeedWork:
     encoded: EncodedDataset
     split: Split
     examples: Examples
+    tracked: Examples | None
     folder: Path
     progress: bool | None
     say: Callable[[str], None] = field(repr=False)
@@ -147,7 +150,12 @@ class SeedWork:
             self.encoded,
             self.folder_of(task),
             keep_first=self._keep_first,
+            along=_tracker(self) if task is None else None,
         )
+
+    @property
+    def tracking(self) -> Path:
+        return self.folder / "tracking"
 
     @property
     def alone(self) -> Mapping[str, Path]:
@@ -208,6 +216,8 @@ def read_seed(work: SeedWork) -> SeedRun:
         predictions=_predictions(work),
         single_predictions={task: _predictions(work, task) for task in single},
         weights=load_weights(work.training),
+        tracking=None if work.tracked is None else load_tracking(work.tracking),
+        tracked_graphs=0 if work.tracked is None else len(work.tracked),
         seconds=_seconds(work),
         timed=all_timed(work.folder),
     )
@@ -224,6 +234,8 @@ def unfinished(work: SeedWork) -> list[str]:
             missing.append(f"training{of} {where}")
         elif not predictions_file(folder, work.last).exists() and not _has_state(work, folder):
             missing.append(f"the predictions of the network{of} after epoch {work.last}")
+    if work.tracked is not None and load_tracking(work.tracking) is None:
+        missing.append("what was tracked while it trained")
     lacking = [e for e in work.epochs if not is_measured(work.config.curvature, work.curvature, e)]
     if lacking:
         missing.append(f"the curvature after epochs {', '.join(map(str, lacking))}")
@@ -233,6 +245,21 @@ def unfinished(work: SeedWork) -> list[str]:
     if work.hutchinson_file is not None and not work.hutchinson_file.exists():
         missing.append(f"the plain Hutchinson trace after epoch {work.last}")
     return missing
+
+
+def _tracker(work: SeedWork) -> TaskTracker | None:
+    """What follows sharpness and traces while the network of all tasks trains."""
+    if work.tracked is None:
+        return None
+    config = work.config.curvature
+    return TaskTracker(
+        work.network,
+        work.tracked,
+        work.tracking,
+        every=config.track_every,
+        num_probes=config.track_probes,
+        seed=work.seed,
+    )
 
 
 def _has_state(work: SeedWork, training: Path) -> bool:
@@ -294,7 +321,12 @@ def _seconds(work: SeedWork) -> dict[str, float]:
         )
     training = {"training": work.training}
     training |= {f"training on {task} alone": folder for task, folder in work.alone.items()}
-    return {stage: training_seconds(path) for stage, path in training.items()} | units
+    seconds = {stage: training_seconds(path) for stage, path in training.items()}
+    if work.tracked is not None:
+        # Looks are made within epochs, whose times hold theirs.
+        units["tracking"] = tracking_seconds(load_tracking(work.tracking))
+        seconds["training"] = max(0.0, seconds["training"] - units["tracking"])
+    return seconds | units
 
 
 def all_timed(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import jax
@@ -28,6 +29,7 @@ from hessspec_mtl.graphs import (
     target_weights,
 )
 from hessspec_mtl.network.model import Params
+from hessspec_mtl.training.along import Look
 from hessspec_mtl.training.batches import (
     epoch_batches,
     largest_batches,
@@ -47,15 +49,26 @@ Examples = tuple[Sequence[MultiGraph], Float[np.ndarray, "examples tasks"]]
 Errors = Float[np.ndarray, "metrics tasks"]
 
 
+def ignored(step: int, params: Params) -> None:
+    """Looks at nothing."""
+
+
 class Epochs(Protocol):
     """What a run asks for, with `train` and `test` as its splits."""
 
     def epoch(
-        self, epoch: int, params: Params, opt_state: Any, bar: ProgressBar
+        self,
+        epoch: int,
+        params: Params,
+        opt_state: Any,
+        bar: ProgressBar,
+        stops: Sequence[int] = (),
+        look: Look = ignored,
     ) -> tuple[Params, Any, Errors]:
         """One pass: the state after it from that before it, which is used up, and the errors.
 
         Where tasks are weighted, a third row of these has the means of their weights.
+        After each of the steps `stops`, counted from 1 in the epoch and in order, `look` is called.
         """
         ...
 
@@ -84,7 +97,13 @@ class HostEpochs:
         self._batches: dict[str, list[GraphBatch]] = {}
 
     def epoch(
-        self, epoch: int, params: Params, opt_state: Any, bar: ProgressBar
+        self,
+        epoch: int,
+        params: Params,
+        opt_state: Any,
+        bar: ProgressBar,
+        stops: Sequence[int] = (),
+        look: Look = ignored,
     ) -> tuple[Params, Any, Errors]:
         (graphs, targets), sums = self._splits["train"], []
         for members in epoch_batches(self._key, epoch, len(graphs), self._batch_size):
@@ -97,6 +116,8 @@ class HostEpochs:
             )
             sums.append(batch_sums)
             bar.update(1)
+            if len(sums) in stops:
+                look(len(sums), params)
         return params, opt_state, _means(sums, len(graphs))
 
     def errors(self, params: Params, split: str) -> Errors:
@@ -131,12 +152,30 @@ class ResidentEpochs:
         self._groups: dict[str, tuple[Array, Padding]] = {}
 
     def epoch(
-        self, epoch: int, params: Params, opt_state: Any, bar: ProgressBar
+        self,
+        epoch: int,
+        params: Params,
+        opt_state: Any,
+        bar: ProgressBar,
+        stops: Sequence[int] = (),
+        look: Look = ignored,
     ) -> tuple[Params, Any, Errors]:
-        params, opt_state, sums = self._programs.epoch(params, opt_state, *self.arguments(epoch))
-        errors = _means(sums, len(self._sizes))
-        bar.update(len(sums))
-        return params, opt_state, errors
+        arguments, length = self.arguments(epoch), -(-len(self._sizes) // self._batch_size)
+        if not stops:
+            params, opt_state, sums = self._programs.epoch(params, opt_state, *arguments)
+            errors = _means(sums, len(self._sizes))
+            bar.update(length)
+            return params, opt_state, errors
+        parts = []
+        for bounds in pairwise(sorted({0, *stops, length})):
+            on_device = jax.device_put([np.int32(bound) for bound in bounds])
+            stretch = self._programs.stretch
+            params, opt_state, sums = stretch(params, opt_state, *arguments, *on_device)
+            parts.append(jax.device_get(sums)[slice(*bounds)])
+            bar.update(len(parts[-1]))
+            if bounds[1] in stops:
+                look(bounds[1], params)
+        return params, opt_state, _means(np.concatenate(parts), len(self._sizes))
 
     def arguments(self, epoch: int) -> tuple[Any, ...]:
         """What `Programs.epoch` takes beside a state."""
@@ -183,7 +222,7 @@ def _groups(graphs: Sequence[MultiGraph]) -> tuple[Array, Padding]:
     return jnp.asarray(np.stack(filled), jnp.int32), padding
 
 
-def _means(sums: Sequence[Array] | Array, count: int) -> Errors:
+def _means(sums: Sequence[Array] | Array | np.ndarray, count: int) -> Errors:
     """Sums over batches, added in float64, as means over the examples that have the target."""
     held = np.asarray(jax.device_get(sums), np.float64)
     return np.sum(held, axis=0) / count

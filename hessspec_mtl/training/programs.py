@@ -80,6 +80,9 @@ class Programs:
         sums: (params, batch) -> sums.
         epoch: (params, opt_state, graphs, key, epoch, padding) -> (params, opt_state, sums of each
             batch); all its steps are one program, in which the host has no part.
+        stretch: (params, opt_state, graphs, key, epoch, padding, first, last) -> the same of the
+            steps after `first` up to `last` of the epoch; sums of the others are 0. The bounds are
+            arguments, so that one program serves stretches of any length.
         all_sums: (params, graphs, members of each batch, padding) -> sums of each batch.
     """
 
@@ -87,6 +90,7 @@ class Programs:
     step: Callable[..., Any]
     sums: Callable[..., Any]
     epoch: Callable[..., Any]
+    stretch: Callable[..., Any]
     all_sums: Callable[..., Any]
 
 
@@ -136,6 +140,30 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         (params, opt_state), sums = jax.lax.scan(advanced, (params, opt_state), members)
         return params, opt_state, sums
 
+    @partial(jax.jit, donate_argnums=(0, 1), static_argnames="padding")
+    def stretch(
+        params: Params,
+        opt_state: Any,
+        graphs: ResidentGraphs,
+        key: PRNGKeyArray,
+        epoch: Int[Array, ""],
+        padding: Padding,
+        measured: GraphBatch | None,
+        first: Int[Array, ""],
+        last: Int[Array, ""],
+    ) -> tuple[Params, Any, Float[Array, "batches metrics tasks"]]:
+        members = epoch_members(key, epoch, len(graphs.targets), optimization.batch_size)
+
+        def advanced(number: Int[Array, ""], state: tuple[Params, Any, Array]) -> Any:
+            params, opt_state, sums = state
+            batch = graphs.batch(members[number], padding)
+            params, opt_state, found = step(params, opt_state, batch, measured)
+            return params, opt_state, sums.at[number].set(found)
+
+        rows = 2 if optimization.weighting == "equal" else 3  # with the weights
+        sums = jnp.zeros((len(members), rows, len(network.tasks)), jnp.float32)
+        return jax.lax.fori_loop(first, last, advanced, (params, opt_state, sums))
+
     @partial(jax.jit, static_argnames="padding")
     def all_sums(
         params: Params,
@@ -145,9 +173,8 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
     ) -> Float[Array, "batches metrics tasks"]:
         return jax.lax.map(lambda few: error_sums(params, graphs.batch(few, padding)), members)
 
-    return Programs(
-        init, jax.jit(step, donate_argnums=(0, 1)), jax.jit(error_sums), epoch, all_sums
-    )
+    step_alone = jax.jit(step, donate_argnums=(0, 1))
+    return Programs(init, step_alone, jax.jit(error_sums), epoch, stretch, all_sums)
 
 
 @jax.jit

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,9 +27,10 @@ from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec_mtl.graphs import GraphBatch, MultiGraph, balanced_batches, with_any_target
 from hessspec_mtl.network.model import NetworkConfig, Params, init_params
 from hessspec_mtl.network.ways import for_device
+from hessspec_mtl.training.along import Along, stops
 from hessspec_mtl.training.checkpoints import Checkpoints
 from hessspec_mtl.training.config import MATMUL_PRECISIONS, TrainConfig
-from hessspec_mtl.training.epochs import Epochs, HostEpochs, ResidentEpochs
+from hessspec_mtl.training.epochs import Epochs, HostEpochs, ResidentEpochs, ignored
 from hessspec_mtl.training.identity import claim, describe
 from hessspec_mtl.training.programs import Optimization, finite_leaves, programs
 from hessspec_mtl.training.state import (
@@ -145,11 +147,14 @@ class Training:
         directory: str | os.PathLike[str],
         *,
         keep_first: bool = True,
+        along: Along | None = None,
     ) -> None:
         """Claims `directory` for this run, and looks at what is there of it.
 
         Args:
             keep_first: whether the state after epoch 0 stays, as `TrainConfig.keep_epochs` has it.
+            along: looks at the parameters while they are trained, at each step once: epochs that
+                are trained again, since a state of the past is missing, it does not see.
 
         Raises:
             ValueError, CheckpointError: as `train`.
@@ -172,10 +177,12 @@ class Training:
         on_cpu, seconds = jax.default_backend() == "cpu", config.checkpoint_seconds
         self._interval = (0.0 if on_cpu else 20.0) if seconds is None else seconds
         self._precision = MATMUL_PRECISIONS[config.matmul_precision]
-        self._sound = self._checkpoints.sound_epochs()
+        self._sound, self._along = self._checkpoints.sound_epochs(), along
         self._last: tuple[int, TrainingState] | None = None
         if self._sound:
             write_curves(self._folder, self._restored(max(self._sound)), network.tasks)
+        if along is not None:
+            along.resume(self._steps * max(self._sound) if self._sound else -1)
 
     @property
     def newest(self) -> int:
@@ -207,8 +214,13 @@ class Training:
         with progress_bar(num_steps, "training", enabled=progress, unit="step") as bar:
             for first, last in legs:
                 state = self._before_training() if first < 0 else self._after(first)
+                along = self._along if last > newest else None
+                if along is not None:
+                    along.resume(self._steps * first if first >= 0 else -1)
+                    if first < 0:
+                        along.look(0, state.params)
                 for now in range(first + 1, last + 1):
-                    state = self._epoch(now, state, bar) if now > 0 else state
+                    state = self._epoch(now, state, bar, along) if now > 0 else state
                     # With the writing of the epoch before: nothing is left out but that of the
                     # last.
                     end = time.perf_counter()
@@ -224,6 +236,8 @@ class Training:
         return load_history(self._folder)
 
     def _save(self, epoch: int, state: TrainingState, keep: Collection[int], newest: int) -> None:
+        if self._along is not None and epoch >= newest:
+            self._along.save(self._steps * epoch)
         self._checkpoints.save(epoch, state.packed())
         self._checkpoints.prune(keep)
         if epoch >= newest:
@@ -241,11 +255,19 @@ class Training:
             weights = np.full((1, len(self._network.tasks)), np.nan)
         return TrainingState(params, opt_state, history, np.zeros(0), weights)
 
-    def _epoch(self, epoch: int, state: TrainingState, bar: ProgressBar) -> TrainingState:
+    def _epoch(
+        self, epoch: int, state: TrainingState, bar: ProgressBar, along: Along | None
+    ) -> TrainingState:
         """The state after `epoch` from that before it, whose arrays are used up."""
         evaluated = epoch == self._config.num_epochs or epoch % self._config.evaluate_every == 0
+        before, last, look = (epoch - 1) * self._steps, epoch * self._steps, ignored
+        within: list[int] = []
+        if along is not None:
+            within = [step - before for step in stops(along.every, before, last)]
+            look = partial(_looked, along, before)
+        start = state.params, state.opt_state, bar
         with jax.default_matmul_precision(self._precision):
-            params, opt_state, train = self._epochs.epoch(epoch, state.params, state.opt_state, bar)
+            params, opt_state, train = self._epochs.epoch(epoch, *start, within, look)
             test = self._epochs.errors(params, "test") if evaluated else None
         history = extended(state.history, train[:2], test, self._network.tasks)
         _require_finite(params, epoch)
@@ -280,6 +302,11 @@ def sound_states(
     """
     checkpoints = _claimed(config, network, _splits(encoded, network), Path(directory))
     return checkpoints.sound_epochs()
+
+
+def _looked(along: Along, before: int, step: int, params: Params) -> None:
+    """A look after `step` steps of an epoch, `before` of the run being earlier."""
+    along.look(before + step, params)
 
 
 def load_params(directory: str | os.PathLike[str], epoch: int) -> Params:

@@ -63,6 +63,9 @@ TYPED = {
     "curvature.num_eigenpairs": "6",
     "curvature.eigenpairs_tol": "0.125",
     "curvature.gradient_groups": "5",
+    "curvature.track_every": "50",
+    "curvature.track_graphs": "9",
+    "curvature.track_probes": "6",
 }
 
 

@@ -63,6 +63,29 @@ def trained(way) -> SimpleNamespace:
     return SimpleNamespace(params=params, opt_state=opt_state, errors=[*before, *errors, after])
 
 
+@pytest.mark.parametrize("kind", [HostEpochs, ResidentEpochs])
+def test_looks_within_an_epoch_change_no_bit_and_compile_once(kind):
+    """Parts of any length are one program; what is looked at is the state after that many steps."""
+    way, digests, compilations = kind(PROGRAMS, SPLITS, 8, KEY), {}, Compilations()
+
+    def look(number: int, params) -> None:
+        digests[number] = float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
+
+    ends = []
+    for stops in ((), (1, 3), (1,), (2,), (1, 2, 3)):
+        params, before = init_params(jax.random.key(0), NETWORK), dict(digests)
+        digests.clear()
+        compilations.count = 0
+        with progress_bar(3, "training", enabled=False) as bar:
+            state = params, PROGRAMS.optimizer.init(params), bar
+            ends.append(way.epoch(1, *state, stops, look))
+        assert list(digests) == list(stops)
+        assert all(digests[number] == before[number] for number in {*stops} & {*before})
+    assert compilations.count == 0
+    for end in ends[1:]:
+        jax.tree.map(np.testing.assert_array_equal, end, ends[0])
+
+
 def packed(params, opt_state) -> dict:
     return TrainingState(params, opt_state, np.zeros((1, 2, 2, 2)), np.zeros(1)).packed()
 

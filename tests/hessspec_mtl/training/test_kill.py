@@ -24,6 +24,7 @@ import pytest
 
 from hessspec_mtl import reproduce
 from hessspec_mtl.curvature.follow import CurvatureConfig
+from hessspec_mtl.curvature.tracking import load_tracking
 from hessspec_mtl.datasets.computed import load_molecules
 from hessspec_mtl.study import presets
 from hessspec_mtl.study.presets import NetworkSizes, Preset, StudyConfig
@@ -150,15 +151,21 @@ def test_the_numbers_are_those_of_a_run_that_was_never_interrupted(runs):
 
 @pytest.mark.slow
 def test_deaths_at_random_times_change_no_number(tmp_path):
-    """Thirty deaths after 0.3 to 6 seconds of work, each by the same command."""
+    """Thirty deaths after 0.3 to 6 seconds of work, each by the same command, which tracks."""
     delays = np.random.default_rng(0).uniform(0.3, 6.0, 30)
-    plan: list[dict[str, Any]] = [{"out": "uninterrupted"}]
-    plan += [{"seconds": float(delay)} for delay in delays]
-    outcomes = killed_and_resumed(tmp_path, [*plan, NOWHERE])
+    tracking = {"options": ["--track-every", "1", "--track-graphs", "6"]}
+    plan: list[dict[str, Any]] = [{"out": "uninterrupted"} | tracking]
+    plan += [{"seconds": float(delay)} | tracking for delay in delays]
+    outcomes = killed_and_resumed(tmp_path, [*plan, tracking])
     assert {run["status"] for run in outcomes} <= {0, -signal.SIGKILL}
     assert sum(run["status"] != 0 for run in outcomes) >= 5
     assert outcomes[-1]["status"] == 0
-    assert_same_results(*(seed_folder(tmp_path, out) for out in ("killed", "uninterrupted")))
+    killed, whole = (seed_folder(tmp_path, out) for out in ("killed", "uninterrupted"))
+    assert_same_results(killed, whole)
+    ours, theirs = (load_tracking(path / "tracking") for path in (killed, whole))
+    assert list(theirs["step"].unique()) == [0, 1, 2, 3, 4]
+    rows = [table.drop(columns="look_seconds") for table in (ours, theirs)]
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
 
 
 def assert_same_results(killed: Path, whole: Path) -> None:
@@ -231,7 +238,7 @@ def run_in_a_fork(folder: Path, where: Mapping[str, Any]) -> dict[str, Any]:
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
             arguments = ["--sets", "molecules", "--out", str(folder / out), "--progress", "False"]
             arguments += ["--workers", "0"]
-            os._exit(reproduce.main(arguments))
+            os._exit(reproduce.main([*arguments, *where.get("options", ())]))
         os._exit(99)
     _, status, usage = os.wait4(child, 0)
     print(where, round(usage.ru_utime + usage.ru_stime, 1), "CPU-s", flush=True)

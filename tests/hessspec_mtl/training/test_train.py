@@ -123,6 +123,57 @@ def test_a_run_is_taken_from_epoch_to_epoch_and_ends_with_the_same_numbers(tmp_p
     assert_same_run(tmp_path / "calls", uninterrupted)
 
 
+class Seen:
+    """Notes what it sees, resumable as `Along` must be."""
+
+    every = 3
+
+    def __init__(self) -> None:
+        self.looks: dict[int, float] = {}
+        self.saved: list[int] = []
+
+    def look(self, step: int, params) -> None:
+        assert step not in self.looks
+        self.looks[step] = float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
+
+    def save(self, step: int) -> None:
+        assert not self.saved or step > self.saved[-1]
+        self.saved.append(step)
+
+    def resume(self, step: int) -> None:
+        self.looks = {seen: value for seen, value in self.looks.items() if seen <= step}
+        self.saved = [kept for kept in self.saved if kept <= step]
+
+
+def test_what_looks_along_changes_no_number_and_sees_each_step_once(tmp_path, uninterrupted):
+    """Also where a run stops on the way, or loses its last state: those steps are seen again."""
+    whole, parted = Seen(), Seen()
+    Training(CONFIG, NETWORK, DATA, tmp_path / "whole", along=whole).to()
+    assert_same_run(tmp_path / "whole", uninterrupted)
+    # 30 examples in steps of 8, for 4 epochs.
+    assert list(whole.looks) == [0, 3, 6, 9, 12, 15]
+    assert whole.saved == [0, 4, 8, 12, 16]
+    training = Training(CONFIG, NETWORK, DATA, tmp_path / "parted", along=parted)
+    training.to(0)
+    training.to(3)
+    shutil.rmtree(Checkpoints(tmp_path / "parted" / "checkpoints").path(3))
+    Training(CONFIG, NETWORK, DATA, tmp_path / "parted", along=parted).to()
+    assert_same_run(tmp_path / "parted", uninterrupted)
+    assert parted.looks == whole.looks
+    assert parted.saved == whole.saved
+
+
+def test_epochs_that_are_trained_again_for_a_lost_state_are_not_looked_at_again(tmp_path):
+    config, seen = replace(CONFIG, keep_epochs=(2,)), Seen()
+    Training(config, NETWORK, DATA, tmp_path, along=seen).to()
+    looks = dict(seen.looks)
+    shutil.rmtree(Checkpoints(tmp_path / "checkpoints").path(2))
+    with pytest.warns(UserWarning, match="epochs 0 to 2 are trained again"):
+        Training(config, NETWORK, DATA, tmp_path, along=seen).to()
+    assert seen.looks == looks
+    assert seen.saved == [0, 4, 8, 12, 16]
+
+
 def test_a_run_that_is_past_the_epoch_asked_for_stays_as_it_is(tmp_path, uninterrupted):
     shutil.copytree(uninterrupted[0], tmp_path / "run")
     train(CONFIG, NETWORK, DATA, tmp_path / "run", until=2)
