@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 import hessspec
-from hessspec_mtl.curvature.follow import hessian_indices, task_hessians
+from hessspec_mtl.curvature.follow import hessian_indices
+from hessspec_mtl.curvature.subject import task_hessians
 from hessspec_mtl.graphs import batch_graphs, padding_for
 from hessspec_mtl.network.model import NetworkConfig, Params, init_params
 from hessspec_mtl.network.tasks import partial_losses

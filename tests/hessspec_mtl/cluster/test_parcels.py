@@ -75,6 +75,28 @@ def test_a_training_builds_on_a_state_and_on_what_says_which_run_it_is(work, far
 
 
 @pytest.mark.any_dtype
+def test_what_is_followed_along_a_training_travels_with_its_states(work, far):
+    """The table, and what the next look starts from; that of the state before stays for a while."""
+    work, far = (replace(place, tracked=place.examples) for place in (work, far))
+    for epoch, step in ((1, 10), (2, 20), (3, 30)):
+        trained(far, None, epoch)
+        write_whole(far.tracking / f"step_{step:09d}.npz", f"after {step}")
+        write_whole(far.tracking / "tracking.csv", f"up to {step}")
+        unit = Unit(0, "training", epoch)
+        accept(work, unit, Made(outputs(far, unit), MACHINE))
+    names = ["step_000000020.npz", "step_000000030.npz", "tracking.csv"]
+    assert sorted(path.name for path in work.tracking.iterdir()) == names
+    sent = inputs(work, Unit(0, "training", 4), 3)
+    assert {f"tracking/{name}" for name in names} <= set(sent)
+    # A state of the past that is made again brings nothing of it.
+    write_whole(far.tracking / "tracking.csv", "another")
+    accept(work, Unit(0, "training", 1), Made(outputs(far, Unit(0, "training", 1)), MACHINE))
+    assert (work.tracking / "tracking.csv").read_text() == "up to 30"
+    trained(far, "E1", 4)
+    assert not any("tracking" in name for name in outputs(far, Unit(0, "training", 4, "E1")))
+
+
+@pytest.mark.any_dtype
 def test_a_result_arrives_with_its_time_and_the_parameters_it_is_of(work, far):
     unit, folder = Unit(0, "density", 1), "curvature/epoch_000001"
     write_whole(far.folder / folder / IDENTITY_FILE, "the hash\n")

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.timing import Compilations
 from hessspec_mtl.curvature import tracking
-from hessspec_mtl.curvature.follow import task_hessians
+from hessspec_mtl.curvature.subject import task_hessians
 from hessspec_mtl.curvature.tracking import (
     TOLERANCE,
     TaskTracker,
