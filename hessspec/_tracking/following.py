@@ -72,13 +72,13 @@ def trace_samples(
         probes = spherical(key, drawn, size, operator.dim, operator.dtype)
         forms = np.asarray(operator.forms(probes), np.float64).reshape(len(rows), size)
         known = zip(forms, rows, found, strict=True)
-        parts.append(np.stack([deflated(form, probes, q, pairs) for form, q, pairs in known]))
+        parts.append(np.stack([_deflated(form, probes, q, pairs) for form, q, pairs in known]))
         drawn += size
     samples = np.concatenate(parts, axis=1)
     return samples if operator.num_tasks is not None else samples[0]
 
 
-def deflated(
+def _deflated(
     forms: Float[np.ndarray, " n"],
     probes: Float[Array, "n dim"],
     rows: Float[Array, "k dim"],

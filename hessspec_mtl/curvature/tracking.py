@@ -31,12 +31,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import hessspec
-from hessspec import TrackedPairs, TrackerState
+from hessspec import TraceEstimate, TrackedPairs, TrackerState
 from hessspec._base.later import Later
-from hessspec._krylov.blocks import spherical
-from hessspec._tracking.following import deflated
-from hessspec._tracking.kernel import MOVING
-from hessspec._tracking.steps import tracked_trace
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.graphs import GraphBatch, balanced_batches
@@ -72,6 +68,13 @@ _COLUMNS = (
     *("products", "forms", "look_seconds"),
 )
 _ARRAYS = ("rows", "known", "known_values", "explorer", "count", "turn", "effort")
+
+
+Forms = tuple[
+    Float[Array, "tasks n"] | np.ndarray,
+    Float[Array, "tasks n"] | np.ndarray,
+    Float[Array, "tasks n"] | np.ndarray,
+]
 
 
 class TaskTracker:
@@ -120,7 +123,9 @@ class TaskTracker:
             states, found, samples, rounds = self._looked(params)
         self._states, self._last = states, step
         seconds = time.perf_counter() - start
-        estimate = tracked_trace(samples, states.rows.shape[-1])
+        estimate = TraceEstimate.from_samples(
+            samples, method="tracked", dim=states.rows.shape[-1], num_matvecs=samples.size
+        )
         low, high = estimate.confidence_interval(CONFIDENCE)
         for t, task in enumerate(self._network.tasks):
             columns: tuple[Any, ...] = (
@@ -177,20 +182,16 @@ class TaskTracker:
             leaves = jax.tree.leaves(params["shared"])
             dim, dtype = sum(leaf.size for leaf in leaves), leaves[0].dtype
             key = jax.random.fold_in(self._key, _PROBES)
-            self._probes = spherical(key, 0, self.num_probes, dim, dtype)
+            drawn = jax.random.normal(key, (self.num_probes, dim), dtype)
+            lengths = jnp.linalg.norm(drawn, axis=1, keepdims=True)
+            self._probes = drawn * (dim**0.5 / lengths)
         states, found, forms, rounds = self._followed(params, self._probes)
-        images, small = found.images, jax.device_get(found._replace(images=found.norm))
-        samples = [
-            deflated(form, self._probes, rows, _task(small, t)._replace(images=images[t]))
-            for t, (form, rows) in enumerate(
-                zip(np.asarray(forms, float), states.rows, strict=True)
-            )
-        ]
-        return states, small, np.stack(samples), rounds
+        small, forms = jax.device_get((found._replace(images=found.norm), forms))
+        return states, small, _samples(forms, small.values, self._probes.shape[1]), rounds
 
     def _followed(
         self, params: Params, probes: Float[Array, "n dim"]
-    ) -> tuple[TrackerState, TrackedPairs, Float[Array, "tasks n"], int]:
+    ) -> tuple[TrackerState, TrackedPairs, Forms, int]:
         """What the program says after one round, or, from nothing, after as many as it takes."""
         update = _program(self._network)
         if self._states is not None:
@@ -256,9 +257,22 @@ def tracking_seconds(table: pd.DataFrame | None) -> float:
     return float(table.drop_duplicates("step")["look_seconds"].sum())
 
 
+def _samples(
+    forms: Forms, values: Float[np.ndarray, "tasks 1"], dim: int
+) -> Float[np.ndarray, "tasks n"]:
+    """θ + (P - 1) / |r|² · rᵀHr with r = v - q qᵀv: unbiased samples of tr H with q deflated."""
+    form, along, across = (np.asarray(part, np.float64) for part in forms)
+    theta = np.asarray(values, np.float64)
+    rest = form - 2 * along * across + theta * along**2
+    return theta + rest * (dim - 1) / (dim - along**2)
+
+
 @cache
 def _program(network: NetworkConfig) -> Callable[..., Any]:
     """(params, batch, states, probes) -> (states, pairs of each task, forms of each task).
+
+    The forms are vᵀHv, qᵀv and (Hq)ᵀv for each probe v, with q the task's eigenvector.
+
 
     Tasks come one after the other, since each needs as many products as it needs.
     """
@@ -268,7 +282,7 @@ def _program(network: NetworkConfig) -> Callable[..., Any]:
     @partial(jax.jit, donate_argnums=2)
     def update(
         params: Params, batch: GraphBatch, states: TrackerState, probes: Float[Array, "n dim"]
-    ) -> tuple[TrackerState, TrackedPairs, Float[Array, "tasks n"]]:
+    ) -> tuple[TrackerState, TrackedPairs, Forms]:
         flat, as_tree = ravel_pytree(params["shared"])
 
         def of(shared: Float[Array, " dim"]) -> Float[Array, " tasks"]:
@@ -278,8 +292,8 @@ def _program(network: NetworkConfig) -> Callable[..., Any]:
             task: tuple[TrackerState, Float[Array, " tasks"]],
         ) -> tuple[TrackerState, TrackedPairs]:
             state, weights = task
-            # Hundreds of steps apart the spectrum counts as moving, however little is spent on it.
-            state = replace(state, effort=jnp.full_like(state.effort, MOVING + 1))
+            # Hundreds of steps apart the spectrum counts as moving, however little was spent on it.
+            state = replace(state, effort=jnp.full_like(state.effort, MOST_PRODUCTS))
             _, product = jax.linearize(jax.grad(lambda shared: weights @ of(shared)), flat)
             products = lambda rows: product(rows[0])[None]  # noqa: E731
             return hessspec.track(products, state, tol=TOLERANCE, max_matvecs=MOST_PRODUCTS)
@@ -289,13 +303,13 @@ def _program(network: NetworkConfig) -> Callable[..., Any]:
             return jax.jvp(along, (flat,), (probe,))[1]
 
         states, found = jax.lax.map(followed, (states, jnp.eye(count, dtype=flat.dtype)))
-        return states, found, jax.lax.map(form, probes).T
+        along, across = (
+            jnp.einsum("tkp,np->tn", block, probes, precision="highest")
+            for block in (states.rows, found.images)
+        )
+        return states, found, (jax.lax.map(form, probes).T, along, across)
 
     return update
-
-
-def _task(found: TrackedPairs, task: int) -> TrackedPairs:
-    return jax.tree.map(lambda leaf: leaf[task], found)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -75,14 +75,14 @@ class Programs:
     targets are missing.
 
     Attributes:
-        optimizer: makes the state of the optimizer.
+        init: (params) -> the state of the optimizer, and of the weights where tasks are weighted.
         step: (params, opt_state, batch) -> (params, opt_state, sums).
         sums: (params, batch) -> sums.
         epoch: (params, opt_state, graphs, key, epoch, padding) -> (params, opt_state, sums of each
             batch); all its steps are one program, in which the host has no part.
-        stretch: (params, opt_state, graphs, key, epoch, padding, first, last) -> the same of the
-            steps after `first` up to `last` of the epoch; sums of the others are 0. The bounds are
-            arguments, so that one program serves stretches of any length.
+        stretch: (the same, first, last) -> the same of the steps after `first` up to `last` of the
+            epoch; sums of the others are 0. The bounds are arguments, so that one program serves
+            stretches of any length.
         all_sums: (params, graphs, members of each batch, padding) -> sums of each batch.
     """
 

@@ -86,6 +86,7 @@ def test_what_is_followed_along_a_training_travels_with_its_states(work, far):
         accept(work, unit, Made(outputs(far, unit), MACHINE))
     names = ["step_000000020.npz", "step_000000030.npz", "tracking.csv"]
     assert sorted(path.name for path in work.tracking.iterdir()) == names
+    write_whole(work.training / RUN_FILE, "{}")
     sent = inputs(work, Unit(0, "training", 4), 3)
     assert {f"tracking/{name}" for name in names} <= set(sent)
     # A state of the past that is made again brings nothing of it.

@@ -77,7 +77,7 @@ def test_looks_within_an_epoch_change_no_bit_and_compile_once(kind):
         digests.clear()
         compilations.count = 0
         with progress_bar(3, "training", enabled=False) as bar:
-            state = params, PROGRAMS.optimizer.init(params), bar
+            state = params, PROGRAMS.init(params), bar
             ends.append(way.epoch(1, *state, stops, look))
         assert list(digests) == list(stops)
         assert all(digests[number] == before[number] for number in {*stops} & {*before})
