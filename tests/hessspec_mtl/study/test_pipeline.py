@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from hessspec_mtl.curvature.follow import CurvatureConfig
-from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Task
+from hessspec_mtl.curvature.tracking import TaskTracker
+from hessspec_mtl.datasets.base import Examples, LeftOut, MultitaskDataset, Task
 from hessspec_mtl.datasets.grouping import Copies
 from hessspec_mtl.featurize.molecules import graph_of
 from hessspec_mtl.files.whole import write_whole
@@ -15,7 +16,7 @@ from hessspec_mtl.report.words import copies
 from hessspec_mtl.study import pipeline
 from hessspec_mtl.study.presets import StudyConfig
 from hessspec_mtl.study.records import SeedRun, Study
-from hessspec_mtl.study.seeds import all_timed
+from hessspec_mtl.study.seeds import all_timed, unfinished
 
 NAMES = ("CC=CC", "C/C=C/C", "CC=CO", "C/C=C/O", "CC=CN", r"C/C=C\N", "CO", "C[18OH]", "CN", "CF")
 
@@ -101,3 +102,23 @@ def test_the_time_of_work_is_known_only_where_every_unit_has_kept_it(tmp_path):
     assert all_timed(tmp_path)
     write_whole(tmp_path / "training" / "seconds.csv", "epoch,seconds\n0,1.5\n1,\n")
     assert not all_timed(tmp_path)
+
+
+def test_the_network_of_all_tasks_is_followed_if_that_is_asked_for(tmp_path):
+    """On as many graphs as are named, and by nothing that holds its folder when they cannot be."""
+    few = {"num_graphs": 3, "track_every": 2}
+    config = StudyConfig(curvature=CurvatureConfig(**few, track_graphs=5))
+    (seed,) = pipeline.begin_study(config, molecules(), tmp_path / "a", say=print).seeds
+    assert isinstance(seed.tracked, Examples)
+    assert len(seed.tracked) == 5
+    along = seed.training_of(None)._along
+    assert isinstance(along, TaskTracker)
+    assert along.every == 2
+    assert "what was tracked while it trained" in unfinished(seed)
+    too_many = StudyConfig(curvature=CurvatureConfig(**few, track_graphs=50))
+    with pytest.raises(ValueError, match=r"`curvature.track_graphs` \(--track-graphs\) .* got 50"):
+        pipeline.begin_study(too_many, molecules(), tmp_path / "b", say=print)
+    assert not (tmp_path / "b").exists()
+    off = StudyConfig(curvature=CurvatureConfig(num_graphs=3))
+    (seed,) = pipeline.begin_study(off, molecules(), tmp_path / "c", say=print).seeds
+    assert seed.training_of(None)._along is None
