@@ -130,7 +130,8 @@ class Site:
 
     def scheduler(self, port: int):
         address = ("--host", "127.0.0.1", "--port", str(port))
-        return self.process("distributed.cli.dask_scheduler", *address, "--no-dashboard")
+        address += ("--dashboard-address", "127.0.0.1:0")
+        return self.process("distributed.cli.dask_scheduler", *address)
 
     def worker(self, address: str, *more: str, **variables: str):
         threads = ("--nthreads", "1", "--nworkers", "1", "--no-dashboard", "--host", "127.0.0.1")

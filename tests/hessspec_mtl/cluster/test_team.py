@@ -131,7 +131,7 @@ def test_the_batch_script_of_the_page_does_the_study(site, here):
     assert "srun --ntasks=16 --overlap dask worker" in script
     words = site.command("batch", "--scheduler", "$address")[3:]
     script = script.replace("--preset compare --scheduler $address", " ".join(words))
-    script = script.replace("8786", str(free_port()))
+    script = script.replace("8786", str(free_port())).replace("8787", str(free_port()))
     folder = site.root / "batch system"
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "activate").touch()
