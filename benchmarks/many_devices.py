@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +67,11 @@ def alive() -> tuple[int, list[int]]:
     return whole, list(on_device.values())
 
 
-def work(dim: int, folder: str | None, killed_at: int) -> dict[str, object]:
+def work(dim: int, folder: str | None, killed_at: int) -> dict[str, Any]:
     """One density; killed by itself once `killed_at` steps are on disk, if that is not 0."""
     mesh = jax.make_mesh((DEVICES,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     params, x = problem(dim, mesh)
-    notes: dict[str, object] = {
+    notes: dict[str, Any] = {
         "steps on disk": [],
         "seconds of steps": [],
         "seconds of writing": [],
@@ -97,8 +98,8 @@ def work(dim: int, folder: str | None, killed_at: int) -> dict[str, object]:
             print(json.dumps(notes), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def reading(self, *arguments):
-        state = read(self, *arguments)
+    def reading(self, dtype, bases):
+        state = read(self, dtype, bases)
         notes["goes on from step"] = 0 if state is None else state.done
         return state
 
@@ -148,7 +149,7 @@ def bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def study(dim: int, folder: Path) -> dict[str, object]:
+def study(dim: int, folder: Path) -> dict[str, Any]:
     """The three processes, and what they show."""
     status, killed = in_a_process(dim, folder, STEPS // 2)
     assert status == -signal.SIGKILL, status

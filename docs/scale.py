@@ -105,7 +105,8 @@ def of_a_product(mesh: jax.sharding.Mesh, cut: P) -> tuple[list[tuple[str, int]]
     operator = hessspec.HessianOperator(loss, params, data=x)
     indices, dtype = jnp.arange(1), jnp.dtype("float32")
     rows = gaussian_on(jax.random.key(0), indices, operator.dim, dtype, operator.mesh)
-    return messages(compiled_rows.lower(operator, rows, operator.mesh)), operator.dim
+    program: Any = compiled_rows
+    return messages(program.lower(operator, rows, operator.mesh)), operator.dim
 
 
 def count() -> None:
@@ -137,7 +138,7 @@ def seconds(dim: int, devices: int, machine: Machine) -> dict[str, float]:
 
 def nbytes(dim: int, devices: int) -> int:
     """Bytes of bases and vectors on each device, by the package's own plan."""
-    mesh = _Devices(devices)
+    mesh: Any = _Devices(devices)
     return krylov_bytes(1, STEPS, dim, np.dtype("float32"), mesh)
 
 

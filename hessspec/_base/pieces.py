@@ -7,6 +7,7 @@ Arrays alone are written, and nothing is ever unpickled.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def read_rows(
         )
     count, wide = pieces[0][1].shape[0], width_on(mesh, dim)
 
-    def share(index: tuple[slice, ...]) -> np.ndarray:
+    def share(index: Any) -> np.ndarray:
         first, last, _ = index[1].indices(wide)
         block = np.zeros((count, last - first), dtype)
         for begin, piece in pieces:

@@ -7,6 +7,7 @@ added to a finished estimate.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,4 +125,5 @@ def _counts(key: PRNGKeyArray) -> bool:
 
     Each device then draws its share of a vector, and what a longer one begins with is the same.
     """
-    return bool(jax.config.jax_threefry_partitionable) and "fry" in str(jax.random.key_impl(key))
+    config: Any = jax.config
+    return bool(config.jax_threefry_partitionable) and "fry" in str(jax.random.key_impl(key))

@@ -42,7 +42,8 @@ def task_rows(
     rows = given_rows(name, given, space)
     lead = _lead(given, space)
     if num_tasks is not None and len(lead) == 2 and lead[0] == num_tasks:
-        return list(rows.reshape(*lead, space.dim))
+        by_task = rows.reshape(*lead, space.dim)
+        return [by_task[t] for t in range(num_tasks)]
     return [rows] * (num_tasks or 1)
 
 

@@ -167,7 +167,7 @@ def disagreement(
 def _by_task(rows: Array, forms: np.ndarray) -> list[tuple[Array, np.ndarray]]:
     if rows.ndim == 2:
         return [(rows, forms)]
-    return list(zip(rows, forms, strict=True))
+    return [(rows[t], forms[t]) for t in range(rows.shape[0])]
 
 
 def _disagreements(

@@ -157,8 +157,9 @@ class XTrace:
             self.num_matvecs += more * len(self.sketches)
             products, parts = self._products(new)
             bar.update(more)
-            for sketch, rows, sizes in zip(self.sketches, products, parts, strict=True):
-                self.num_matvecs += sketch.extend(new, rows, float(np.max(sizes)))
+            # By number: an array that other processes have a part of is not iterated over.
+            for t, sketch in enumerate(self.sketches):
+                self.num_matvecs += sketch.extend(new, products[t], float(np.max(parts[t])))
             bar.update(more)
         return self._estimate()
 
