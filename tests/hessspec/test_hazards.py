@@ -160,9 +160,8 @@ def test_answers_scale_with_the_operator(factor):
 def test_three_outliers_are_counted_as_three():
     bulk = 1e-3 * np.random.default_rng(1).normal(size=DIM - 3)
     found = density(with_spectrum(np.concatenate([[1.0, 1.5, 2.0], bulk])), num_steps=50)
-    assert ((np.asarray(found.nodes) > 0.5) & (np.asarray(found.weights) > 0)).sum(
-        axis=1
-    ).max() == 3
+    outliers = (np.asarray(found.nodes) > 0.5) & (np.asarray(found.weights) > 0)
+    assert outliers.sum(axis=1).max() == 3
     count = found.count(0.5, np.inf)
     assert (count.lower, count.upper) == (3, 3)
 
