@@ -18,6 +18,7 @@ from hessspec._operators.hvp import hvp
 from hessspec._spectrum.density import density
 from hessspec._spectrum.forecast import forecast
 from hessspec._trace.verb import trace
+from hessspec._trace.gauss_newton import gauss_newton_trace
 from hessspec._trace.diagonal import diagonal
 from hessspec._krylov.eigenpairs import eigenpairs
 from hessspec._spectrum.compare import kolmogorov_smirnov, principal_angles, wasserstein1
@@ -84,6 +85,7 @@ __all__ = [
     "diagonal",
     "eigenpairs",
     "forecast",
+    "gauss_newton_trace",
     "gauss_quadrature",
     "gaussian",
     "hvp",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -86,10 +87,16 @@ class Parted:
 
     Attributes:
         forms: vᵀH_b v of the rows multiplied last, one row for each part.
+        see: is shown the products of each part, one part after the other.
     """
 
-    def __init__(self, operator: AbstractOperator, parts: list[AbstractOperator]) -> None:
-        self.operator, self.parts = operator, parts
+    def __init__(
+        self,
+        operator: AbstractOperator,
+        parts: list[AbstractOperator],
+        see: Callable[[Array], None] | None = None,
+    ) -> None:
+        self.operator, self.parts, self.see = operator, parts, see
         self.forms: Float[np.ndarray, "parts k"] = np.zeros((len(parts), 0))
 
     @property
@@ -119,7 +126,8 @@ class Parted:
     def linearised(self, rows: int, memory_budget: int) -> Parted:
         """The same with each part linearised where its share of the budget has room for that."""
         room = memory_budget // len(self.parts)
-        return Parted(self.operator, [part.linearised(rows, room) for part in self.parts])
+        parts = [part.linearised(rows, room) for part in self.parts]
+        return Parted(self.operator, parts, self.see)
 
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
         """H v for each row."""
@@ -127,6 +135,8 @@ class Parted:
         for part in self.parts:
             rows = part.rows(block)
             forms.append(_forms(rows, block))
+            if self.see is not None:
+                self.see(rows)
             total = rows if total is None else total + rows
         assert total is not None
         self.forms = np.asarray(jnp.stack(forms), np.float64)

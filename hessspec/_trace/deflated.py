@@ -25,7 +25,7 @@ from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, guarded_products, row_lengths
 from hessspec._trace.hutchinson import Hutchinson
 from hessspec._trace.hutchpp import SKETCH_STREAM
-from hessspec._trace.strata import Strata
+from hessspec._trace.strata import Strata, halved
 
 
 class Deflated:
@@ -94,9 +94,8 @@ class Deflated:
             self._grow(bar)
         while (left := budget - self.spent) > 0:
             if self.strata.samples and not self.strata.is_decided:
-                lost = PILOT if self.krylov.rank else 0  # the pilot's forms are not by group there
-                if self.strata.decide(left, lost):
-                    self.samples = []
+                # Beside a basis the pilot's forms are not by group.
+                self.strata.decide(left, beside=PILOT if self.krylov.rank else 0)
             self._sample(min(PILOT, left), bar)
         return self._estimate()
 
@@ -226,7 +225,7 @@ class Deflated:
                 **common,
             )
         return TraceEstimate.from_samples(
-            np.concatenate(self.samples if self.strata.own else [first, *self.samples]),
+            np.concatenate(self._all_samples(first)),
             probes=self.strata.words,
             **self.strata.record(self.exact_of_groups),
             exact=np.trace(krylov.compressed) * krylov.scale,
@@ -234,3 +233,12 @@ class Deflated:
             systematic=np.asarray(SURE * max(self.asymmetry, krylov.asymmetry)),
             **common,
         )
+
+    def _all_samples(self, first: np.ndarray) -> list[np.ndarray]:
+        """Those of the pilot and all further ones; pairs where they were looked at for `Strata`."""
+        if not self.strata.several:
+            return [first, *self.samples]
+        by_group = [found.sum(axis=0) for found in self.strata.samples]
+        if self.krylov.rank == 0:
+            return by_group  # with the pilot among them
+        return [halved(first) if self.strata.looked else first, *by_group]

@@ -8,35 +8,22 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.memory import require_memory, resolve_budget
-from hessspec._base.meshes import over_devices
 from hessspec._base.printing import Facts, Printed, counted, listed, with_error
-from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
-from hessspec._krylov.block_basis import (
-    DIAGONAL_SHARE,
-    PILOT,
-    WIDTH,
-    KrylovBasis,
-    diagonal_share,
-    growth_pays,
-    off_diagonal,
-)
-from hessspec._krylov.blocks import combine, row_forms
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.rows import tree_of_rows
-from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._pictures.intervals import draw_leaves
+from hessspec._trace.diagonal_run import Run, own_probes_pay
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.guards import SURE, exact_diagonal, guarded_products
-from hessspec._trace.hutchpp import SKETCH_STREAM
+from hessspec._trace.guards import exact_diagonal
 from hessspec._trace.layers import layers
 
 DEFAULT_MATVECS = 64
@@ -176,7 +163,8 @@ def diagonal(
 
     so that only what Q leaves of H is sampled. Q is a block Krylov basis; it grows while the fall
     of ‖ΠHΠ‖²_F, measured with eight probes, is worth more than the samples it costs. There is no
-    Q with fewer than 24 products, or where the diagonal makes up nine tenths of ‖H‖²_F.
+    Q with fewer than 24 products, or where the diagonal makes up nine tenths of ‖H‖²_F. Groups of
+    batches have a v of their own where the first samples find that this pays, for all tasks alike.
 
     Args:
         loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a scalar or
@@ -219,9 +207,12 @@ def diagonal(
         if budget >= operator.dim:
             found = _exact(operator, bar)
         else:
-            runs = [_Run(task, key, limit) for task in tasks]
+            runs = [Run(task, key, limit) for task in tasks]
             for run in runs:
-                run.advance(budget, bar)
+                run.deflate(budget, bar)
+            own = own_probes_pay(runs, budget, bar)
+            for run in runs:
+                run.sample(budget, bar, own=own)
             found = _estimate(operator, runs)
     return replace(found, product_plan=operator.product_plan)
 
@@ -230,152 +221,7 @@ def _tasks(operator: AbstractOperator) -> list[AbstractOperator]:
     return [operator.task(t) for t in range(operator.num_tasks or 0)]
 
 
-class _DiagonalBasis(KrylovBasis):
-    """A Krylov basis that keeps Σ qᵢ ∘ Hqᵢ."""
-
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, symmetry: Symmetry) -> None:
-        super().__init__(operator, key, symmetry)
-        self.crossed = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
-
-    def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
-        self.crossed = _add_products(self.crossed, block, products)
-
-    def known(self) -> Float[Array, " dim"]:
-        """diag of QᵀQH + HQᵀQ - QᵀTQ, in the units of H."""
-        total = 2 * self.crossed
-        for first in range(0, self.rank, BLOCK_ROWS):
-            rows = self.basis.rows(first, BLOCK_ROWS)
-            images = self.basis.combine(self._columns(first))
-            total = _add_products(total, -rows, images)
-        return total * jnp.asarray(self.scale, total.dtype)
-
-    def _columns(self, first: int) -> Float[np.ndarray, "rank 16"]:
-        columns = self.compressed[:, first : first + BLOCK_ROWS]
-        return np.pad(columns, ((0, 0), (0, BLOCK_ROWS - columns.shape[1])))
-
-
-class _Run:
-    """The diagonal of one task's H."""
-
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int) -> None:
-        self.operator, self.key, self.max_rank = operator, key, max_rank
-        self.symmetry = Symmetry(operator, is_stated=False)  # the entries' errors say nothing of it
-        sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
-        self.basis = _DiagonalBasis(operator, sketch_key, self.symmetry)
-        zeros = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
-        self.count, self.mean, self.spread = 0, zeros, zeros
-        self.samples: list[np.ndarray] = []
-        self.drawn = 0
-        self.spent = 0
-        self.asymmetry = 0.0
-
-    def advance(self, budget: int, bar: ProgressBar) -> None:
-        """Spend `budget` products."""
-        pilot = self._probes(min(PILOT, budget))
-        found = guarded_products(self.operator, pilot, self.symmetry)
-        rows, forms = found.rows * jnp.asarray(found.scale, pilot.dtype), found.forms * found.scale
-        self.asymmetry = found.asymmetry
-        self._spend(pilot.shape[0], bar)
-        variances = [(0, off_diagonal(forms))]
-        if budget >= 3 * PILOT and diagonal_share(pilot, rows) < DIAGONAL_SHARE:
-            size = found.size * found.scale * self.operator.dim**0.5
-            largest = max(float(np.abs(forms).max()), size)
-            rounding = 8 * np.finfo(self.operator.dtype).eps * largest
-            while (
-                not self.basis.full
-                and self.basis.rank + WIDTH <= self.max_rank
-                and variances[-1][1] > rounding**2
-                and growth_pays(variances, budget - self.spent, PILOT)
-            ):
-                self._spend(self.basis.grow(), bar)
-                variances.append((self.basis.rank, off_diagonal(self._left(pilot, rows, forms))))
-        self._add(pilot, self._outside(pilot, rows))
-        while (more := min(PILOT, budget - self.spent)) > 0:
-            probes = self._probes(more)
-            norm = self.basis.size * self.basis.scale
-            left = self.basis.basis.without(probes)
-            images, scale, *_ = guarded_products(self.operator, left, self.symmetry, norm)
-            images = self.basis.basis.without(images) * jnp.asarray(scale, images.dtype)
-            self._spend(more, bar)
-            self._add(probes, images)
-
-    @property
-    def rounding(self) -> float:
-        """How far rounding may have moved the sum of the diagonal."""
-        return SURE * max(self.asymmetry, self.basis.asymmetry)
-
-    def _spend(self, count: int, bar: ProgressBar) -> None:
-        self.spent += count
-        bar.update(count)
-
-    def _probes(self, count: int) -> Float[Array, "k dim"]:
-        indices = jnp.arange(self.drawn, self.drawn + count)
-        self.drawn += count
-        dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
-        return rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
-
-    def _left(
-        self, pilot: Float[Array, "k dim"], rows: Float[Array, "k dim"], forms: np.ndarray
-    ) -> Float[np.ndarray, "k k"]:
-        """vᵢᵀΠHΠvⱼ of the pilot probes, without a further product."""
-        inside = self.basis.basis.components(pilot)
-        cross = inside.T @ self.basis.basis.components(rows)
-        compressed = inside.T @ self.basis.compressed @ inside
-        return forms - cross - cross.T + compressed * self.basis.scale
-
-    def _outside(
-        self, pilot: Float[Array, "k dim"], rows: Float[Array, "k dim"]
-    ) -> Float[Array, "k dim"]:
-        """ΠHΠv of the pilot probes: ΠHv less NᵀB(Qv), the part of ΠHQᵀQv that leaves the span."""
-        outside = self.basis.basis.without(rows)
-        last = self.basis.coupling.shape[1]
-        if last == 0:
-            return outside
-        inside = self.basis.basis.components(pilot)[-last:]
-        weights = (self.basis.coupling @ inside).T * self.basis.scale
-        return outside - combine(jnp.asarray(weights, rows.dtype), self.basis.next)
-
-    def _add(self, probes: Float[Array, "k dim"], images: Float[Array, "k dim"]) -> None:
-        self.samples.append(np.asarray(row_forms(images, probes), np.float64))
-        count = jnp.asarray(self.count, probes.dtype)
-        self.mean, self.spread = _updated(count, self.mean, self.spread, probes, images)
-        self.count += probes.shape[0]
-
-    def result(self) -> tuple[Array, Array]:
-        """The diagonal and the error of each entry."""
-        value = self.mean + self.basis.known() if self.basis.rank else self.mean
-        if self.count < 2:
-            return value, jnp.full_like(value, jnp.inf)
-        pairs = jnp.asarray(self.count * (self.count - 1), value.dtype)
-        return value, jnp.sqrt(self.spread / pairs)
-
-
-@jax.jit
-def _updated(
-    count: Float[Array, ""],
-    mean: Float[Array, " dim"],
-    spread: Float[Array, " dim"],
-    probes: Float[Array, "k dim"],
-    images: Float[Array, "k dim"],
-) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
-    """Running mean of v ∘ w and sum of squared deviations, a block more (Chan's update)."""
-    samples = probes * images
-    k = jnp.asarray(samples.shape[0], samples.dtype)
-    block = samples.mean(axis=0)
-    within = jnp.sum((samples - block[None]) ** 2, axis=0)
-    shift = block - mean
-    total = count + k
-    return mean + shift * (k / total), spread + within + shift**2 * (count * k / total)
-
-
-@jax.jit
-def _add_products(
-    total: Float[Array, " dim"], left: Float[Array, "k dim"], right: Float[Array, "k dim"]
-) -> Float[Array, " dim"]:
-    return total + jnp.einsum("kp,kp->p", left, right, precision="highest")
-
-
-def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
+def _estimate(operator: AbstractOperator, runs: list[Run]) -> DiagonalEstimate:
     values, errors = zip(*(run.result() for run in runs), strict=True)
     # Each task's basis has its own size, so budgets leave them different numbers of samples; the
     # first of them belong to the same probes.
@@ -389,6 +235,7 @@ def _estimate(operator: AbstractOperator, runs: list[_Run]) -> DiagonalEstimate:
         samples[0] if scalar else samples,
         exact=exact[0] if scalar else exact,
         systematic=np.squeeze([run.rounding for run in runs], 0 if scalar else ()),
+        probes=runs[0].strata.words,
         method=method,
         dim=operator.dim,
         num_matvecs=num_matvecs,

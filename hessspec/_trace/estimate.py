@@ -140,7 +140,7 @@ class TraceEstimate(Printed, TaskAxis):
 
         Raises:
             ValueError: where forms of groups were not made: data that are no `Batches`, or are
-                streamed, an exact trace, or a method other than `auto` and `hutchinson`.
+                streamed, an exact trace, or XTrace.
         """
         if self.runs:
             return merging.data_standard_error(self.runs)
@@ -149,8 +149,8 @@ class TraceEstimate(Printed, TaskAxis):
                 "`data_standard_error` takes forms of several batches: pass "
                 "`data=hessspec.Batches(...)` of at least two that fit a quarter of "
                 "`memory_budget` together (what is read again for each product has none), and "
-                "`method='auto'` or 'hutchinson' with fewer products than parameters; this trace "
-                f"is by {self.method!r} and has none."
+                "`method='auto'`, 'hutchinson' or 'hutch++' with fewer products than parameters; "
+                f"this trace is by {self.method!r} and has none."
             )
         groups = (self.by_group, self.exact_by_group, self.group_shares)
         return data_variance(*(np.asarray(part, np.float64) for part in groups)) ** 0.5

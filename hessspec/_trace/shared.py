@@ -125,7 +125,7 @@ class SharedDeflation:
         if left < step * price + PILOT or self.krylov.rank + step > self.max_rank:
             return False
         # Tasks differ in scale: their geometric mean falls if most of them fall.
-        means = [(rank, _geometric_mean(v)) for rank, v in self.variances]
+        means = [(rank, geometric_mean(v)) for rank, v in self.variances]
         drawn = self.samples.shape[-1]
         return means[-1][1] > 0 and growth_pays(means, left, 0, price, lost=drawn)
 
@@ -210,6 +210,6 @@ class SharedDeflation:
         )
 
 
-def _geometric_mean(values: Float[np.ndarray, " T"]) -> float:
+def geometric_mean(values: Float[np.ndarray, " T"]) -> float:
     held = values[values > 0]
     return float(np.exp(np.mean(np.log(held)))) if held.size else 0.0

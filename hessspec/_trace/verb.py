@@ -60,9 +60,9 @@ def trace(
     r"""Estimate tr H, or tr H_t for each of T tasks, from products with H.
 
     Every method returns samples, a standard error and an interval that holds for skewed samples too
-    (`TraceEstimate.confidence_interval`). Every one is unbiased but for choices that look at the
-    first eight of the samples averaged: of the rank by `"auto"`, and with several batches of whose
-    probes by `"auto"` and `"hutchinson"` (`docs/trace.md`). With probes E[v vᵀ] = I,
+    (`TraceEstimate.confidence_interval`). Every one is unbiased but for the choice of the rank by
+    `"auto"`, which looks at eight of the samples averaged: its share of the error is measured in
+    `docs/trace.md`. With probes E[v vᵀ] = I,
 
     - `"hutchinson"`: the mean of vᵀHv over random signs, variance 2 (‖H‖²_F - Σ H_ii²) a sample.
       For T tasks quadratic forms alone, several times cheaper than products.

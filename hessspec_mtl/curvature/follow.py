@@ -52,6 +52,8 @@ class CurvatureConfig:
             next, while it trains (`curvature.tracking`); 0 looks at none.
         track_graphs: training graphs that these are averaged over.
         track_probes: random vectors of these traces, the same at all steps.
+        gauss_newton: whether the trace of each task's Gauss-Newton matrix is taken too, exactly:
+            tr H = tr G + the part that the curvature of the network itself has.
     """
 
     num_epochs: int = 7
@@ -68,6 +70,7 @@ class CurvatureConfig:
     track_every: int = 0
     track_graphs: int = 64
     track_probes: int = 4
+    gauss_newton: bool = False
 
     def __post_init__(self) -> None:
         least = {"num_epochs": 2, "num_graphs": 1, "batch_size": 1, "trace_matvecs": 2}
@@ -108,6 +111,7 @@ class EpochCurvature:
         density: the spectral density of each task.
         gradients: the tasks' gradients against each other, if asked for.
         eigenspaces: the tasks' dominant eigenvectors against each other, if asked for.
+        gauss_newton: tr G_t of each task without sampling, if asked for.
     """
 
     epoch: int
@@ -115,6 +119,7 @@ class EpochCurvature:
     density: SpectralDensity
     gradients: GradientConflict | None = None
     eigenspaces: Eigenspaces | None = None
+    gauss_newton: TraceEstimate | None = None
 
 
 def analysed_epochs(num_epochs: int, count: int) -> tuple[int, ...]:

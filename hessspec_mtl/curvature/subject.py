@@ -31,14 +31,19 @@ from hessspec_mtl.files.timing import timed
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.graphs import balanced_batches
 from hessspec_mtl.network.model import NetworkConfig, Params
-from hessspec_mtl.network.tasks import is_shared, partial_losses
+from hessspec_mtl.network.tasks import (
+    is_shared,
+    losses_of_predictions,
+    partial_losses,
+    predictions_of,
+)
 from hessspec_mtl.network.ways import for_device
 from hessspec_mtl.training.train import load_params
 
 if TYPE_CHECKING:
     from hessspec_mtl.curvature.follow import CurvatureConfig
 
-Kind = Literal["trace", "density", "gradients", "eigenspaces", "hutchinson"]
+Kind = Literal["trace", "density", "gradients", "eigenspaces", "gauss_newton", "hutchinson"]
 
 # Streams of random numbers drawn from one seed, so that none of them is used twice (11: `follow`).
 _TRACE, _DENSITY, _HUTCHINSON, _EIGENPAIRS = 12, 13, 14, 15
@@ -59,6 +64,8 @@ def result_names(config: CurvatureConfig) -> dict[Kind, str]:
         names["gradients"] = f"gradients_{config.gradient_groups}.npz"
     if config.num_eigenpairs:
         names["eigenspaces"] = f"eigenspaces_{config.num_eigenpairs}.npz"
+    if config.gauss_newton:
+        names["gauss_newton"] = "gauss_newton.npz"
     return names
 
 
@@ -75,10 +82,7 @@ def task_hessians(
 
     The mean of task t is over the examples that have its target (`partial_losses`).
     """
-    if len(network.tasks) == 1:
-        # Under one name, networks for different tasks share their compiled programs.
-        params = {"shared": params["shared"], "heads": {"task": params["heads"][network.tasks[0]]}}
-        network = replace(network, tasks=("task",))
+    params, network = _under_one_name(params, network)
     batches = balanced_batches(examples.graphs, examples.targets, batch_size)
     sizes = [batch.num_graphs for batch in batches]
     return HessianOperator(
@@ -88,6 +92,34 @@ def task_hessians(
         data=Batches(for_device(batches), sizes=sizes),
         where=is_shared,
     )
+
+
+def gauss_newton_traces(
+    params: Params, network: NetworkConfig, examples: Examples
+) -> TraceEstimate:
+    """tr G_t of the same mean losses, exactly: what of tr H_t is the curvature of the losses alone.
+
+    Graphs come one by one, for in a batch only the sum of their pull-backs could be had. Cost: a
+    reverse pass for each graph and task.
+    """
+    params, network = _under_one_name(params, network)
+    batches = balanced_batches(examples.graphs, examples.targets, 1)
+    sizes = [batch.num_graphs for batch in batches]
+    return hessspec.gauss_newton_trace(
+        predictions_of(network),
+        losses_of_predictions,
+        jax.device_put(params),
+        Batches(for_device(batches), sizes=sizes),
+        where=is_shared,
+    )
+
+
+def _under_one_name(params: Params, network: NetworkConfig) -> tuple[Params, NetworkConfig]:
+    """Networks for different single tasks share their compiled programs under one name."""
+    if len(network.tasks) > 1:
+        return params, network
+    params = {"shared": params["shared"], "heads": {"task": params["heads"][network.tasks[0]]}}
+    return params, replace(network, tasks=("task",))
 
 
 class Subject:
@@ -165,6 +197,7 @@ class Subject:
             "density": (SpectralDensity, self._density),
             "gradients": (GradientConflict, self._gradients),
             "eigenspaces": (Eigenspaces, self._eigenspaces),
+            "gauss_newton": (TraceEstimate, self._gauss_newton),
             "hutchinson": (TraceEstimate, self._hutchinson),
         }
 
@@ -201,6 +234,9 @@ class Subject:
             num_groups=max(1, self.config.gradient_groups),
             progress=self._progress,
         )
+
+    def _gauss_newton(self) -> TraceEstimate:
+        return gauss_newton_traces(self._params, self.network, self.examples)
 
     def _hutchinson(self) -> TraceEstimate:
         """The paper's own estimator: the mean of v'Hv over so many vectors v of signs."""

@@ -35,6 +35,7 @@ def trace_table(studies: Sequence[Study]) -> pd.DataFrame:
                     np.asarray(end, np.float64)
                     for end in point.trace.confidence_interval(CONFIDENCE)
                 )
+                exact = None if point.gauss_newton is None else np.asarray(point.gauss_newton.value)
                 for index, task in enumerate(study.tasks):
                     rows.append(
                         {
@@ -47,11 +48,19 @@ def trace_table(studies: Sequence[Study]) -> pd.DataFrame:
                             "low_95": low[index],
                             "high_95": high[index],
                         }
+                        | _parts(value[index], None if exact is None else exact[index])
                     )
     columns = ["dataset", "seed", "epoch", "task", "trace"]
     return pd.DataFrame(
         rows, columns=[*columns, "probe_standard_error", "low_95", "high_95"] if not rows else None
     )
+
+
+def _parts(trace: float, gauss_newton: float | None) -> dict[str, float]:
+    """tr H = tr G + the rest; the error of the rest is that of tr H, for tr G has none."""
+    if gauss_newton is None:
+        return {}
+    return {"gauss_newton": gauss_newton, "network_curvature": trace - gauss_newton}
 
 
 def trace_figure(studies: Sequence[Study], *, name: str = "figure4") -> Plot:

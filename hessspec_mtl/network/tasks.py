@@ -61,12 +61,29 @@ def partial_losses(config: NetworkConfig) -> PartialLosses:
     """
 
     def losses(params: Params, batch: GraphBatch) -> Float[Array, " tasks"]:
-        errors = standardised_errors(predict(params, batch, config), batch)
-        return (
-            weighted_sums(jnp.square(errors), batch) / jnp.asarray(batch.mask, errors.dtype).sum()
-        )
+        return losses_of_predictions(predict(params, batch, config), batch)
 
     return losses
+
+
+def losses_of_predictions(
+    predictions: Float[Array, "graphs tasks"], batch: GraphBatch
+) -> Float[Array, " tasks"]:
+    """The second half of `partial_losses`, convex: what is between predictions and losses."""
+    errors = standardised_errors(predictions, batch)
+    return weighted_sums(jnp.square(errors), batch) / jnp.asarray(batch.mask, errors.dtype).sum()
+
+
+@cache
+def predictions_of(
+    config: NetworkConfig,
+) -> Callable[[Params, GraphBatch], Float[Array, "graphs tasks"]]:
+    """The first half of `partial_losses`; the same function for the same config."""
+
+    def predictions(params: Params, batch: GraphBatch) -> Float[Array, "graphs tasks"]:
+        return predict(params, batch, config)
+
+    return predictions
 
 
 def is_shared(path: str, leaf: Any) -> bool:

@@ -30,7 +30,7 @@ def claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
         settings["train"].pop(free)
     for free in ("num_epochs", "epochs", "batch_size", "hutchinson_samples"):
         settings["curvature"].pop(free)
-    for free in ("num_eigenpairs", "gradient_groups"):
+    for free in ("num_eigenpairs", "gradient_groups", "gauss_newton"):
         settings["curvature"].pop(free)
     ids = {"train": list(encoded.train.ids), "test": list(encoded.test.ids)}
     wanted = {"settings": _flat(json.loads(json.dumps(settings))), "examples": ids}

@@ -48,7 +48,7 @@ def _arg(metavar: str) -> Any:
 
 
 INT, INTS, FLOAT, WORD, YES_NO = map(_arg, ("INT", "INT ...", "FLOAT", "WORD", "[{True,False}]"))
-_ARGS = {int: INT, float: FLOAT, str: WORD}
+_ARGS = {int: INT, float: FLOAT, str: WORD, bool: YES_NO}
 _MANY = {int: INTS, float: _arg("FLOAT ...")}
 
 

@@ -127,7 +127,7 @@ class SeedWork:
         """What is measured of it: with the network of one task there is nothing to compare."""
         if task is None:
             return self.measured
-        return replace(self.measured, num_eigenpairs=0, gradient_groups=0)
+        return replace(self.measured, num_eigenpairs=0, gradient_groups=0, gauss_newton=False)
 
     def _settings_of(self, task: str | None) -> TrainConfig:
         """How it is trained: one task has nothing to be weighed against."""

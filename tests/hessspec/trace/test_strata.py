@@ -8,7 +8,7 @@ import pytest
 import hessspec
 from hessspec import Batches, HessianOperator, TraceEstimate
 from hessspec._operators.parts import MOST_PARTS, parts_of, share_of
-from hessspec._trace.strata import Strata
+from hessspec._trace.strata import Strata, halved
 from tests.spectra import DIM, dtype, eps, trace_of, with_spectrum
 
 COUNT = 8
@@ -103,6 +103,8 @@ def test_one_batch_and_streamed_data_have_no_parts(agreeing):
     [
         ("hutchinson", 1),
         ("auto", 2),
+        ("hutch++", 2),
+        pytest.param("hutch++", 1, marks=pytest.mark.slow),
         pytest.param("hutchinson", 2, marks=pytest.mark.slow),
         pytest.param("auto", 1, marks=pytest.mark.slow),
     ],
@@ -119,6 +121,46 @@ def test_probes_of_their_own_are_unbiased_and_as_good_as_they_say(agreeing, meth
         paired = own[0].difference(0, 1)
         low, high = paired.confidence_interval(0.9999)
         assert low <= truth[0] - truth[1] <= high
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize("tasks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_diagonal_with_probes_of_their_own_is_unbiased_and_as_good_as_it_says(agreeing, tasks):
+    """Scores of 24 x 120 entries; those of one seed share its probes, so means are over seeds."""
+    operator = operator_of(agreeing, tasks)
+    diagonal = np.diag(np.concatenate(agreeing).mean(axis=0))
+    truth = diagonal if tasks == 1 else np.stack([diagonal, diagonal / 2 + 6])
+    found = [
+        hessspec.diagonal(operator, key=jax.random.key(seed), num_matvecs=80, progress=False)
+        for seed in range(24)
+    ]
+    own = [f for f in found if f.trace.probes == "own for each of 8 groups of batches"]
+    assert len(own) >= 20
+    scores = np.array([(f.value - truth) / f.standard_error for f in own])
+    assert np.all(np.abs(scores.mean(axis=-1).mean(axis=0)) < 4 / (len(own) * DIM) ** 0.5)
+    assert np.all(np.abs(np.sqrt(np.mean(scores**2, axis=(0, -1))) - 1.0) < 0.1)
+    if tasks == 1:
+        for f in own:
+            np.testing.assert_allclose(f.trace.value, np.sum(f.value), rtol=1e4 * eps())
+        whole = HessianOperator(one_task, operator.params, data=np.concatenate(agreeing))
+        common = [
+            hessspec.diagonal(whole, key=jax.random.key(seed), num_matvecs=80, progress=False)
+            for seed in range(24)
+        ]
+        errors = [np.mean([np.sum((f.value - truth) ** 2) for f in kind]) for kind in (own, common)]
+        assert errors[1] > 1.5 * errors[0]
+
+
+@pytest.mark.any_dtype
+def test_what_decides_counts_half_whatever_is_decided():
+    """The weights of the samples that are looked at do not depend on what they show."""
+    cancelling = [m * (-1) ** i for i, m in enumerate(np.repeat(matrices(0.0)[:4], 2, axis=0))]
+    for batches, probes in ((matrices(0.9), "own"), (cancelling, "common")):
+        found = trace_of(operator_of(batches), "hutchinson", 60)
+        assert found.probes.startswith(probes)
+        assert found.num_samples == 60 - 4
+    samples = np.arange(5.0)[None]
+    np.testing.assert_array_equal(halved(samples), [[0.5, 2.5, 4.0]])
 
 
 @pytest.mark.any_dtype

@@ -16,12 +16,12 @@ from hessspec_mtl.curvature.follow import (
     follow,
     hessian_indices,
 )
-from hessspec_mtl.curvature.subject import Subject, task_hessians
+from hessspec_mtl.curvature.subject import Subject, gauss_newton_traces, task_hessians
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.datasets.computed import load_molecules
 from hessspec_mtl.datasets.qm8 import load_qm8
-from hessspec_mtl.graphs import with_incidence
-from hessspec_mtl.network.model import NetworkConfig, init_params
+from hessspec_mtl.graphs import balanced_batches, with_incidence
+from hessspec_mtl.network.model import NetworkConfig, init_params, predict
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.train import load_params, train
 
@@ -93,6 +93,23 @@ def test_off_a_cpu_the_hessians_read_lists_and_are_the_same(initial, monkeypatch
     for name in ("forms", "rows"):
         expected, found = (getattr(h, name)(block) for h in (initial.hessians, after))
         np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_gauss_newton_traces_are_sums_of_squared_gradients_of_predictions(initial):
+    """tr G_t = 2/n Σ |∇f_t(graph)|² for a mean of squared errors over n graphs in one batch."""
+    found = gauss_newton_traces(initial.params, initial.network, initial.examples)
+    examples, params = initial.examples, initial.params
+    (batch,) = balanced_batches(examples.graphs, examples.targets, NUM_MOLECULES)
+
+    def shared(values):
+        return predict(params | {"shared": values}, batch, initial.network)
+
+    rows = jax.tree.leaves(jax.jit(jax.jacrev(shared))(params["shared"]))
+    squares = sum(np.sum(np.asarray(r, float) ** 2, axis=tuple(range(2, r.ndim))) for r in rows)
+    wanted = 2 * (squares * np.asarray(batch.mask)[:, None]).sum(axis=0) / NUM_MOLECULES
+    np.testing.assert_allclose(found.value, wanted, rtol=1e-4)
+    assert found.num_matvecs == len(initial.network.tasks)
+    assert found.method == "gauss-newton"
 
 
 @pytest.mark.slow

@@ -66,6 +66,7 @@ TYPED = {
     "curvature.track_every": "50",
     "curvature.track_graphs": "9",
     "curvature.track_probes": "6",
+    "curvature.gauss_newton": "True",
 }
 
 

@@ -1,0 +1,252 @@
+"""The samples behind `diagonal`: v ∘ Hv beside a basis, for one task."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from hessspec._base.checks import check_finite
+from hessspec._base.meshes import over_devices
+from hessspec._base.probes import rademacher_on
+from hessspec._base.progress import ProgressBar
+from hessspec._krylov.block_basis import (
+    DIAGONAL_SHARE,
+    PILOT,
+    WIDTH,
+    KrylovBasis,
+    diagonal_share,
+    growth_pays,
+    off_diagonal,
+)
+from hessspec._krylov.blocks import combine
+from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.parts import Parted
+from hessspec._operators.plan import BLOCK_ROWS
+from hessspec._operators.symmetry import Symmetry
+from hessspec._trace.guards import SURE, guarded_products
+from hessspec._trace.hutchpp import SKETCH_STREAM
+from hessspec._trace.strata import Strata, own_pays
+
+
+class _DiagonalBasis(KrylovBasis):
+    """A Krylov basis that keeps Σ qᵢ ∘ Hqᵢ."""
+
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, symmetry: Symmetry) -> None:
+        super().__init__(operator, key, symmetry)
+        self.crossed = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
+
+    def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
+        self.crossed = _add_products(self.crossed, block, products)
+
+    def known(self) -> Float[Array, " dim"]:
+        """diag of QᵀQH + HQᵀQ - QᵀTQ, in the units of H."""
+        total = 2 * self.crossed
+        for first in range(0, self.rank, BLOCK_ROWS):
+            rows = self.basis.rows(first, BLOCK_ROWS)
+            images = self.basis.combine(self._columns(first))
+            total = _add_products(total, -rows, images)
+        return total * jnp.asarray(self.scale, total.dtype)
+
+    def _columns(self, first: int) -> Float[np.ndarray, "rank 16"]:
+        columns = self.compressed[:, first : first + BLOCK_ROWS]
+        return np.pad(columns, ((0, 0), (0, BLOCK_ROWS - columns.shape[1])))
+
+
+class Run:
+    """The diagonal of one task's H."""
+
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int) -> None:
+        self.operator, self.key, self.max_rank = operator, key, max_rank
+        self.symmetry = Symmetry(operator, is_stated=False)  # the entries' errors say nothing of it
+        sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
+        self.basis = _DiagonalBasis(operator, sketch_key, self.symmetry)
+        zeros = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
+        self.count, self.mean, self.spread = 0, zeros, zeros
+        self.strata = Strata(operator, key)
+        self.looked = False  # whether samples tell whose probes pay, and count half
+        self.samples: list[np.ndarray] = []
+        self.drawn = 0
+        self.spent = 0
+        self.asymmetry = 0.0
+
+    def deflate(self, budget: int, bar: ProgressBar) -> None:
+        """Multiply the pilot, and grow the basis as far as that pays with `budget` products."""
+        self.pilot = self._probes(min(PILOT, budget))
+        found = guarded_products(self.operator, self.pilot, self.symmetry)
+        rows = found.rows * jnp.asarray(found.scale, self.pilot.dtype)
+        forms = found.forms * found.scale
+        self.asymmetry = found.asymmetry
+        self._spend(self.pilot.shape[0], bar)
+        variances = [(0, off_diagonal(forms))]
+        if budget >= 3 * PILOT and diagonal_share(self.pilot, rows) < DIAGONAL_SHARE:
+            size = found.size * found.scale * self.operator.dim**0.5
+            largest = max(float(np.abs(forms).max()), size)
+            rounding = 8 * np.finfo(self.operator.dtype).eps * largest
+            while (
+                not self.basis.full
+                and self.basis.rank + WIDTH <= self.max_rank
+                and variances[-1][1] > rounding**2
+                and growth_pays(variances, budget - self.spent, PILOT)
+            ):
+                self._spend(self.basis.grow(), bar)
+                left = self._left(self.pilot, rows, forms)
+                variances.append((self.basis.rank, off_diagonal(left)))
+        self.pilot_samples = self.pilot * self._outside(self.pilot, rows)
+
+    def look(self, bar: ProgressBar) -> float:
+        """log of the variance of a sample, common probes over own ones, both summed over entries.
+
+        From one more block of common probes, multiplied group by group. What was looked at counts
+        half, as in `Strata`.
+        """
+        own = 0.0
+        probes = self._probes(PILOT)
+
+        def see(rows: Float[Array, "k dim"]) -> None:
+            nonlocal own
+            own += float(_total_variance(probes, self.basis.basis.without(rows)))
+
+        parted = Parted(self.operator, self.strata.parts, see)
+        images = self._common(parted, probes)
+        self._spend(PILOT, bar)
+        common = float(_total_variance(probes, images))
+        self._add(_in_pairs(self.pilot_samples))
+        self._add(_in_pairs(probes * images))
+        self.looked = True
+        return float(np.log(common / own)) if common > 0 and own > 0 else -np.inf
+
+    def sample(self, budget: int, bar: ProgressBar, *, own: bool) -> None:
+        """Spend what is left of `budget` on samples."""
+        if not self.looked:
+            self._add(self.pilot_samples)
+        self.strata.own = own
+        while (more := min(PILOT, budget - self.spent)) > 0:
+            if own:
+                self._add(self._own(more))
+            else:
+                probes = self._probes(more)
+                self._add(probes * self._common(self.operator, probes))
+            self._spend(more, bar)
+
+    def _common(
+        self, operator: AbstractOperator | Parted, probes: Float[Array, "k dim"]
+    ) -> Float[Array, "k dim"]:
+        """ΠHΠv of each row."""
+        norm = self.basis.size * self.basis.scale
+        left = self.basis.basis.without(probes)
+        images, scale, *_ = guarded_products(operator, left, self.symmetry, norm)
+        return self.basis.basis.without(images) * jnp.asarray(scale, images.dtype)
+
+    def _own(self, count: int) -> Float[Array, "k dim"]:
+        """Σ_b v_b ∘ ΠH_bΠv_b, another v_b for each group of batches."""
+        total: Any = 0.0
+        for part, signs in zip(self.strata.parts, self.strata.signs(count), strict=True):
+            images = self.basis.basis.without(part.rows(self.basis.basis.without(signs)))
+            check_finite(images, self.operator.space, "the product H v")
+            total = total + signs * images
+        return total
+
+    @property
+    def rounding(self) -> float:
+        """How far rounding may have moved the sum of the diagonal."""
+        return SURE * max(self.asymmetry, self.basis.asymmetry)
+
+    def _spend(self, count: int, bar: ProgressBar) -> None:
+        self.spent += count
+        bar.update(count)
+
+    def _probes(self, count: int) -> Float[Array, "k dim"]:
+        indices = jnp.arange(self.drawn, self.drawn + count)
+        self.drawn += count
+        dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
+        return rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
+
+    def _left(
+        self, pilot: Float[Array, "k dim"], rows: Float[Array, "k dim"], forms: np.ndarray
+    ) -> Float[np.ndarray, "k k"]:
+        """vᵢᵀΠHΠvⱼ of the pilot probes, without a further product."""
+        inside = self.basis.basis.components(pilot)
+        cross = inside.T @ self.basis.basis.components(rows)
+        compressed = inside.T @ self.basis.compressed @ inside
+        return forms - cross - cross.T + compressed * self.basis.scale
+
+    def _outside(
+        self, pilot: Float[Array, "k dim"], rows: Float[Array, "k dim"]
+    ) -> Float[Array, "k dim"]:
+        """ΠHΠv of the pilot probes: ΠHv less NᵀB(Qv), the part of ΠHQᵀQv that leaves the span."""
+        outside = self.basis.basis.without(rows)
+        last = self.basis.coupling.shape[1]
+        if last == 0:
+            return outside
+        inside = self.basis.basis.components(pilot)[-last:]
+        weights = (self.basis.coupling @ inside).T * self.basis.scale
+        return outside - combine(jnp.asarray(weights, rows.dtype), self.basis.next)
+
+    def _add(self, samples: Float[Array, "k dim"]) -> None:
+        self.samples.append(np.asarray(_sums(samples), np.float64))
+        count = jnp.asarray(self.count, samples.dtype)
+        self.mean, self.spread = _updated(count, self.mean, self.spread, samples)
+        self.count += samples.shape[0]
+
+    def result(self) -> tuple[Array, Array]:
+        """The diagonal and the error of each entry."""
+        value = self.mean + self.basis.known() if self.basis.rank else self.mean
+        if self.count < 2:
+            return value, jnp.full_like(value, jnp.inf)
+        pairs = jnp.asarray(self.count * (self.count - 1), value.dtype)
+        return value, jnp.sqrt(self.spread / pairs)
+
+
+@jax.jit
+def _updated(
+    count: Float[Array, ""],
+    mean: Float[Array, " dim"],
+    spread: Float[Array, " dim"],
+    samples: Float[Array, "k dim"],
+) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
+    """Running mean and sum of squared deviations, a block more (Chan's update)."""
+    k = jnp.asarray(samples.shape[0], samples.dtype)
+    block = samples.mean(axis=0)
+    within = jnp.sum((samples - block[None]) ** 2, axis=0)
+    shift = block - mean
+    total = count + k
+    return mean + shift * (k / total), spread + within + shift**2 * (count * k / total)
+
+
+@jax.jit
+def _add_products(
+    total: Float[Array, " dim"], left: Float[Array, "k dim"], right: Float[Array, "k dim"]
+) -> Float[Array, " dim"]:
+    return total + jnp.einsum("kp,kp->p", left, right, precision="highest")
+
+
+@jax.jit
+def _total_variance(
+    probes: Float[Array, "k dim"], images: Float[Array, "k dim"]
+) -> Float[Array, ""]:
+    return jnp.sum(jnp.var(probes * images, axis=0, ddof=1))
+
+
+@jax.jit
+def _sums(samples: Float[Array, "k dim"]) -> Float[Array, " k"]:
+    return jnp.sum(samples, axis=1)
+
+
+@jax.jit
+def _in_pairs(samples: Float[Array, "k dim"]) -> Float[Array, "half dim"]:
+    return (samples[0::2] + samples[1::2]) / 2
+
+
+def own_probes_pay(runs: list[Run], budget: int, bar: ProgressBar) -> bool:
+    """Whether groups of batches have probes of their own: one decision for all tasks.
+
+    It takes a block of products of each, and is not asked where no more than half as many are left
+    beside that. With pilot samples, 2 `PILOT` are looked at.
+    """
+    left = min(budget - run.spent for run in runs) - PILOT
+    if left < PILOT // 2 or not all(run.strata.several for run in runs):
+        return False
+    ratio = float(np.exp(np.mean([run.look(bar) for run in runs])))
+    return own_pays(ratio, 2 * PILOT, left)
