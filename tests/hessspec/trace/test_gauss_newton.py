@@ -79,8 +79,17 @@ def dense(loss_fn, params, batches):
     return total / sum(SIZES)
 
 
-@pytest.mark.parametrize("independent", [False, True])
-@pytest.mark.parametrize("loss_fn", [cross_entropy, two_losses, waves])
+@pytest.mark.parametrize(
+    ("loss_fn", "independent"),
+    [
+        (two_losses, False),
+        (two_losses, True),
+        (waves, True),
+        pytest.param(cross_entropy, False, marks=pytest.mark.slow),
+        pytest.param(cross_entropy, True, marks=pytest.mark.slow),
+        pytest.param(waves, False, marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_the_trace_of_the_dense_matrix(case, loss_fn, independent):
     params, batches = case
     data = Batches(batches)
@@ -94,6 +103,7 @@ def test_it_is_the_trace_of_the_dense_matrix(case, loss_fn, independent):
     assert ("indefinite" in found.method) == (loss_fn is waves)
 
 
+@pytest.mark.any_dtype
 def test_passes_over_the_data_are_counted_by_the_rank_in_the_outputs(case):
     """One output is looked at by the first loss; a softmax leaves two directions of three."""
     params, batches = case
@@ -103,6 +113,7 @@ def test_passes_over_the_data_are_counted_by_the_rank_in_the_outputs(case):
     assert whole.num_matvecs == max(SIZES) * alone.num_matvecs
 
 
+@pytest.mark.any_dtype
 def test_batches_of_one_example_need_no_promise(case):
     params, batches = case
     singles = [jax.tree.map(lambda a: a[i : i + 1], b) for b in batches for i in range(len(b["x"]))]  # noqa: B023
@@ -112,6 +123,7 @@ def test_batches_of_one_example_need_no_promise(case):
     assert found.num_matvecs == OUTPUTS - 1
 
 
+@pytest.mark.any_dtype
 def test_streamed_batches_add_up_and_are_not_taken_apart(case):
     params, batches = case
     data, room = Batches(8 * batches), {"memory_budget": 4_000}
@@ -126,6 +138,7 @@ def test_streamed_batches_add_up_and_are_not_taken_apart(case):
         gauss_newton_trace(model, cross_entropy, params, data, memory_budget=2_000)
 
 
+@pytest.mark.any_dtype
 @pytest.mark.parametrize(
     ("model_fn", "loss_fn", "said"),
     [
@@ -140,6 +153,7 @@ def test_examples_that_see_each_other_are_refused(case, model_fn, loss_fn, said)
         gauss_newton_trace(model_fn, loss_fn, params, Batches(batches), independent=True)
 
 
+@pytest.mark.any_dtype
 def test_batches_that_cannot_be_split_are_explained(case):
     params, batches = case
     odd = batches[0] | {"scale": jnp.ones((7,), dtype())}
