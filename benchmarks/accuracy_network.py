@@ -249,7 +249,7 @@ def page() -> str:
     count = {s: np.mean([int(r["samples"]) for r in rows if r["state"] == s]) for s in STATES}
     return (
         "# The stated error of a trace on a real network\n\n"
-        "Written by `python -m benchmarks.accuracy_network --page "
+        "Written by `python -m benchmarks.accuracy_network --pieces 0 --page "
         "docs/studies/network_traces.md` "
         f"with jax {jax.__version__}, {case('initial').whole.dtype}. The network of `--preset "
         f"compare`, P = {case('initial').whole.dim:,} shared parameters, four tasks of QM8, "

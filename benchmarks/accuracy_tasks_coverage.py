@@ -313,17 +313,21 @@ def main() -> None:
                     print(calls[-1], flush=True)
             print(f"  {time.process_time() - begin:.0f} s of CPU", flush=True)
     if options.output:
+        asked = f"--seeds {options.seeds} --calls {options.calls}"
+        of_calls = (
+            f"\n## `hessspec.trace` itself, {options.calls} calls a row\n\n"
+            "p: probability of two coverages that far apart if both had one law (Fisher's exact "
+            "test, tasks counted as independent).\n\n" + "\n".join(calls) + "\n"
+        )
         options.output.write_text(
             "# Coverage of the intervals of several tasks' traces\n\n"
-            "Written by one run of `python -m benchmarks.accuracy_tasks_coverage --output "
-            f"docs/studies/tasks_coverage.md` with jax {jax.__version__}: {options.seeds} seeds, "
+            f"Written by one run of `python -m benchmarks.accuracy_tasks_coverage {asked} --output "
+            "docs/studies/tasks_coverage.md` "
+            f"with jax {jax.__version__}: {options.seeds} seeds, "
             f"P = {DIM}, {TASKS} tasks with correlated Hessians over {GROUPS} groups of batches, "
             "nominal level 95 %. Budget: `num_matvecs`. The bias is in standard deviations of the "
             "estimate.\n\n"
-            "## Emulated\n\n" + "\n".join(lines) + "\n\n"
-            f"## `hessspec.trace` itself, {options.calls} calls a row\n\n"
-            "p: probability of two coverages that far apart if both had one law (Fisher's exact "
-            "test, tasks counted as independent).\n\n" + "\n".join(calls) + "\n"
+            "## Emulated\n\n" + "\n".join(lines) + "\n" + (of_calls if options.calls else "")
         )
 
 
