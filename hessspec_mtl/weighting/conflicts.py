@@ -26,8 +26,10 @@ def pcgrad(key: PRNGKeyArray) -> Weighting:
     Args:
         key: of the orders, drawn anew for each task and step.
 
-    Source: Yu et al. (2020), arXiv 2001.06782, algorithm 1, by the authors' code
-    `tianheyu927/PCGrad` (`PCGrad_tf.py`); the projections are done on coefficients, by the Gramian.
+    Source: Yu et al. (2020), arXiv 2001.06782, by the authors' code `tianheyu927/PCGrad`
+    (`PCGrad_tf.py`), which goes through the others in a fixed order (it does not use what it
+    shuffles); the random ones are those of AvivNavon/nash-mtl (`methods/weight_methods.py`,
+    PCGrad). The projections are done on coefficients, by the Gramian.
     """
 
     def weigh(losses: Array, gramian: Array, state: Draws) -> Weighed:
@@ -62,6 +64,9 @@ def imtl_g() -> Weighting:
     With the cosines C and w_t = β_t / |g_t|, the projections are Cβ; so Cβ = 1 but for a factor.
     For two tasks w_t ∝ 1 / |g_t|. With three or more a weight may be negative, and all are large
     where the β_t/|g_t| nearly cancel. It depends on the scales of losses by a common factor alone.
+
+    No descent is promised: the common projection has the sign of Σ_t β_t/|g_t|, and where that is
+    negative (a short gradient whose β_t is), d raises every loss. It is so in both codes below.
 
     Parallel gradients make C singular; its ridge of 10 √T eps then shares the weight evenly.
 
@@ -101,7 +106,8 @@ def aligned_mtl() -> Weighting:
 
     The columns of G B have the Gramian B M B = λ_min V V', the identity times the smallest
     eigenvalue of M where M has full rank: condition number 1. Eigenvalues up to T eps λ_max count
-    as 0 and are left out.
+    as 0 and are left out: in float32 a gradient some 1,500 times shorter than the longest has next
+    to no weight, and a slightly longer one has the largest.
 
     Source: Senushkin et al. (2023), arXiv 2305.19000, by the authors' code `SamsungLabs/MTL`
     (`code/optim/aligned/solver.py`, scale "min").

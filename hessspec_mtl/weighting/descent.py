@@ -17,7 +17,8 @@ def mgda() -> Weighting:
     """T times the shortest vector in the convex hull of the gradients; w >= 0, Σ_t w_t = T.
 
     For that d, g_t'd >= |d|²/T for every task, and d = 0 only where no direction lowers all losses.
-    For two tasks w_1/2 = (g_2 - g_1)'g_2 / |g_1 - g_2|², within [0, 1].
+    For two tasks w_1/2 = (g_2 - g_1)'g_2 / |g_1 - g_2|², within [0, 1]. |d|² is within about 1e-6
+    (float32) of the shortest gradient's, however long the others are.
 
     Source: Sener and Koltun (2018), by the authors' code `isl-org/MultiObjectiveOptimization`
     (`multi_task/min_norm_solvers.py`), which solves the same problem by other means; times T as in
@@ -26,10 +27,10 @@ def mgda() -> Weighting:
 
     def weigh(losses: Array, gramian: Array, state: State) -> Weighed:
         del losses
-        counted = has_gradient(gramian)
-        scaled = _scaled(gramian)
-        shares = simplex_minimum(lambda x: (_times(scaled, x), scaled), counted, gramian.dtype)
-        return _in_all(shares, counted), state
+        counted, cosines, _, prices = _hull(gramian)
+        y = simplex_minimum(lambda y: (_times(cosines, y), cosines), counted, gramian.dtype, prices)
+        number = counted.sum().astype(gramian.dtype)
+        return jnp.where(counted, number * prices * y, 1), state
 
     return Weighting("MGDA", lambda num_tasks: (), weigh, needs_gramian=True)
 
@@ -56,23 +57,26 @@ def cagrad(*, c: float = 0.4) -> Weighting:
 
     def weigh(losses: Array, gramian: Array, state: State) -> Weighed:
         del losses
-        counted = has_gradient(gramian)
-        scaled, number = _scaled(gramian), jnp.maximum(counted.sum(), 1).astype(gramian.dtype)
-        mean = counted.astype(gramian.dtype) / number
-        with_mean = _times(scaled, mean)
-        radius = c * jnp.sqrt(jnp.maximum(mean @ with_mean, 0))
-        least = 10 * jnp.finfo(gramian.dtype).eps
+        counted, cosines, lengths, prices = _hull(gramian)
+        number = jnp.maximum(counted.sum(), 1).astype(gramian.dtype)
+        eps = jnp.finfo(gramian.dtype).eps
+        # The mean gradient in multiples of the longest one; then |g_0| is divided out.
+        longest = jnp.max(jnp.where(counted, lengths, 0))
+        mean = jnp.where(counted, lengths / jnp.where(longest > 0, longest, 1), 0) / number
+        norm = jnp.sqrt(jnp.maximum(mean @ _times(cosines, mean), eps * (mean @ mean)))
+        with_mean = _times(cosines, mean / jnp.where(norm > 0, norm, 1))
 
-        def derivatives(x: Array) -> tuple[Array, Array]:
-            with_x = _times(scaled, x)
-            length = jnp.sqrt(jnp.maximum(x @ with_x, 0) + least)
-            curved = scaled / length - with_x[:, None] * with_x[None, :] / length**3
-            return with_mean + radius * with_x / length, radius * curved
+        def length_of(y: Array) -> Array:
+            return jnp.sqrt(jnp.maximum(y @ _times(cosines, y), 0) + 10 * eps)
 
-        shares = simplex_minimum(derivatives, counted, gramian.dtype)
-        length = jnp.sqrt(jnp.maximum(shares @ _times(scaled, shares), 0) + least)
-        weights = number * (mean + radius / length * shares) / (1 + c**2)
-        return jnp.where(counted, weights, 1), state
+        def derivatives(y: Array) -> tuple[Array, Array]:
+            with_y, length = _times(cosines, y), length_of(y)
+            curved = cosines / length - with_y[:, None] * with_y[None, :] / length**3
+            return with_mean + c * with_y / length, c * curved
+
+        y = simplex_minimum(derivatives, counted, gramian.dtype, prices)
+        turned = c * norm * y / length_of(y) / jnp.where(counted, mean, 1)
+        return jnp.where(counted, (1 + turned) / (1 + c**2), 1), state
 
     return Weighting("CAGrad", lambda num_tasks: (), weigh, needs_gramian=True)
 
@@ -137,16 +141,18 @@ def bargain(matrix: Float[Array, "T T"]) -> Float[Array, " T"]:
     return beta
 
 
-def _scaled(gramian: Float[Array, "T T"]) -> Float[Array, "T T"]:
-    """The Gramian over its largest entry of the diagonal, so that numbers are of the size of 1."""
-    most = jnp.max(jnp.diagonal(gramian))
-    return gramian / jnp.where(most > 0, most, 1)
+def _hull(gramian: Float[Array, "T T"]) -> tuple[Bool[Array, " T"], Array, Array, Array]:
+    """What counts, cosines, lengths, and prices: the shortest length over each.
+
+    A point of the hull in multiples of the shortest gradient's length, Σ y_t g_t/|g_t| with y >= 0,
+    has prices'y = 1. In these coordinates an error is one of the shortest gradient; in shares x it
+    would be one of the longest, beside which a shortest vector may be nothing.
+    """
+    counted = has_gradient(gramian)
+    cosines, lengths = correlation(gramian)
+    shortest = jnp.min(jnp.where(counted, lengths, jnp.inf))
+    return counted, cosines, lengths, jnp.where(counted, shortest / lengths, 1)
 
 
 def _times(matrix: Float[Array, "T T"], x: Float[Array, " T"]) -> Float[Array, " T"]:
     return jnp.matmul(matrix, x, precision="highest")
-
-
-def _in_all(shares: Float[Array, " T"], counted: Bool[Array, " T"]) -> Float[Array, " T"]:
-    """Shares of the tasks that count, as weights whose mean over these is 1."""
-    return jnp.where(counted, shares * counted.sum().astype(shares.dtype), 1)

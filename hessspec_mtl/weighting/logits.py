@@ -28,7 +28,13 @@ def learnt(values: Float[Array, " T"]) -> Learnt:
 
 
 def learn(state: Learnt, gradient: Float[Array, " T"], rate: float, decay: float = 0.0) -> Learnt:
-    """One step of Adam (0.9, 0.999, 1e-8), `decay` times the numbers added to their gradient."""
+    """One step of Adam (0.9, 0.999, 1e-8), `decay` times the numbers added to their gradient.
+
+    A gradient whose square would overflow counts as the longest whose square does not: with an
+    infinite mean of squares the numbers would never move again.
+    """
+    most = 0.5 * jnp.finfo(gradient.dtype).max ** 0.5
+    gradient = jnp.clip(gradient, -most, most)
     gradient = gradient + decay * state.values
     steps = state.steps + 1
     first = 0.9 * state.first + 0.1 * gradient

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from hessspec_mtl.weighting.logits import Learnt, learn, learnt
 from hessspec_mtl.weighting.transformation import Weighed, Weighting, unit_mean
@@ -41,7 +41,8 @@ def uncertainty(*, rate: float = 2e-3) -> Weighting:
     def weigh(losses: Array, gramian: Any, state: Learnt) -> Weighed:
         del gramian
         weights = jnp.exp(-state.values).astype(losses.dtype)
-        gradient = 0.5 * (1 - weights * losses)
+        # A loss of 0 is that of a batch without the task's target: it says nothing of its size.
+        gradient = jnp.where(losses == 0, 0, 0.5 * (1 - weights * losses))
         return weights, learn(state, gradient.astype(state.values.dtype), rate)
 
     return Weighting(
@@ -63,7 +64,8 @@ def dynamic_weight_average(window: int, *, temperature: float = 2.0) -> Weightin
     """w_t = T softmax(r_t / temperature), r_t = L_t(e - 1) / L_t(e - 2), means over two epochs.
 
     A loss that falls more slowly than others weighs more. During the first two windows all weights
-    are 1. Multiplying a loss by a constant changes nothing.
+    are 1. Multiplying a loss by a constant changes nothing. A task that was without a target in one
+    of the two windows (a mean of 0) has r_t = 1.
 
     Args:
         window: steps of an epoch, over which losses are averaged.
@@ -86,7 +88,10 @@ def dynamic_weight_average(window: int, *, temperature: float = 2.0) -> Weightin
 
     def weigh(losses: Array, gramian: Any, state: Windows) -> Weighed:
         del gramian
-        ratios = state.last / jnp.maximum(state.before, jnp.finfo(state.before.dtype).tiny)
+        # A window without a task's target has the mean 0, to which nothing compares.
+        both = (state.last > 0) & (state.before > 0)
+        ratios = jnp.where(both, state.last / jnp.where(both, state.before, 1), 1)
+        ratios = jnp.minimum(ratios, jnp.finfo(ratios.dtype).max)
         weights = losses.size * jax.nn.softmax(ratios / temperature)
         weights = jnp.where(state.windows < 2, jnp.ones_like(weights), weights)
         running = state.running + losses.astype(state.running.dtype)
@@ -110,7 +115,8 @@ def famo(*, rate: float = 0.025, decay: float = 0.01) -> Weighting:
     the losses are looked at again, on the same data: ξ descends along J'(log L_before -
     log L_after), J the Jacobian of the softmax, by Adam. So a task that fell less than others
     gains; if all fall by the same share nothing changes, and the sum of this gradient is always 0.
-    Multiplying a loss by a constant changes the direction by a factor alone.
+    Multiplying a loss by a constant changes the direction by a factor alone. Losses are not to be
+    negative; one that is exactly 0, of a batch without the task's target, is left out of both.
 
     Args:
         rate: of Adam for ξ, which starts at 0.
@@ -128,8 +134,9 @@ def famo(*, rate: float = 0.025, decay: float = 0.01) -> Weighting:
 
     def weigh(losses: Array, gramian: Any, state: Learnt) -> Weighed:
         del gramian
-        shares = jax.nn.softmax(state.values).astype(losses.dtype)
-        return unit_mean(shares / (losses + _LEAST)), state
+        counted = losses != 0
+        shares = shares_of(state.values, counted).astype(losses.dtype)
+        return unit_mean(shares / (losses + _LEAST), counted), state
 
     def seen(before: Array, after: Array, state: Learnt) -> Learnt:
         return learn(state, famo_gradient(before, after, state.values), rate, decay)
@@ -149,8 +156,15 @@ def famo_gradient(
 ) -> Float[Array, " T"]:
     """J'(log L_before - log L_after) for z = softmax(ξ): z_t (δ_t - Σ_u z_u δ_u)."""
     fall = jnp.log(before + _LEAST) - jnp.log(after + _LEAST)
-    fall, shares = fall.astype(logits.dtype), jax.nn.softmax(logits)
+    fall, shares = fall.astype(logits.dtype), shares_of(logits, before != 0)
     return shares * (fall - jnp.sum(shares * fall))
+
+
+def shares_of(logits: Float[Array, " T"], counted: Bool[Array, " T"]) -> Float[Array, " T"]:
+    """The softmax over the tasks that count, 0 for the others."""
+    return jnp.where(
+        counted, jax.nn.softmax(jnp.where(counted | ~counted.any(), logits, -jnp.inf)), 0
+    )
 
 
 def require_positive(name: str, value: float) -> None:

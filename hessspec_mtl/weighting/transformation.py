@@ -17,7 +17,9 @@ Scale: equal weights are 1, and where a paper's weights sum to 1, ours sum to T.
 a common factor that stays; where it changes from step to step, it does.
 
 Rules for all methods: a task whose gradient is exactly 0 (a batch without its target, say) is left
-out, which means that the others are weighted as if it were not there. If what the tasks tell is not
+out, which means that the others are weighted as if it were not there; methods that see losses alone
+go by a loss of exactly 0. Gradients are known by their squares: in float32 one shorter than 1e-19
+counts as 0, and one longer than 1e19 as not finite. If what the tasks tell is not
 finite, the weights are NaN, which no optimiser hides, and the state stays as it was.
 """
 

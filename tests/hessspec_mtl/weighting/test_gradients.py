@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.optimize import minimize
 
 from hessspec_mtl.weighting import (
@@ -125,6 +126,34 @@ def test_cagrad_maximises_the_worst_improvement_within_its_ball(cases):
         assert (gradients @ direction).min() / scale >= smallest(dual, count) - 2e-5
 
 
+@pytest.mark.parametrize("name", ["mgda", "cagrad"])
+def test_gradients_of_very_unlike_lengths_have_the_direction_that_their_conditions_ask_for(name):
+    """Lengths from 1 to 1e-4; an error of the longest gradient's size would turn d around.
+
+    Sufficient for the shortest vector: w >= 0 with mean 1, and g_t'd >= |d|² for all t. For the
+    best of the worst in the ball: d = g_0 + Σ x_t g_t with x >= 0 of length c|g_0|, and x_t = 0
+    where g_t'd is not the least.
+    """
+    rng, c = np.random.default_rng(3), 0.4
+    many = rng.normal(size=(8, 4, 6)) + 0.5 * rng.normal(size=(8, 1, 6))
+    many *= 10 ** rng.uniform(-4, 0, size=(8, 4, 1))
+    method = {"mgda": mgda(), "cagrad": cagrad(c=c)}[name]
+    for gradients, weights in zip(many, weights_of(method, many), strict=True):
+        if name == "mgda":
+            direction = weights @ gradients / 4
+            assert (weights >= 0).all()
+            np.testing.assert_allclose(weights.mean(), 1, rtol=1e-5)
+            assert (gradients @ direction >= direction @ direction * (1 - 1e-4)).all()
+            continue
+        mean, shares = gradients.mean(axis=0), np.maximum(weights * (1 + c**2) - 1, 0) / 4
+        direction = mean + shares @ gradients
+        np.testing.assert_allclose(weights @ gradients / 4 * (1 + c**2), direction, rtol=1e-5)
+        away = np.linalg.norm(direction - mean) / np.linalg.norm(mean)
+        np.testing.assert_allclose(away, c, rtol=1e-3)
+        gains = gradients @ direction
+        assert shares @ (gains - gains.min()) <= 2e-3 * shares.sum() * abs(gains.min())
+
+
 def test_cagrad_without_a_radius_is_the_sum_of_the_gradients(cases):
     np.testing.assert_allclose(weights_of(cagrad(c=0.0), cases[2]), 1.0, rtol=1e-5)
 
@@ -158,6 +187,18 @@ def test_imtl_g_has_equal_projections_onto_all_gradients(cases):
         assert np.ptp(projections) < 1e-4 * scale
         if len(gradients) == 2:
             np.testing.assert_allclose(weights, 2 / lengths / (1 / lengths).sum(), rtol=1e-3)
+
+
+def test_imtl_g_raises_every_loss_where_its_weights_cancel_beyond_0():
+    """As its sources have it: Σ β_t/|g_t| < 0 for a short gradient between two long ones."""
+    gradients = np.array([[1.0, 0.2, 0.0], [0.2, 1.0, 0.0], [1e-2, 1e-2, 1e-5]])
+    unit = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
+    beta = np.linalg.solve(unit @ unit.T, np.ones(3))
+    expected = beta / np.linalg.norm(gradients, axis=1)
+    assert expected.sum() < 0
+    weights = weights_of(imtl_g(), gradients)
+    assert weights.sum() > 0
+    assert (gradients @ (weights @ gradients) < 0).all()
 
 
 def test_aligned_mtl_makes_the_gradients_orthogonal_and_as_long_as_the_least_axis(cases):

@@ -115,3 +115,41 @@ def test_the_first_direction_of_famo_has_a_factor_alone_of_a_losss_scale(scale):
     after, _ = method.update(losses * scales, method.init(2))
     ratios = np.asarray(after * scales / before)
     np.testing.assert_allclose(ratios[1], ratios[0], rtol=2e-2)  # 1e-8 is added to a loss
+
+
+@pytest.mark.parametrize("made", [famo, uncertainty, lambda: dynamic_weight_average(1)])
+def test_a_loss_of_0_leaves_the_other_tasks_as_they_would_be_alone(made):
+    """A batch without a target: its loss of 0 is no loss that is nearly learnt."""
+    method, found = made(), {}
+    for name, kept in (("three", [0, 1, 2]), ("two", [0, 2])):
+        state, found[name] = method.init(len(kept)), []
+        for losses in ([0.5, 0.0, 2.0], [0.4, 0.0, 1.9], [0.35, 0.0, 1.0], [0.3, 0.0, 1.1]):
+            losses = jnp.array(losses)[jnp.array(kept)]
+            weights, state = method.update(losses, state)
+            state = method.after(
+                losses, losses * jnp.array([0.8, 1.0, 0.9])[jnp.array(kept)], state
+            )
+            found[name].append(np.asarray(weights))
+    three, two = np.array(found["three"])[:, ::2], np.array(found["two"])
+    # The averages are a softmax over all tasks: ratios are what must not change.
+    np.testing.assert_allclose(three / three[:, :1], two / two[:, :1], rtol=1e-5)
+    assert np.ptp(two[-1]) > 1e-3
+
+
+def test_a_task_without_a_window_to_compare_with_does_not_take_all_the_weight():
+    method = dynamic_weight_average(1)
+    state = method.init(2)
+    for losses in ([1.0, 0.0], [1.0, 0.7], [1.0, 0.7]):
+        weights, state = method.update(jnp.array(losses), state)
+    np.testing.assert_array_equal(weights, 1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_log_variances_move_whatever_the_size_of_a_loss(scale):
+    """The square of 1e30 is beyond float32."""
+    method = uncertainty(rate=0.1)
+    state = method.init(1)
+    for _ in range(3):
+        weights, state = method.update(jnp.array([scale]), state)
+    np.testing.assert_allclose(np.sign(np.log(weights)), -np.sign(np.log(scale)))
+    assert 0.15 < abs(float(jnp.log(weights[0]))) < 0.25
