@@ -126,7 +126,10 @@ def install(visit: Visit) -> Path:
     wheels = sorted(map(str, (KIT / "wheels").glob("*.whl")))
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
     command = [*pip, "--no-cache-dir", "--upgrade", "--target", str(site), *wheels]
-    subprocess.run(command, check=True)
+    if not wheels:
+        raise SystemExit(f"{KIT} has no wheels: run the script of a kit (make gpu-kit).")
+    if subprocess.run(command).returncode:
+        raise SystemExit("the kit's wheels cannot be installed: see above.")
     visit.say(f"{len(wheels)} wheels installed")
     return site
 
@@ -278,10 +281,17 @@ def unpack(home: Path, to: Path) -> None:
     """What a visit packed, in the folder `to`.
 
     Raises:
-        SystemExit: if a part is missing or is not the one that the index names.
+        SystemExit: if there is no index, or a part is missing or not the one that the index names.
     """
     stream = io.BytesIO()
-    for part in json.loads((home / INDEX).read_text(encoding="utf-8"))["parts"]:
+    try:
+        parts = json.loads((home / INDEX).read_text(encoding="utf-8"))["parts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(
+            f"{home / INDEX} must be the index that a visit packed its parts with ({error}); give "
+            "the folder that was `--out` there, with all its files."
+        ) from error
+    for part in parts:
         path = home / part["name"]
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != part["sha256"]:
@@ -292,13 +302,21 @@ def unpack(home: Path, to: Path) -> None:
         archive.extractall(to, filter="data")
 
 
+def positive(word: str) -> float:
+    """A number of minutes from the command line."""
+    number = float(word)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive and finite, got {word}")
+    return number
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="visit.py", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     running = verbs.add_parser("run", help="run the steps on this machine")
     running.add_argument("--out", type=Path, required=True, help="what goes home is written here")
     running.add_argument("--work", type=Path, default=Path("/tmp/hessspec-visit"))
-    running.add_argument("--minutes", type=float, default=9.0, help="all in all")
+    running.add_argument("--minutes", type=positive, default=9.0, help="all in all")
     running.add_argument("--home", type=Path, help="parts of an earlier visit, to go on from")
     running.add_argument("--tiny", action="store_true", help="a rehearsal: everything small")
     names = [step.name for step in STEPS]
@@ -313,6 +331,11 @@ def main() -> int:
     heed_interrupts()
     visit = Visit(options.out.resolve(), options.minutes, options.work.resolve(), options.tiny)
     if options.home:
+        if any(path.is_file() for path in (visit.work / "runs").rglob("*")):
+            raise SystemExit(
+                f"{visit.work} holds the work of a visit already, which {options.home} would write "
+                "over: leave `--home` out to go on from it, or remove that folder first."
+            )
         unpack(options.home, visit.work)
     steps = {step.name: step for step in STEPS}
     return run(visit, [steps[name] for name in options.steps])

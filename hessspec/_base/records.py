@@ -103,6 +103,8 @@ def load_record(
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop(_HEADER).tobytes().decode())
+        if not (isinstance(header, dict) and isinstance(header.get("meta"), dict)):
+            raise ValueError("its header is not one")
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:

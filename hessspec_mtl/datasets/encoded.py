@@ -138,6 +138,10 @@ def read_encoded(path: str | os.PathLike[str]) -> MultitaskDataset:
         }
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} lacks a part of its description ({error}); {_AGAIN}") from error
+    if described["domain"] not in ("molecules", "crystals"):
+        raise DataError(
+            f"{path} must hold molecules or crystals, got {described['domain']!r}; {_AGAIN}"
+        )
     _check(path, arrays, described)
     try:
         return MultitaskDataset(
@@ -165,6 +169,8 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping[str,
             form = "whole numbers" if kinds == "iu" else "floating-point numbers"
             found = f"{arrays[name].dtype} of shape {arrays[name].shape}"
             raise refuse(name, f"hold {form} along {axes} axes", found)
+        if name.startswith("num_") and (arrays[name] < 0).any():
+            raise refuse(name, "hold counts, none negative", int(arrays[name].min()))
     length = {
         "example": len(described["ids"]),
         "node": int(arrays["num_nodes"].sum()),

@@ -18,6 +18,7 @@ import tyro
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.csv_table import table_name
 from hessspec_mtl.datasets.encoded import read_encoded
+from hessspec_mtl.datasets.sources import DataError
 from hessspec_mtl.study.presets import DATA_SEED, DatasetName
 
 Loaded = tuple[MultitaskDataset, MultitaskDataset]
@@ -122,7 +123,14 @@ def named(
         DataError: if a file cannot be had, or is not what it should be.
     """
     if encoded_dir is not None:
-        return encoded(encoded_dir / encoded_name(name), num_examples)
+        path = encoded_dir / encoded_name(name)
+        loaded = encoded(path, num_examples)
+        if (found := loaded[0].name).lower() != name:
+            raise DataError(
+                f"{path} must hold the data set {name}, it holds {found}; a file is named after "
+                "its set, as python -m hessspec_mtl.encode does."
+            )
+        return loaded
     match name:
         case "molecules":
             from hessspec_mtl.datasets.computed import load_molecules
@@ -165,9 +173,22 @@ def own(
     *,
     encoded_dir: Path | None = None,
 ) -> Loaded:
-    """One's own data: from their encoded file in `encoded_dir`, if that is given."""
+    """One's own data: from their encoded file in `encoded_dir`, if that is given.
+
+    Raises:
+        DataError: if that file is not what it should be, or holds other targets.
+    """
     if encoded_dir is not None:
-        return encoded(encoded_dir / encoded_name(files.set_name), num_examples)
+        path = encoded_dir / encoded_name(files.set_name)
+        loaded = encoded(path, num_examples)
+        asked = files.targets if isinstance(files, MoleculeTable) else files.columns
+        found = tuple(task.name for task in loaded[0].tasks)
+        if asked is not None and tuple(asked) != found:
+            raise DataError(
+                f"{path} holds the targets {', '.join(found)}, not {', '.join(asked)}; encode the "
+                "data set again with these (python -m hessspec_mtl.encode), or name those."
+            )
+        return loaded
     whole = files.read()
     return whole, subset(whole, num_examples)
 

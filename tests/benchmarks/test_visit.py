@@ -137,6 +137,39 @@ def test_a_damaged_or_missing_part_is_refused_by_name(visit, tmp_path):
         unpack(visit.out, tmp_path / "home")
 
 
+@pytest.mark.parametrize("content", [None, '{"parts": [', "[]"])
+def test_a_folder_without_a_sound_index_is_refused_by_name(tmp_path, content):
+    if content is not None:
+        (tmp_path / "home.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"home\.json must be the index that a visit packed"):
+        unpack(tmp_path, tmp_path / "home")
+
+
+def test_parts_of_an_earlier_visit_do_not_write_over_later_work(visit, tmp_path, monkeypatch):
+    (visit.work / "runs" / "state").write_text("early")
+    pack(visit)
+    (visit.work / "runs" / "state").write_text("late")
+    words = f"visit.py run --out {visit.out} --work {visit.work} --home {visit.out}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit, match="holds the work of a visit already"):
+        visits.main()
+    assert (visit.work / "runs" / "state").read_text() == "late"
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_a_visit_has_a_number_of_minutes(tmp_path, monkeypatch, capsys, minutes):
+    monkeypatch.setattr(sys, "argv", ["visit.py", "run", "--out", "x", f"--minutes={minutes}"])
+    with pytest.raises(SystemExit):
+        visits.main()
+    assert f"must be positive and finite, got {minutes}" in capsys.readouterr().err
+
+
+def test_a_script_outside_a_kit_says_where_it_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(visits, "KIT", tmp_path)
+    with pytest.raises(SystemExit, match="has no wheels: run the script of a kit"):
+        visits.install(Visit(tmp_path / "out", 1.0, tmp_path / "work", tiny=True))
+
+
 def test_the_script_needs_the_standard_library_alone():
     names = {line.split()[1].split(".")[0] for line in imports(Path(visits.__file__))}
     assert names <= set(sys.stdlib_module_names) | {"__future__"}

@@ -1,9 +1,12 @@
 """The command that encodes data sets, and the other command's way to what it wrote."""
 
 import numpy as np
+import pytest
 import tyro
 
 from hessspec_mtl import encode, reproduce
+from hessspec_mtl.datasets.sources import DataError
+from hessspec_mtl.study.loading import named
 
 
 def test_molecules_of_ones_own_are_read_from_their_encoded_file(tmp_path, capsys):
@@ -29,6 +32,13 @@ def test_molecules_of_ones_own_are_read_from_their_encoded_file(tmp_path, capsys
     assert reproduce._command(encoded).endswith(
         f"molecules {table} --encoded-dir {tmp_path} --targets a b --units eV 1"
     )
+    other = [str(table), "--targets", "a", "--encoded-dir", str(tmp_path)]
+    ((_, load),) = reproduce._sources(tyro.cli(reproduce.OwnMolecules, args=other))
+    with pytest.raises(DataError, match=r"mine.npz holds the targets a, b, not a; encode"):
+        load(None)
+    (tmp_path / "mine.npz").rename(tmp_path / "crystals.npz")
+    with pytest.raises(DataError, match="must hold the data set crystals, it holds mine"):
+        named("crystals", None, encoded_dir=tmp_path)
 
 
 def test_a_set_that_cannot_be_had_is_told_in_a_sentence(tmp_path, capsys):

@@ -159,6 +159,11 @@ def altered(path, **changes) -> None:
             r"`receivers` must lie in \[0, 1\) at \(2,\), got 1",
         ),
         ({"edge_kinds": np.full(6, 3)}, r"`edge_kinds` must lie in \[0, 1\) at \(0,\), got 3"),
+        (
+            {"num_edges": np.array([8, -2, 0])},
+            "`num_edges` must hold counts, none negative, got -2",
+        ),
+        ({"domain": "proteins"}, "must hold molecules or crystals, got 'proteins'"),
         ({"twins": np.array([[0, 3]])}, r"`twins` must lie in \[0, 3\) at \(0, 1\), got 3"),
         ({"targets": np.zeros((3, 1))}, "`targets` must have 2 columns, one a task, got 1"),
         ({"faces": np.full((3, 4), np.nan)}, "`faces` must be finite"),
@@ -183,6 +188,11 @@ def test_a_file_cut_short_or_missing_or_of_another_kind_is_named(tmp_path):
         read_encoded(tmp_path / "none.npz")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"three.npz cannot be read.*encode the data set again"):
+        read_encoded(path)
+    header = np.frombuffer(b"[]", np.uint8)
+    with path.open("wb") as stream:
+        np.savez(stream, **{"hessspec.json": header})
+    with pytest.raises(DataError, match=r"three.npz cannot be read.*its header is not one"):
         read_encoded(path)
     save_record(path, "TraceEstimate", {})
     with pytest.raises(DataError, match="holds a TraceEstimate"):
