@@ -100,7 +100,7 @@ def check_kind(name: str, value: Any, kind: type) -> None:
 
 def did_you_mean(word: Any, known: Iterable[Any]) -> str:
     """The nearest of the words that are known, as a question in brackets; nothing if none is."""
-    names = {str(name).lower(): str(name) for name in known}
+    names = {str(name).lower(): name for name in known}
     near = difflib.get_close_matches(str(word).lower(), names, n=1)
     return f" (did you mean {names[near[0]]!r}?)" if near else ""
 

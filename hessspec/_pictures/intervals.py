@@ -16,6 +16,7 @@ _FAR_APART = 50.0
 _MOST_DECADES = 6.0
 # Names that are longer together lie across each other unless they are turned.
 _MOST_LETTERS = 50
+_MOST_NAMES = 30  # along an axis
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def draw_estimates(drawn: Sequence[Estimates], ax: Any, title: str) -> Any:
     names = drawn[0].names
     crowded = sum(map(len, names)) > _MOST_LETTERS
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(np.arange(len(names)), names, **turned)
+    _name(axes, "x", names, **turned)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylabel(title)
     _scale(axes, "y", np.concatenate(everything))
@@ -101,13 +102,22 @@ def draw_leaves(drawn: Sequence[Estimates], ax: Any) -> Any:
         places = np.arange(len(names)) + 0.16 * (rank - (len(drawn) - 1) / 2)
         (points,) = axes.plot(one.values, places, "o", label=one.label, markersize=4)
         axes.hlines(places, one.low, one.high, color=points.get_color(), linewidth=2, alpha=0.5)
-    axes.set_yticks(np.arange(len(names)), names)
+    _name(axes, "y", names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.set_xlabel("entries of the diagonal: mean, and nine tenths of them")
     _scale(axes, "x", np.concatenate([np.r_[one.values, one.low, one.high] for one in drawn]))
     _add_legend(axes, [one.label for one in drawn])
     return axes
+
+
+def _name(axes: Any, direction: str, names: Sequence[str], **how: Any) -> None:
+    """Names along an axis; of more than have room every second, third, ..., which is said there."""
+    step = -(-len(names) // _MOST_NAMES) or 1
+    places = np.arange(0, len(names), step)
+    getattr(axes, f"set_{direction}ticks")(places, list(names)[::step], **how)
+    if step > 1:
+        getattr(axes, f"set_{direction}label")(f"one name of {step} is shown")
 
 
 def _scale(axes: Any, direction: Any, numbers: np.ndarray) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from hessspec._base.arguments import check_kind, whole_number
 from hessspec._base.memory import resolve_budget, size
 from hessspec._base.meshes import width_on
+from hessspec._base.printing import counted
 from hessspec._base.probes import gaussian_on
 from hessspec._base.signatures import called_as
 from hessspec._krylov.basis import ROWS_PER_CHUNK, LockstepBases, in_chunks
@@ -48,10 +49,11 @@ class Forecast:
         # Of a run this short, what the host does besides takes as long, and is not timed.
         short = self.seconds < _SHORT
         time = "a second or less" if short else f"about {duration(self.seconds)}"
+        products = counted(self.num_matvecs, "product")
         return (
-            f"{self.question} takes {self.num_matvecs:,} products, {time} on this device once "
+            f"{self.question} takes {products}, {time} on this device once "
             f"compiled, and about {size(self.nbytes)} beside the data "
-            f"(timed with {self.spent:,} products)."
+            f"(timed with {counted(self.spent, 'product')})."
         )
 
     def __repr__(self) -> str:
@@ -98,7 +100,8 @@ def forecast(
     budget = resolve_budget(memory_budget)
     tasks = operator.num_tasks or 1
     scalar = operator if operator.num_tasks is None else operator.task(0)
-    ask = f"The density of {operator.dim:,} parameters{f', {tasks} tasks,' if tasks > 1 else ''}"
+    ask = f"The density of {counted(operator.dim, 'parameter')}"
+    ask += f", {tasks} tasks," if tasks > 1 else ""
     if operator.dim <= num_steps:
         return _dense(scalar, tasks, f"{ask} by its whole matrix")
     room = budget - krylov_bytes(num_probes, num_steps, operator.dim, operator.dtype, operator.mesh)
@@ -116,7 +119,7 @@ def forecast(
         nbytes=nbytes + scalar.product_bytes(num_probes),
         seconds=tasks * (num_steps * each + passes * reading),
         spent=2 * steps * num_probes,
-        question=f"{ask} with {num_probes} probes of {num_steps} steps",
+        question=f"{ask} with {counted(num_probes, 'probe')} of {counted(num_steps, 'step')}",
     )
 
 

@@ -1,7 +1,7 @@
 """The record of the traces of blocks: a mapping from names, printed and drawn as one."""
 
 import os
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.saved import parts_of, restored
 
 _KIND = "BlockTraces"
+_MOST_TASKS = 4  # of which a line tells the traces
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -112,7 +113,7 @@ class BlockTraces(Printed, Mapping[Hashable, TraceEstimate]):
         columns = (np.stack(column) for column in zip(*rows, strict=True))
         lead = (len(self), self.num_tasks or 1)
         values, low, high = (np.reshape(column, lead).T / sizes for column in columns)
-        names = [str(name) for name in self.names]
+        names = [_in_a_line(name) for name in self.names]
         drawn = [
             Estimates(names, values[t], low[t], high[t], label)
             for t, label in enumerate(task_labels(None, self.num_tasks))
@@ -124,10 +125,10 @@ class BlockTraces(Printed, Mapping[Hashable, TraceEstimate]):
         first, several = self.estimates[0], self.num_tasks is not None
         rows = []
         for name, one in self.items():
-            found = listed(map(with_error, *_flat(one.value, one.standard_error)), several)
-            held = listed(map(interval, *_flat(*one.confidence_interval())), several)
+            found = listed(_few(map(with_error, *_flat(one.value, one.standard_error))), several)
+            held = listed(_few(map(interval, *_flat(*one.confidence_interval()))), several)
             size = counted(one.dim, "parameter")
-            rows.append((str(name), f"tr H = {found}, 95 % {held}, {size}"))
+            rows.append((_in_a_line(name), f"tr H = {found}, 95 % {held}, {size}"))
         tasks = f", {self.num_tasks} tasks" if several else ""
         title = f"{_KIND} of {counted(len(self), 'block')}, P = {self.dim:,}{tasks}"
         told = [("intervals", first.reliability_words()), ("method", first.method_words())]
@@ -164,6 +165,19 @@ class BlockTraces(Printed, Mapping[Hashable, TraceEstimate]):
             for number, one in enumerate(meta["estimates"])
         )
         return cls(tuple(estimates), tuple(meta["names"]))
+
+
+def _in_a_line(name: Hashable) -> str:
+    """The name of a block as it is printed; one of nothing but space in quotes."""
+    return " ".join(str(name).split()) or repr(name)
+
+
+def _few(texts: Iterable[str]) -> list[str]:
+    """The texts of tasks as far as a line has room for them."""
+    told = list(texts)
+    if len(told) <= _MOST_TASKS:
+        return told
+    return [*told[: _MOST_TASKS - 1], f"... {len(told) - _MOST_TASKS + 1} more"]
 
 
 def _flat(*columns: Any) -> list[np.ndarray]:

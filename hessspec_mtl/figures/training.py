@@ -69,6 +69,8 @@ def training_error_figure(studies: Sequence[Study], *, name: str = "figure3") ->
             log_axis(row[0], "y")  # shared with its neighbour, whose lines it now holds too
             row[0].set_ylabel("MAE (standard deviations)")
             _label_line_ends(figure, row[1], study)
+        for panel in axes.flat:
+            panel.xaxis.get_major_locator().set_params(integer=True)  # two epochs have no half
         for panel in axes[-1]:
             panel.set_xlabel("epoch")
         figure.align_ylabels()

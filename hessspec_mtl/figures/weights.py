@@ -42,6 +42,7 @@ def weight_figure(studies: Sequence[Study], *, name: str = "figure13") -> Plot |
         for panel, study, letter in zip(axes, shown, "abcdefgh", strict=False):
             _draw(panel, study, data[data["dataset"] == study.name])
             panel_title(panel, letter, f"{study.name}: {_method(study)}")
+            panel.xaxis.get_major_locator().set_params(integer=True)
         axes[-1].set_xlabel("epoch")
         figure.align_ylabels()
     return Plot(

@@ -21,6 +21,7 @@ from hessspec_mtl.report.words import (
     flat_settings,
     left_out,
     left_out_files,
+    linked,
     sources,
     structures_sentence,
     summary,
@@ -53,7 +54,7 @@ def report_markdown(
     if reasons := left_out(results.full):
         lines += ["Records of the sources that were left out, and why:", ""]
         lines += [*(f"- {name}: {counts}" for name, counts in reasons), ""]
-        links = [f"[{name}]({name})" for name in left_out_files(results)]
+        links = [f"[{name}]({linked(name)})" for name in left_out_files(results)]
         lines += [f"One by one, with their cause: {', '.join(links)}.", ""] if links else []
     lines += ["## Figures", "", ERROR_BARS, ""]
     if sentence := structures_sentence(results, [files.name for files in figures]):
@@ -81,12 +82,16 @@ def report_markdown(
     lines += ["## How this was run", ""]
     rows = [*flat_settings(results.settings), *results.versions.items()]
     lines += ["| Setting or package | Value |", "| --- | --- |"]
-    lines += [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows]
+    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows]
     lines += [""]
-    lines += [f"- [{name}]({name}): {what}" for name, what in results.other_files.items()]
+    lines += [f"- [{name}]({linked(name)}): {what}" for name, what in results.other_files.items()]
     lines += ["", "## Sources and licences", "", f"- The paper: {PAPER_CITATION}"]
     lines += [f"- {name}. {text}" for name, text in sources(results.studies)]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _test_errors_markdown(studies: Sequence[Study]) -> str:
@@ -100,7 +105,7 @@ def _test_errors_markdown(studies: Sequence[Study]) -> str:
         forest = "–" if np.isnan(row.forest_mae) else f"{row.forest_mae:.3f}"
         answer = "no" if not row.better else "yes" if row.clearly else "barely"
         lines.append(
-            f"| {row.dataset} | {row.label} | {row.mae:.3f} | ± {row.mae_epoch_sd:.3f} | {seeds} "
-            f"| {row.median_mae:.3f} | {forest} | {answer} |"
+            f"| {_cell(row.dataset)} | {_cell(row.label)} | {row.mae:.3f} "
+            f"| ± {row.mae_epoch_sd:.3f} | {seeds} | {row.median_mae:.3f} | {forest} | {answer} |"
         )
     return "\n".join(lines)

@@ -26,6 +26,7 @@ from hessspec_mtl.report.words import (
     hessian_graphs,
     left_out,
     left_out_files,
+    linked,
     sources,
     structures_sentence,
     summary,
@@ -89,9 +90,7 @@ def _data_html(results: Results, tables: Sequence[Table]) -> str:
     if reasons:
         parts += [_paragraph("Records of the sources that were left out, and why:")]
         parts += [_pairs_html(reasons)]
-        links = [
-            f'<a href="{html.escape(n)}">{html.escape(n)}</a>' for n in left_out_files(results)
-        ]
+        links = [f'<a href="{linked(n)}">{html.escape(n)}</a>' for n in left_out_files(results)]
         if links:
             parts.append(f"<p>One by one, with their cause: {', '.join(links)}.</p>")
     return "".join(parts)
@@ -138,7 +137,7 @@ def _run_html(results: Results) -> str:
         parts += ["<h3>Versions</h3>", _pairs_html(list(results.versions.items()))]
     if results.other_files:
         rows = "".join(
-            f'<tr><th><a href="{html.escape(name)}">{html.escape(name)}</a></th>'
+            f'<tr><th><a href="{linked(name)}">{html.escape(name)}</a></th>'
             f"<td>{html.escape(what)}</td></tr>"
             for name, what in results.other_files.items()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -345,6 +346,11 @@ def sources(studies: Sequence[Study]) -> list[tuple[str, str]]:
 def left_out_files(results: Results) -> list[str]:
     """The files beside the report that list what was left out, one by one."""
     return [name for name in results.other_files if name.endswith("left_out.csv")]
+
+
+def linked(name: str) -> str:
+    """A file beside the report as the target of a link: sets may have names with spaces or `#`."""
+    return quote(name)
 
 
 def structures_sentence(results: Results, drawn: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ def test_the_nearest_word_is_asked_for_whatever_its_case_and_no_far_one():
     assert did_you_mean("dipol", known) == " (did you mean 'dipole'?)"
     assert did_you_mean("SMILES", known) == " (did you mean 'smiles'?)"
     assert did_you_mean("energy", known) == did_you_mean("x", ()) == ""
+    assert did_you_mean("12", (12, 7)) == " (did you mean 12?)"  # shown as it must be written
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), jnp.asarray(2)])

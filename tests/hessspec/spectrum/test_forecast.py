@@ -35,6 +35,7 @@ def test_a_run_shorter_than_what_the_host_does_besides_is_told_in_one_way():
     short, long = (hessspec.Forecast(60, 2000, seconds, 12, "It") for seconds in (0.01, 61.0))
     assert "60 products, a second or less on this device" in str(short)
     assert "60 products, about 61 s on this device" in str(long)
+    assert "It takes 1 product, a" in str(hessspec.Forecast(1, 2000, 0.01, 1, "It"))
 
 
 def test_tasks_come_one_after_the_other():

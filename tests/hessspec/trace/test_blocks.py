@@ -51,6 +51,17 @@ def test_of_several_tasks_each_line_has_them_all():
     assert lines[1].count("±") == 3
 
 
+def test_of_many_tasks_a_line_has_the_first_and_how_many_more_there_are():
+    line = repr(BlockTraces((estimate(0, 48, (17, 20)),), ("layer",))).splitlines()[1]
+    assert line.count("±") == 3
+    assert line.count(", ... 14 more]") == 2
+
+
+def test_names_of_blocks_stay_in_their_lines():
+    odd = BlockTraces((estimate(0, 48), estimate(1, 8)), ("two\nlines", ""))
+    assert [line.split("  ")[1] for line in repr(odd).splitlines()[1:3]] == ["two lines", "''"]
+
+
 def test_a_page_has_its_table_and_its_picture(traces):
     pytest.importorskip("matplotlib")
     page = traces._repr_html_()
@@ -103,3 +114,12 @@ def test_it_is_a_tree_and_comes_back_from_a_file(traces, tmp_path):
     by_type = BlockTraces(traces.estimates, (int, str))
     with pytest.raises(TypeError, match=r"named by text or whole numbers, got <class 'int'>"):
         by_type.save(tmp_path / "types.npz")
+
+
+def test_of_many_blocks_as_many_are_named_as_have_room():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    many = BlockTraces(tuple(estimate(i, 8) for i in range(61)), tuple(range(61)))
+    axes = many.plot()
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(map(str, range(0, 61, 3)))
+    assert axes.get_xlabel() == "one name of 3 is shown"
+    pyplot.close(axes.figure)

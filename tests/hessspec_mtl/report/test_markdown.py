@@ -24,6 +24,13 @@ def test_figures_and_files_are_linked_from_the_folder_of_the_report(trained, dra
     assert "- [mp/examples.csv](mp/examples.csv): ids & splits" in text
 
 
+def test_links_to_sets_whose_names_have_spaces_lead_somewhere(trained, drawn, tmp_path):
+    odd = replace(trained, other_files={"my #2 set/left_out.csv": "what is missing"})
+    text = report_markdown(odd, (), drawn, (), tmp_path)
+    target = "(my%20%232%20set/left_out.csv)"
+    assert f"- [my #2 set/left_out.csv]{target}: what is missing" in text
+
+
 def test_test_errors_have_a_row_for_each_task_with_the_spread_of_its_seeds(
     trained, drawn, tmp_path
 ):
