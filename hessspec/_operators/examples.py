@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -62,8 +64,15 @@ def warn_of_examples(
             "of the whole return their mean (`losses.mean()`). If a Hessian of each example is "
             "meant, this can be ignored.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=_level_outside(),
         )
+
+
+def _level_outside() -> int:
+    """The `stacklevel` of the line that called this package, as seen from the caller."""
+    frames = walk_stack(sys._getframe(1))
+    ours = (frame.f_globals.get("__name__", "").split(".")[0] == "hessspec" for frame, _ in frames)
+    return max(level for level, own in enumerate(ours, start=2) if own)
 
 
 def _has_as_many(arrays: Any, count: int) -> bool:

@@ -9,6 +9,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 Direction = Literal["x", "y"]
 
+# What is labelled of a logarithmic axis of fewer decades: these multiples of powers of ten.
+_LABELLED: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (0.5, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)),
+    (1.3, (1.0, 2.0, 3.0, 5.0)),
+    (2.6, (1.0, 3.0)),
+)
+
 
 def power_of_ten(value: float) -> str:
     """`value` as ±10ⁿ, a plain number near 1, or 0."""
@@ -68,14 +75,15 @@ def symlog(axes: Axes, direction: Direction, threshold: float, *, max_ticks: int
 def log_axis(axes: Axes, direction: Direction) -> None:
     """Make one axis logarithmic, with labels between the powers of ten where there is room.
 
-    Call it when the limits are what they shall be: 1, 2, 3 and 5 times powers of ten over little
-    more than a decade, 1 and 3 over two, then powers alone, thinned to what the axis has room for.
+    Call it when the limits are what they shall be: 1, 1.5 and 2 to 9 times powers of ten over half
+    a decade, 1, 2, 3 and 5 over little more than one, 1 and 3 over two, then powers alone, thinned
+    to what the axis has room for.
     """
     getattr(axes, f"set_{direction}scale")("log")
     axis = getattr(axes, f"{direction}axis")
     low, high = getattr(axes, f"get_{direction}lim")()
     decades = abs(float(np.log10(high / low)))
-    between = (1.0, 2.0, 3.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 2.6 else (1.0,)
+    between = next((labels for most, labels in _LABELLED if decades < most), (1.0,))
     axis.set_major_locator(LogLocator(base=10, subs=between))
     written = power_of_ten if len(between) == 1 else "{:g}".format
     axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))

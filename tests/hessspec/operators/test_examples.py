@@ -45,8 +45,10 @@ def is_warned(loss, params, data) -> bool:
 
 
 def test_every_verb_says_that_examples_are_taken_for_tasks():
-    with pytest.warns(UserWarning, match=r"shape \(17,\).*17 examples.*`losses.mean\(\)`"):
+    says = r"shape \(17,\).*17 examples.*`losses.mean\(\)`"
+    with pytest.warns(UserWarning, match=says) as said:
         hessspec.trace(for_each_example, params(), jax.random.key(0), data=batch(MANY))
+    assert [one.filename for one in said] == [__file__]  # the line that asked, not one of ours
 
 
 def test_so_does_a_loss_of_several_batches_in_memory_or_streamed():
