@@ -48,6 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m hessspec_mtl.weigh",
         description=(Options.__doc__ or "").split("Attributes:")[0],
     )
+    try:
+        _screen(options)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on.", file=sys.stderr)
+        return 130
+    except Exception as error:  # told in one line, as `hessspec_mtl.reproduce` does
+        print(f"\nStopped: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _screen(options: Options) -> None:
     config = PRESETS["weighting"].studies[options.dataset]
     _, dataset = named(
         options.dataset, config.num_examples, data_dir=options.data_dir, progress=options.progress
@@ -66,7 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{len(left)} runs are left of this step; the same command goes on. {path}")
     else:
         print(screen_summary(table).round(3).to_string(index=False))
-    return 0
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def sole_use(folder: Path) -> Iterator[None]:
             holder = stream.read().strip() or "unknown"
             raise FolderInUseError(
                 f"another process (number {holder}) works in {folder}; wait until it has ended, or "
-                "choose another `--name`."
+                "choose another `--name` or `--out`."
             )
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from hessspec_mtl.datasets.base import MultitaskDataset
-from hessspec_mtl.files.whole import write_whole
+from hessspec_mtl.files.whole import sole_use, write_whole
 from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.study.records import final_error
 from hessspec_mtl.training.config import TrainConfig
@@ -150,18 +150,27 @@ def screen(
     progress: bool | None = None,
     say: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Do what is missing in the CSV file `path`, at most so many units; returns its table."""
-    table, done, folder = read_screen(path), 0, path.parent / "units"
-    while todo := units(len(network.tasks), table):
-        for unit in todo:
-            if done == most:
-                return table
-            rows = run_unit(unit, encoded, network, config, folder, progress=progress)
-            table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
-            write_whole(path, table.to_csv(index=False, float_format="%.9g"))
-            done += 1
-            say(f"{unit.name}: MAE {rows['mae'].mean():.4f}, {rows['seconds'].iloc[0]:.0f} s")
-    return table
+    """Do what is missing in the CSV file `path`, at most so many units; returns its table.
+
+    Raises:
+        ValueError: if `most` is negative.
+        FolderInUseError: if another process adds to the same file.
+    """
+    if most is not None and most < 0:
+        raise ValueError(f"`most` (--most) must be at least 0, got {most}.")
+    folder = path.parent / "units" / path.stem  # of this set: names of units do not say which
+    with sole_use(folder):
+        table, done = read_screen(path), 0
+        while todo := units(len(network.tasks), table):
+            for unit in todo:
+                if done == most:
+                    return table
+                rows = run_unit(unit, encoded, network, config, folder, progress=progress)
+                table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+                write_whole(path, table.to_csv(index=False, float_format="%.9g"))
+                done += 1
+                say(f"{unit.name}: MAE {rows['mae'].mean():.4f}, {rows['seconds'].iloc[0]:.0f} s")
+        return table
 
 
 def read_screen(path: Path) -> pd.DataFrame:

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hessspec_mtl import weigh
 from hessspec_mtl.datasets.base import MultitaskDataset, Task
 from hessspec_mtl.featurize.molecules import graph_of
+from hessspec_mtl.files.whole import FolderInUseError, sole_use
 from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.study import screening
 from hessspec_mtl.study.screening import (
@@ -71,7 +73,9 @@ def table(calls, tmp_path_factory) -> pd.DataFrame:
     whole = screened(folder)
     assert len(screened(folder)) == len(whole) == 2 * len(calls)  # a row a task
     pd.testing.assert_frame_equal(read_screen(folder / "s.csv"), whole, check_exact=False)
-    assert not any((folder / "units").iterdir())
+    assert not [
+        path for path in (folder / "units").rglob("*") if path.is_dir() and path.stem != "s"
+    ]
     return whole
 
 
@@ -96,6 +100,28 @@ def test_rates_are_chosen_on_a_seed_of_their_own_and_what_was_done_is_not_done_a
     for call in calls[len(by_rate) :]:
         assert call.seed in SEEDS
         assert call.learning_rate == (1e-3 if call.weighting == "cagrad" else 2e-3)
+
+
+def test_two_processes_do_not_add_to_one_table_and_each_set_trains_in_a_folder_of_its_own(
+    calls, tmp_path
+):
+    with (
+        sole_use(tmp_path / "units" / "s"),
+        pytest.raises(FolderInUseError, match=r"another process .* works in"),
+    ):
+        screened(tmp_path, most=1)
+    with sole_use(tmp_path / "units" / "another_set"):
+        assert screened(tmp_path, most=0).empty
+    with pytest.raises(ValueError, match=r"`most` \(--most\) must be at least 0, got -1"):
+        screened(tmp_path, most=-1)
+
+
+def test_what_stops_a_screening_is_told_in_a_line(tmp_path, capsys):
+    none = tmp_path / "none"
+    assert weigh.main(["--data-dir", str(none), "--out", str(tmp_path)]) == 1
+    assert "Stopped: `directory` (--data-dir) must name an existing folder" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_run_that_diverges_is_never_the_best(table):
