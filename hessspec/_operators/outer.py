@@ -82,7 +82,7 @@ def pulled_squares(
         ).reshape(-1)
 
     def square(pull: Any, row: Array) -> Array:
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(pull(row)[0]))
+        return jnp.asarray(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(pull(row)[0])))
 
     def of(item: tuple[Any, Array]) -> Array:
         z, pull = jax.vjp(outputs_on(item[0]), gauss_newton._wide)

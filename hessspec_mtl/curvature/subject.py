@@ -116,9 +116,10 @@ def gauss_newton_traces(
 
 def _under_one_name(params: Params, network: NetworkConfig) -> tuple[Params, NetworkConfig]:
     """Networks for different single tasks share their compiled programs under one name."""
-    if len(network.tasks) > 1:
+    task, *others = network.tasks
+    if others:
         return params, network
-    params = {"shared": params["shared"], "heads": {"task": params["heads"][network.tasks[0]]}}
+    params = {"shared": params["shared"], "heads": {"task": params["heads"][task]}}
     return params, replace(network, tasks=("task",))
 
 

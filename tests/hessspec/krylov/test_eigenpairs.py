@@ -190,6 +190,14 @@ def test_every_product_is_counted_and_the_budget_is_kept(name):
         assert budget is None or pairs.num_matvecs <= budget
 
 
+@pytest.mark.any_dtype
+def test_a_search_that_ends_in_the_whole_matrix_counts_both():
+    counting = Counting(HessianOperator(quadratic, params(), data=rotated(BULK)), [])
+    pairs = eigenpairs(counting, key=jax.random.key(0), k=3 * K, which="SA")
+    assert pairs.converged.all()
+    assert sum(counting.log) == pairs.num_matvecs >= 2 * DIM
+
+
 def test_pairs_that_have_not_converged_say_so_and_their_residuals_hold():
     matrix = rotated(BULK)
     pairs = eigenpairs(quadratic, params(), jax.random.key(0), data=matrix, k=K, max_matvecs=24)
