@@ -34,6 +34,8 @@ params = {"w": jnp.ones(3)}
 operator = hessspec.HessianOperator(loss_fn, params, data=jnp.ones((5, 3)))
 assert_type(hessspec.density(operator, key=jax.random.key(0)), hessspec.SpectralDensity)
 assert_type(hessspec.trace(loss_fn, params, jax.random.key(0)), hessspec.TraceEstimate)
+by_block = hessspec.trace(operator, key=jax.random.key(0), by=lambda path, leaf: path, rtol=0.1)
+assert_type(by_block, hessspec.BlockTraces)
 assert_type(hessspec.forecast(operator).seconds, float)
 hessspec.density(operator, num_steps="many")  # an error
 """

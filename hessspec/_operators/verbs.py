@@ -11,7 +11,7 @@ of the question in the verb, each once: checkers of types see both forms with al
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, Never, ParamSpec, Protocol, TypeVar, overload
 
@@ -26,6 +26,8 @@ from hessspec._operators.calls import require_values, resolve_operator
 
 Options = ParamSpec("Options")
 Result = TypeVar("Result", covariant=True)
+Blocks = TypeVar("Blocks", covariant=True)
+By = Callable[[str, Any], Hashable]  # from path and leaf to the name of a block
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,89 @@ class Verb(Protocol[Options, Result]):
     ) -> Result: ...
 
 
+class VerbByBlock(Protocol[Options, Result, Blocks]):
+    """A verb with an option `by`, which names the block of each leaf: it then returns `Blocks`."""
+
+    __name__: str
+
+    @overload
+    def __call__(
+        self,
+        loss_fn: Callable[..., Array],
+        params: PyTree,
+        key: PRNGKeyArray,
+        _: Never = ...,
+        data: PyTree = None,
+        where: Where | None = None,
+        by: None = None,
+        *args: Options.args,
+        **kwargs: Options.kwargs,
+    ) -> Result: ...
+
+    @overload
+    def __call__(
+        self,
+        operator: AbstractOperator,
+        /,
+        key: PRNGKeyArray,
+        _: Never = ...,
+        by: None = None,
+        *args: Options.args,
+        **kwargs: Options.kwargs,
+    ) -> Result: ...
+
+    @overload
+    def __call__(
+        self,
+        loss_fn: Callable[..., Array],
+        params: PyTree,
+        key: PRNGKeyArray,
+        _: Never = ...,
+        data: PyTree = None,
+        where: Where | None = None,
+        by: By = ...,
+        *args: Options.args,
+        **kwargs: Options.kwargs,
+    ) -> Blocks: ...
+
+    @overload
+    def __call__(
+        self,
+        operator: AbstractOperator,
+        /,
+        key: PRNGKeyArray,
+        _: Never = ...,
+        by: By = ...,
+        *args: Options.args,
+        **kwargs: Options.kwargs,
+    ) -> Blocks: ...
+
+
 def verb(question: Callable[Concatenate[Call, Options], Result]) -> Verb[Options, Result]:
     """`question(call, **options)` as a function that is called with a loss or with an operator."""
-    ask: Callable[..., Any] = question
+    return _as_verb(question)
+
+
+def verb_by_block(
+    blocks: type[Blocks],
+) -> Callable[
+    [Callable[Concatenate[Call, By | None, Options], Result]], VerbByBlock[Options, Result, Blocks]
+]:
+    """`question(call, by, **options)` as such a function; with `by` it returns `blocks`.
+
+    `by` goes by name as all options do: it comes second for the types alone, which can take no
+    other away from the rest.
+    """
+    return _as_verb
+
+
+def _as_verb(question: Callable[..., Any]) -> Any:
+    ask = question
     name = question.__name__
     own = inspect.signature(question, eval_str=True)
     what = [p for p in inspect.signature(Call).parameters.values() if p.name != "verb"]
-    signature = own.replace(parameters=[*what, *list(own.parameters.values())[1:]])
+    options = [p.replace(kind=p.KEYWORD_ONLY) for p in list(own.parameters.values())[1:]]
+    signature = own.replace(parameters=[*what, *options])
 
     @functools.wraps(question)
     def asked(*arguments: Any, **named: Any) -> Any:
@@ -120,4 +198,4 @@ def verb(question: Callable[Concatenate[Call, Options], Result]) -> Verb[Options
     asked.__signature__ = signature  # type: ignore[attr-defined]
     asked.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     asked.__annotations__["return"] = signature.return_annotation
-    return asked  # type: ignore[return-value]
+    return asked

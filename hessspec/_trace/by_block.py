@@ -7,10 +7,9 @@ add up. Beside a basis Q, with w the probe outside it, Σ_{i in block} [(H QᵀQ
 an unbiased sample, since E[Hw wᵀ] = H (I - QᵀQ).
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,11 +23,11 @@ from hessspec._base.signatures import explained
 from hessspec._base.space import VectorSpace
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.symmetry import Symmetry
+from hessspec._operators.verbs import By
 from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, guarded_products
 
-By = Callable[[str, Any], Hashable]
 LOOKED = 4  # products of each task that show how symmetric H is, since forms here do not
 
 

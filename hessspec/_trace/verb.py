@@ -19,7 +19,8 @@ from hessspec._krylov.given import given_rows, orthonormal_span
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.fingerprint import origin_of
 from hessspec._operators.plan import BLOCK_ROWS
-from hessspec._operators.verbs import Call, verb
+from hessspec._operators.verbs import Call, verb_by_block
+from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.by_block import LOOKED, Blockwise, By, blocks_of, by_name, looked_at
 from hessspec._trace.deflated import Deflated
 from hessspec._trace.estimate import TraceEstimate
@@ -44,14 +45,14 @@ class Estimator(Protocol):
     def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate: ...
 
 
-@verb
+@verb_by_block(BlockTraces)
 def trace(
     call: Call,
+    by: By | None = None,
     *,
     method: Method = "auto",
     num_matvecs: int | None = None,
     directions: PyTree = None,
-    by: By | None = None,
     rtol: float = 0.0,
     atol: float = 0.0,
     progress: bool | None = None,
@@ -168,7 +169,7 @@ def trace(
     found = replace(found, product_plan=operator.product_plan, origin=origin)
     if by is None:
         return found
-    # With `by` it is a mapping; checkers of types are told of the form that has none.
+    # With `by` it is a mapping: checkers of types are told so by `verb_by_block`.
     return cast(TraceEstimate, by_name(found, sizes, asked, looked_at(asked)))
 
 
