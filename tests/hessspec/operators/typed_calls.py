@@ -44,14 +44,14 @@ def right_calls(
 
 def wrong_calls(params: dict[str, Array], batch: Array, key: PRNGKeyArray) -> None:
     operator = HessianOperator(loss_fn, params, data=batch)
-    hessspec.trace(loss_fn, params)  # pyright: ignore[reportArgumentType]
+    hessspec.trace(loss_fn, params)  # pyright: ignore[reportArgumentType, reportCallIssue]
     hessspec.trace(operator)  # pyright: ignore[reportCallIssue]
-    hessspec.trace(operator, params, key)  # pyright: ignore[reportArgumentType]
+    hessspec.trace(operator, params, key)  # pyright: ignore[reportArgumentType, reportCallIssue]
     hessspec.trace(operator, key=key, data=batch)  # pyright: ignore[reportCallIssue]
     hessspec.trace(operator, key=key, where=lambda p, x: True)  # pyright: ignore[reportCallIssue]
-    hessspec.trace(loss_fn, params, key, batch)  # pyright: ignore[reportArgumentType]
-    hessspec.trace(loss_fn, params, key, method="best")  # pyright: ignore[reportArgumentType]
-    hessspec.trace(operator, key=key, rtol="1e-2")  # pyright: ignore[reportArgumentType]
+    hessspec.trace(loss_fn, params, key, batch)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    hessspec.trace(loss_fn, params, key, method="best")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    hessspec.trace(operator, key=key, rtol="1e-2")  # pyright: ignore[reportArgumentType, reportCallIssue]
     hessspec.trace(operator, key=key, nonsense=1)  # pyright: ignore[reportCallIssue]
     hessspec.density(operator, key=key, num_matvecs=64)  # pyright: ignore[reportCallIssue]
     hessspec.eigenpairs(params, key=key)  # pyright: ignore[reportArgumentType]
