@@ -80,7 +80,7 @@ def track(
         The new state, and what was found; pairs that have not converged are flagged.
 
     Raises:
-        ValueError: if `max_matvecs` is below k.
+        ValueError: if `max_matvecs` is below k, or the products have another dtype than the state.
 
     Cost: k products and, near a settled spectrum, two more; memory of about 3 k + 41 vectors.
 
@@ -90,8 +90,14 @@ def track(
     k = state.rows.shape[0]
     if max_matvecs < k:
         raise ValueError(f"`max_matvecs` must be at least {k} for {k} pairs, got {max_matvecs}")
+    first = products(state.rows)
+    if first.dtype != state.rows.dtype:
+        raise ValueError(
+            f"`state` must have the dtype of the products, {first.dtype}, got {state.rows.dtype}; "
+            "start it with `TrackerState.start(key, dim, dtype=H.dtype)`"
+        )
     # A basis that no limit lets grow needs no room: passes over it are what a step costs beside H.
-    work = begin(state, products(state.rows), tol, room=min(2 + NUM_NEW, max_matvecs + 1 - k))
+    work = begin(state, first, tol, room=min(2 + NUM_NEW, max_matvecs + 1 - k))
 
     def goes_on(work: Work) -> Bool[Array, ""]:
         return ~work.done & (work.spent < max_matvecs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -153,13 +154,14 @@ class Tracker:
         """What H is at these parameters; the record is also appended to `tracker.steps`.
 
         Args:
-            step: number of the step, for the table.
+            step: number of the step, for the table; it may repeat or go back, as where a training
+                is taken up from an earlier state (`trace_difference` takes the last of a step).
             params: the parameters, or an operator (`GaussNewtonOperator`, a sum, ...) to follow.
             data, scale: in place of those that the tracker was made with.
 
         Raises:
             ValueError: if the loss or a product is not finite, products are not symmetric, or the
-                parameters are others than before.
+                parameters are others than before, by places, shapes or dtype.
             TypeError: if neither a loss nor an operator is there, or inside `jit` (there: `track`).
             MemoryError: if the basis exceeds the budget.
         """
@@ -394,6 +396,7 @@ class Tracker:
                     f"`params` must be those of the updates before, {known[1]:,} parameters and "
                     f"{known[0]} losses, got {dim:,} and {tasks}; make another tracker for others."
                 )
+            self._require_same_places(operator)
             self._space = operator.space
             return self._states
         if self.k > dim:
@@ -411,6 +414,28 @@ class Tracker:
         self._space = operator.space
         start = functools.partial(TrackerState.start, dim=dim, k=self.k, which=self.which)
         return tuple(start(self._state_key(t), dtype=operator.dtype) for t in range(tasks))
+
+    def _require_same_places(self, operator: AbstractOperator) -> None:
+        """Rows are flat: of another tree they would be vectors in other coordinates."""
+        dtype, other = self._states[0].rows.dtype, operator.dtype
+        if dtype != other:
+            raise ValueError(
+                f"`params` must be those of the updates before, whose products are {dtype}, got "
+                f"{other}; make another tracker for others."
+            )
+        if self._space is None:
+            return
+        before, now = (
+            [f"{path} {shape}" for path, shape in zip(space.paths, space.shapes, strict=True)]
+            for space in (self._space, operator.space)
+        )
+        if before != now:
+            pairs = itertools.zip_longest(before, now, fillvalue="nothing")
+            first = next((old, new) for old, new in pairs if old != new)
+            raise ValueError(
+                f"`params` must be those of the updates before, with `{first[0]}`, got "
+                f"`{first[1]}` in its place; make another tracker for others."
+            )
 
     def _state_key(self, task: int) -> PRNGKeyArray:
         return jax.random.fold_in(jax.random.fold_in(self.key, _STATES), task)

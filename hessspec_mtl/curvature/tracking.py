@@ -178,16 +178,19 @@ class TaskTracker:
 
     def _looked(self, params: Params) -> tuple[TrackerState, TrackedPairs, np.ndarray, int]:
         """The new states, what was found of each task, samples of the traces, and the rounds."""
-        if self._probes is None:
-            leaves = jax.tree.leaves(params["shared"])
-            dim, dtype = sum(leaf.size for leaf in leaves), leaves[0].dtype
-            key = jax.random.fold_in(self._key, _PROBES)
-            drawn = jax.random.normal(key, (self.num_probes, dim), dtype)
-            lengths = jnp.linalg.norm(drawn, axis=1, keepdims=True)
-            self._probes = drawn * (dim**0.5 / lengths)
-        states, found, forms, rounds = self._followed(params, self._probes)
+        probes = self._probes = self._drawn(params) if self._probes is None else self._probes
+        states, found, forms, rounds = self._followed(params, probes)
         small, forms = jax.device_get((found._replace(images=found.norm), forms))
-        return states, small, _samples(forms, small.values, self._probes.shape[1]), rounds
+        return states, small, _samples(forms, small.values, probes.shape[1]), rounds
+
+    def _drawn(self, params: Params) -> Float[Array, "n dim"]:
+        """Probes of length √P, one a row."""
+        leaves = jax.tree.leaves(params["shared"])
+        dim, dtype = sum(leaf.size for leaf in leaves), leaves[0].dtype
+        key = jax.random.fold_in(self._key, _PROBES)
+        drawn = jax.random.normal(key, (self.num_probes, dim), dtype)
+        lengths = jnp.linalg.norm(drawn, axis=1, keepdims=True)
+        return drawn * (dim**0.5 / lengths)
 
     def _followed(
         self, params: Params, probes: Float[Array, "n dim"]
@@ -273,7 +276,6 @@ def _program(network: NetworkConfig) -> Callable[..., Any]:
 
     The forms are vᵀHv, qᵀv and (Hq)ᵀv for each probe v, with q the task's eigenvector.
 
-
     Tasks come one after the other, since each needs as many products as it needs.
     """
     losses = partial_losses(network)
@@ -318,7 +320,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def _packed(states: TrackerState, rows: Sequence[dict[str, Any]]) -> bytes:
     """An npz file of the states and of the table so far; its entries have checksums."""
-    arrays = {f"state.{name}": np.asarray(getattr(states, name)) for name in _ARRAYS}
+    arrays: dict[str, Any] = {f"state.{n}": np.asarray(getattr(states, n)) for n in _ARRAYS}
     arrays |= {f"table.{name}": np.array([row[name] for row in rows]) for name in _COLUMNS}
     stream = io.BytesIO()
     np.savez(stream, **arrays)

@@ -96,26 +96,31 @@ def graphs_sentence(study: Study) -> str:
     """How often and on how many graphs it was followed."""
     run = study.runs[0]
     return (
-        f"{study.name}: every {looks_apart(run)} steps, losses averaged over "
+        f"{study.name}: {_how_often(run)}, losses averaged over "
         f"{run.tracked_graphs:,} {study.dataset.domain} of the training set, the same at all steps."
     )
 
 
-def looks_apart(run: SeedRun) -> int:
-    """Steps from one look to the next."""
+def _how_often(run: SeedRun) -> str:
+    """Of a training shorter than the steps between two looks there is one, before it."""
     assert run.tracking is not None
     steps = np.unique(run.tracking["step"].to_numpy())
-    return int(steps[1] - steps[0]) if steps.size > 1 else 0
+    if steps.size < 2:
+        return "once, before training"
+    apart = int(steps[1] - steps[0])
+    return "every step" if apart == 1 else f"every {apart:,} steps"
 
 
 def _draw(panel: Axes, study: Study, column: str, band: Band) -> None:
     table = study.runs[0].tracking
     assert table is not None
+    edges = [np.zeros(1)]
     for index, task in enumerate(study.tasks):
         style = task_style(index)
         rows = table[table["task"] == task.name].sort_values("step")
         steps = rows["step"].to_numpy(float)
         low, high = band(rows)
+        edges += [low, high]
         panel.fill_between(steps, low, high, color=style.color, alpha=BAND, linewidth=0)
         panel.plot(
             steps,
@@ -127,8 +132,10 @@ def _draw(panel: Axes, study: Study, column: str, band: Band) -> None:
         )
     threshold = linear_threshold(table[column].to_numpy())
     panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
-    reach = np.array([*panel.get_ylim(), threshold])
-    panel.set_ylim(min(reach[0], -0.3 * threshold), max(1.3 * reach[1], threshold))
+    reach = np.concatenate(edges)
+    lowest, highest = reach[np.isfinite(reach)].min(), reach[np.isfinite(reach)].max()
+    # From the bands: a margin in proportion to the whole would reach a decade below zero.
+    panel.set_ylim(min(1.3 * lowest, -0.3 * threshold), max(1.3 * highest, threshold))
     for sign in (-1, 1):
         if panel.get_ylim()[0] <= sign * threshold <= panel.get_ylim()[1]:
             line = {"color": "#c4c4c4", "linewidth": 0.7, "linestyle": "--", "zorder": 1}

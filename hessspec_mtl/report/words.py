@@ -162,8 +162,10 @@ def tracking_sentence(study: Study) -> str:
         "all"
     )
     if training and usual.size:
+        percent = 100 * tracking / training
+        shown = f"{percent:,.0f}" if percent >= 10 else f"{percent:.2g}"
         text += (
-            f", in {100 * tracking / training:.2g} % of the seconds of training itself (the first "
+            f", in {shown} % of the seconds of training itself (the first "
             f"look of each seed, which compiles, included; {np.median(usual):.2g} s a look after "
             "it)"
         )

@@ -204,3 +204,11 @@ def test_products_are_spent_up_to_the_limit_and_what_has_not_converged_is_flagge
         limited(state, 0)
     with pytest.raises(ValueError, match=r"`k` must lie in \[1, 60\] for 60 parameters, got 61"):
         TrackerState.start(jax.random.key(0), DIM, 61)
+
+
+@pytest.mark.any_dtype
+def test_a_state_of_another_dtype_than_the_products_is_refused_by_name():
+    """As one of float32, the default, beside an operator in float64."""
+    state = TrackerState.start(jax.random.key(0), 4)
+    with pytest.raises(ValueError, match=r"`state` must have .* float16, got float32; start it"):
+        track(lambda rows: rows.astype(jnp.float16), state, tol=1e-3)

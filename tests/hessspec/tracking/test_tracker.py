@@ -242,6 +242,10 @@ def test_calls_that_cannot_be_are_told_what_to_do(run):
     tracker, points = run
     with pytest.raises(ValueError, match="`params` must be those of the updates before"):
         tracker.update(12, hessspec.FunctionOperator(lambda v: v, jnp.zeros(3)))
+    renamed = {f"{name}0": leaf for name, leaf in points[0].items()}
+    other = hessspec.FunctionOperator(lambda v: v, renamed)
+    with pytest.raises(ValueError, match=r"with `b1 .*`, got `b10 .*` in its place"):
+        tracker.update(12, other)
     with pytest.raises(ValueError, match="`second` must be a step that was tracked, got 1"):
         tracker.trace_difference(0, 1)
     with pytest.raises(TypeError, match="`params` must be an operator for a tracker without"):
