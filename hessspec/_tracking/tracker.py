@@ -307,6 +307,7 @@ class Tracker:
             "tol": self.tol,
             "max_matvecs": self.max_matvecs,
             "dim": self.steps[-1].dim,
+            "key_impl": str(jax.random.key_impl(self.key)),
         }
         save_record(path, _KIND, arrays, meta)
 
@@ -328,8 +329,8 @@ class Tracker:
             ValueError: if the file is none of a tracker, or damaged.
         """
         arrays, meta = load_record(path, _KIND)
-        dim = meta.pop("dim")
-        key = jax.random.wrap_key_data(jnp.asarray(arrays["key"]))
+        dim, impl = meta.pop("dim"), meta.pop("key_impl", None)  # not in files of before
+        key = jax.random.wrap_key_data(jnp.asarray(arrays["key"]), impl=impl)
         given = {"data": data, "where": where, "scale": scale, "log": log}
         tracker = cls(loss_fn, key, **given, memory_budget=memory_budget, **meta)
         table = {n.removeprefix("table."): a for n, a in arrays.items() if n.startswith("table.")}

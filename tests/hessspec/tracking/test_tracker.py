@@ -267,3 +267,13 @@ def test_calls_that_cannot_be_are_told_what_to_do(run):
     with pytest.raises(ValueError, match=r"the loss is nan .*`params` is not finite at `b1`"):
         tracker.update(12, broken)
     assert len(tracker.steps) == 4
+
+
+@pytest.mark.any_dtype
+def test_a_file_knows_the_kind_of_its_key(tmp_path):
+    tracker = hessspec.Tracker(scalar_loss, jax.random.key(0, impl="rbg"), data=BATCH)
+    tracker.update(0, network_params())
+    tracker.save(tmp_path / "tracker.npz")
+    again = hessspec.Tracker.load(tmp_path / "tracker.npz", scalar_loss, data=BATCH)
+    assert again.key == tracker.key
+    assert again.key.dtype == tracker.key.dtype
