@@ -25,8 +25,11 @@ EACH_EXAMPLE = "if it has a value for each example, return their mean: `losses.m
 
 
 def check_alike(shapes: Sequence[Any]) -> None:
-    """Raise ValueError unless the losses of all batches have one shape."""
-    found = [leaf.shape for shape in shapes for leaf in jax.tree.leaves(shape)]
+    """Raise ValueError unless the losses of all batches have one shape.
+
+    Losses that are no array, but a tree, are for the caller to refuse.
+    """
+    found = [shape.shape for shape in shapes if isinstance(shape, jax.ShapeDtypeStruct)]
     if len(set(found)) > 1:
         first = found[0]
         other = next(shape for shape in found if shape != first)
