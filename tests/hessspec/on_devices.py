@@ -121,7 +121,7 @@ def same_products(loss_fn, mesh, *, current=False, **options):
         expected = (one.losses(), one.gradients(), one.rows(vectors), one.forms(vectors))
         found = (spread.losses(), spread.gradients(), spread.rows(vectors), spread.forms(vectors))
         cut = off_explicit_axes(over_devices)(spread.mesh, vectors)
-        inside = (spread.rows(cut)[..., : one.dim], spread.forms(cut))
+        inside = off_explicit_axes(lambda: (spread.rows(cut)[..., : one.dim], spread.forms(cut)))()
         chosen = {name: put[name] if one.chosen[name] is not None else None for name in put}
         product = hessspec.hvp(spread, vector=chosen)
     close(found, expected)
