@@ -272,12 +272,15 @@ def _covering(appendix: AppendixE) -> str:
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
-    # A run that was resumed remembers the time of the stages that it did not do again.
+    # A run that was resumed remembers the time of the stages that it did not do again, and workers
+    # do several at once: the sum of all stages is then longer than this command took.
     stages = sum(sum(run.seconds.values()) for study in results.studies for run in study.runs)
     seconds = max(results.seconds, stages)
     # Work of unknown time was done besides: the sum says how long all took at the least.
     timed = all(run.timed for study in results.studies for run in study.runs)
     took = duration(seconds) if seconds else ""
+    if stages > results.seconds > 0:
+        took += " of work, all units added up"
     if took and not timed:
         took = f"at least {took}; how long some of the work took is not known"
     facts = [

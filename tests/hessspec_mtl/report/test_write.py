@@ -257,6 +257,14 @@ def test_work_of_unknown_time_makes_the_sum_a_lower_bound(results):
     assert "at least" not in dict(facts(results))["Took"]
 
 
+def test_work_that_was_done_side_by_side_is_told_as_a_sum(results):
+    whole = sum(sum(run.seconds.values()) for study in results.studies for run in study.runs)
+    assert whole > 0
+    took = dict(facts(replace(results, seconds=whole / 2)))["Took"]
+    assert took.endswith(" of work, all units added up")
+    assert "added up" not in dict(facts(replace(results, seconds=2 * whole)))["Took"]
+
+
 @pytest.fixture(scope="module")
 def of_own(results: Results, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     """The report on a user's own crystals, in a folder that a report on any data had judged."""
