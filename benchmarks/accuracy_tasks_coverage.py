@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.accuracy_trace_coverage import p_value
+from benchmarks.accuracy_trace_coverage import p_value, spectra
 from hessspec import Batches, HessianOperator, TraceEstimate, trace
 from hessspec._krylov.block_basis import ON_TRUST, PILOT, WIDTH, growth_pays
 from hessspec._trace.shared import geometric_mean
@@ -38,26 +38,13 @@ DIM, TASKS, GROUPS, GIVEN = 120, 3, 4, 6
 FORM_COST = 0.6  # of a form of all tasks, in products
 LOOKS = 2
 AGREEMENT = {"agreeing": 0.9, "unlike": 0.1}
-
-
-def spectra() -> dict[str, np.ndarray]:
-    """The spectra, outliers first."""
-    rng = np.random.default_rng(0)
-    one, ten = rng.normal(size=(2, DIM))
-    one[0] = 1e3
-    ten[:10] = np.logspace(3, 1, 10) * rng.choice([-1.0, 1.0], 10)
-    return {
-        "flat": np.linspace(2.0, 1.0, DIM),
-        "decaying": 1.0 / np.arange(1, DIM + 1),
-        "one outlier": one,
-        "ten outliers": ten,
-    }
+SPECTRA = spectra(DIM, decades=3)
 
 
 @cache
 def hessians(spectrum: str, groups: str) -> np.ndarray:
     """(group, task, P, P), to be summed over groups."""
-    eigenvalues, share = spectra()[spectrum], AGREEMENT[groups]
+    eigenvalues, share = SPECTRA[spectrum], AGREEMENT[groups]
     rng = np.random.default_rng([1, list(AGREEMENT).index(groups)])
 
     def rotated() -> np.ndarray:
@@ -284,7 +271,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=100, help="calls of `trace` in each row")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
-    parser.add_argument("--spectra", nargs="+", default=list(spectra()))
+    parser.add_argument("--spectra", nargs="+", default=list(SPECTRA))
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     lines, calls = [HEAD], [HEAD_OF_CALLS]

@@ -35,15 +35,15 @@ BUDGETS = (48, 96, 192, 384)  # the looks of adaptive stopping
 Estimates = Iterator[TraceEstimate]  # of growing budgets, for one seed
 
 
-def spectra() -> dict[str, np.ndarray]:
-    """The spectra, outliers first."""
+def spectra(dim: int = DIM, decades: int = 4) -> dict[str, np.ndarray]:
+    """Spectra of `dim` eigenvalues, outliers first, the largest so many decades above the bulk."""
     rng = np.random.default_rng(0)
-    one, ten = rng.normal(size=(2, DIM))
-    one[0] = 1e4
-    ten[:10] = np.logspace(4, 1, 10) * rng.choice([-1.0, 1.0], 10)
+    one, ten = rng.normal(size=(2, dim))
+    one[0] = 10.0**decades
+    ten[:10] = np.logspace(decades, 1, 10) * rng.choice([-1.0, 1.0], 10)
     return {
-        "flat": np.linspace(2.0, 1.0, DIM),
-        "decaying": 1.0 / np.arange(1, DIM + 1),
+        "flat": np.linspace(2.0, 1.0, dim),
+        "decaying": 1.0 / np.arange(1, dim + 1),
         "one outlier": one,
         "ten outliers": ten,
     }
