@@ -3,19 +3,9 @@
 import jax
 import numpy as np
 
-from hessspec_mtl.graphs import MultiGraph, padding_for
+from hessspec_mtl.graphs import padding_for
 from hessspec_mtl.training.batches import epoch_batches, padding_ladder
-
-
-def graph(rng: np.random.Generator) -> MultiGraph:
-    num_nodes = int(rng.integers(2, 6))
-    num_edges = int(rng.integers(1, 3)) * num_nodes
-    return MultiGraph(
-        nodes=np.eye(2)[rng.integers(0, 2, num_nodes)],
-        edges=np.ones((num_edges, 1)),
-        senders=rng.integers(0, num_nodes, num_edges),
-        receivers=rng.integers(0, num_nodes, num_edges),
-    )
+from tests.toy_training import graph
 
 
 def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():

@@ -13,30 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hessspec_mtl.graphs import MultiGraph, batch_graphs, target_weights
-from hessspec_mtl.network.model import NetworkConfig, predict
+from hessspec_mtl.graphs import batch_graphs, target_weights
+from hessspec_mtl.network.model import predict
 from hessspec_mtl.network.tasks import weighted_sums
 from hessspec_mtl.training.batches import epoch_batches, padded_batch, padding_ladder
 from hessspec_mtl.training.checkpoints import CheckpointError, Checkpoints
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.state import load_history, training_seconds
 from hessspec_mtl.training.train import Training, _columns, load_params, saved_epochs, train
-
-NETWORK = NetworkConfig(
-    node_features=2, edge_features=1, tasks=("size", "bonds"), num_steps=1, width=4, head_width=4
-)
-CONFIG = TrainConfig(num_epochs=4, batch_size=8, learning_rate=1e-2, decay_start=2)
-
-
-def graph(rng: np.random.Generator) -> MultiGraph:
-    num_nodes = int(rng.integers(2, 6))
-    num_edges = int(rng.integers(1, 3)) * num_nodes
-    return MultiGraph(
-        nodes=np.eye(2)[rng.integers(0, 2, num_nodes)],
-        edges=np.ones((num_edges, 1)),
-        senders=rng.integers(0, num_nodes, num_edges),
-        receivers=rng.integers(0, num_nodes, num_edges),
-    )
+from tests.toy_training import CONFIG, NETWORK, graph
 
 
 def examples(rng: np.random.Generator, count: int) -> SimpleNamespace:
