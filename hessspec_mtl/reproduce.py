@@ -40,6 +40,9 @@ from hessspec_mtl.study.pipeline import StudyWork, begin_study
 from hessspec_mtl.study.presets import DATA_SEED, PRESETS, DatasetName, StudyConfig
 from hessspec_mtl.study.stages import STAGES, Stage, StageError, check_stages
 
+# Presets whose networks those of the study of weightings are (`hessspec_mtl.weigh`).
+WEIGHED = ("compare", "weighting")
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -48,8 +51,8 @@ class RunOptions:
     Attributes:
         preset: how much to do: "quick" (minutes on 2 cores), "small" (under an hour a data set
             on 2 cores), "compare" (a reduced network over five seeds, each task alone and all
-            together, an hour on a core), "gpu" (a GPU for a quarter of an hour a data set),
-            "paper" (a GPU).
+            together, an hour on a core), "weighting" (that with twenty seeds, for one weighting
+            of the tasks), "gpu" (a GPU for a quarter of an hour a data set), "paper" (a GPU).
         stages: what of it; what is not done now can be done later, or on another machine to which
             the run's folder is taken. The report reads what training and curvature left.
         encoded_dir: folder with encoded data sets (`python -m hessspec_mtl.encode`), which are read
@@ -67,7 +70,7 @@ class RunOptions:
             is trained, and nothing is written.
     """
 
-    preset: Literal["quick", "small", "compare", "gpu", "paper"] = "quick"
+    preset: Literal["quick", "small", "compare", "weighting", "gpu", "paper"] = "quick"
     stages: tuple[Stage, ...] = STAGES
     encoded_dir: Path | None = None
     out: Path = Path("runs")
@@ -299,6 +302,7 @@ def _report(
     # Imported late: plotting and chemistry need seconds to load, training needs neither.
     from hessspec_mtl.curvature.appendix_e import appendix_e
     from hessspec_mtl.report import FullDataset, Results, write_results
+    from hessspec_mtl.study.delta_m import decisions
 
     studies = [work.read() for _, work in done.values()]
     _say("Appendix E: a Hessian whose spectrum is known")
@@ -322,6 +326,8 @@ def _report(
         device="; ".join(dict.fromkeys(machine.device for machine in made)),
         seconds=time.perf_counter() - start,
         finished=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        # Of these networks alone: nothing is said of them in a report on others.
+        weightings=decisions(options.out, list(done) if options.preset in WEIGHED else ()),
         other_files={
             f"{name}/examples.csv": f"which examples of {name} were trained on, held out, and "
             "used for the Hessian"

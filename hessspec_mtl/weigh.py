@@ -1,10 +1,17 @@
-"""Weightings of the tasks tried on validation data: `python -m hessspec_mtl.weigh`.
+"""Weightings of the tasks against each other: `python -m hessspec_mtl.weigh`.
 
-The first stage of the study that `docs/weighting.md` describes: every weighting on the reduced
-network of the preset "weighting", with a learning rate of its own.
+The study that `docs/weighting.md` describes, with the reduced network of the preset "weighting".
+Stage 1 tries every weighting on validation data, with a learning rate of its own; stage 2 trains
+five of them and each task alone with twenty seeds.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    # Before NumPy is imported: with other numbers of threads sums end in other digits.
+    from hessspec_mtl.files.threads import keep_to_one_thread
+
+    keep_to_one_thread()
 
 import sys
 from collections.abc import Sequence
@@ -15,33 +22,52 @@ from typing import Literal
 import jax
 import tyro
 
+from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.network.model import NetworkConfig
+from hessspec_mtl.study.decision import decide, methods, runs
 from hessspec_mtl.study.loading import named
-from hessspec_mtl.study.presets import DATA_SEED, PRESETS
-from hessspec_mtl.study.screening import screen, screen_summary, units, validation_dataset
+from hessspec_mtl.study.presets import DATA_SEED, PRESETS, StudyConfig
+from hessspec_mtl.study.screening import (
+    read_screen,
+    screen,
+    screen_summary,
+    units,
+    validation_dataset,
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train with every weighting and compare errors on validation data.
+    """Train with several weightings of the tasks and compare their errors.
 
     Attributes:
+        stage: 1 tries every weighting on validation data; 2 trains those that it chose, and each
+            task alone, with twenty seeds.
         dataset: of the preset "weighting": qm8 or mp.
         data_dir: folder with the data; by default the variable HESSSPEC_DATA, then a cache.
-        out: folder of all runs; rows go to `weighting/screen_<dataset>.csv` in it.
+        encoded_dir: folder with encoded data sets, which are read at once.
+        out: folder of all runs; rows go to `weighting/screen_<dataset>.csv` and
+            `weighting/stage2_<dataset>.csv` in it.
         most: stop after so many runs, to go on another time; by default all that are missing.
         progress: progress bars; by default shown in a terminal only.
     """
 
+    stage: Literal[1, 2] = 1
     dataset: Literal["qm8", "mp"] = "qm8"
     data_dir: Path | None = None
+    encoded_dir: Path | None = None
     out: Path = Path("runs")
     most: int | None = None
     progress: bool | None = None
 
+    @property
+    def screened(self) -> Path:
+        """The table of stage 1."""
+        return self.out / "weighting" / f"screen_{self.dataset}.csv"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what is missing of the screening and print its table; returns the exit status."""
+    """Do what is missing of a stage and print its table; returns the exit status."""
     options = tyro.cli(
         Options,
         args=list(sys.argv[1:] if argv is None else argv),
@@ -49,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(Options.__doc__ or "").split("Attributes:")[0],
     )
     try:
-        _screen(options)
+        with jax.default_matmul_precision("highest"):
+            _screen(options) if options.stage == 1 else _decide(options)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on.", file=sys.stderr)
         return 130
@@ -60,24 +87,68 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _screen(options: Options) -> None:
-    config = PRESETS["weighting"].studies[options.dataset]
-    _, dataset = named(
-        options.dataset, config.num_examples, data_dir=options.data_dir, progress=options.progress
-    )
+    config, dataset = _study(options)
     encoded = validation_dataset(dataset, config.test_fraction, DATA_SEED)
     tasks = tuple(task.name for task in encoded.tasks)
     network = NetworkConfig(
         encoded.node_features, encoded.edge_features, tasks, **asdict(config.network)
     )
-    path = options.out / "weighting" / f"screen_{options.dataset}.csv"
-    with jax.default_matmul_precision("highest"):
-        table = screen(
-            encoded, network, config.train, path, most=options.most, progress=options.progress
-        )
+    path, most = options.screened, options.most
+    table = screen(encoded, network, config.train, path, most=most, progress=options.progress)
     if left := units(len(tasks), table):
         print(f"{len(left)} runs are left of this step; the same command goes on. {path}")
     else:
         print(screen_summary(table).round(3).to_string(index=False))
+
+
+def _decide(options: Options) -> None:
+    screened = read_screen(options.screened)
+    chosen = methods(screened)  # refused before the data are read
+    config, dataset = _study(options)
+    table = decide(
+        config,
+        dataset,
+        screened,
+        options.out,
+        options.dataset,
+        most=options.most,
+        progress=options.progress,
+    )
+    if left := runs(chosen, [task.name for task in dataset.tasks], table):
+        print(f"{len(left)} runs are left; the same command goes on.")
+        return
+    _write_decision(options)
+
+
+def _write_decision(options: Options) -> None:
+    """The table of this set, and the figure of all sets that are finished."""
+    # Imported late: plotting needs seconds to load, training needs it not.
+    from hessspec_mtl.figures import delta_m_figure, write_plot
+    from hessspec_mtl.study.delta_m import decision_table, decisions
+    from hessspec_mtl.study.tables import write_table
+
+    folder = options.out / "weighting"
+    for decision in decisions(options.out, [options.dataset]):
+        table = decision_table(decision)
+        write_table(table, folder)
+        print(table.to_markdown())
+    plot = delta_m_figure(decisions(options.out, list(PRESETS["weighting"].studies)))
+    if plot is not None:
+        print(f"Figure: {write_plot(plot, folder).png}")
+
+
+def _study(options: Options) -> tuple[StudyConfig, MultitaskDataset]:
+    """What the preset says, with the epochs whose states `compare` asks for; and the data."""
+    # The two presets have the same network, data and training.
+    config = PRESETS["weighting" if options.stage == 1 else "compare"].studies[options.dataset]
+    _, dataset = named(
+        options.dataset,
+        config.num_examples,
+        data_dir=options.data_dir,
+        encoded_dir=options.encoded_dir,
+        progress=options.progress,
+    )
+    return config, dataset
 
 
 if __name__ == "__main__":

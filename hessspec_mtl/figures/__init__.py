@@ -1,4 +1,4 @@
-"""Figures 1 to 7 of the paper and six more: functions that return a `Plot`, and its writer.
+"""Figures 1 to 7 of the paper and eight more: functions that return a `Plot`, and its writer.
 
 - `structures`: Figure 1 (crystal and multigraph), Figure 2 (molecule and graph)
 - `training`: Figure 3 (errors over training)
@@ -10,6 +10,7 @@
   Figure 12 (distances between spectra)
 - `weights`: Figure 13 (weights of the tasks, where they are not all 1)
 - `tracking`: Figure 14 (sharpness and traces step by step)
+- `delta_m`: Figure 15 (weightings of the tasks against each other)
 - `style`: one look for all, and how a figure becomes PDF, PNG and CSV
 - `axes`: symmetric logarithmic axes, axes of epochs
 """
@@ -22,6 +23,7 @@ from hessspec_mtl.figures.alignment import (
 from hessspec_mtl.figures.appendix import appendix_e_figure
 from hessspec_mtl.figures.comparison import single_task_figure, trace_convergence_figure
 from hessspec_mtl.figures.curvature import trace_figure
+from hessspec_mtl.figures.delta_m import delta_m_figure
 from hessspec_mtl.figures.densities import cropped_density_figure, full_density_figure
 from hessspec_mtl.figures.structures import (
     crystal_figure,
@@ -39,6 +41,7 @@ __all__ = [
     "appendix_e_figure",
     "cropped_density_figure",
     "crystal_figure",
+    "delta_m_figure",
     "distance_figure",
     "eigenspace_figure",
     "full_density_figure",

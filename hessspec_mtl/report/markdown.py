@@ -26,6 +26,7 @@ from hessspec_mtl.report.words import (
     structures_sentence,
     summary,
 )
+from hessspec_mtl.study.delta_m import decision_table, decision_words
 from hessspec_mtl.study.records import Study
 from hessspec_mtl.study.tables import Table
 
@@ -77,6 +78,12 @@ def report_markdown(
             lines += [text, ""]
         for table in tasks:
             lines += [table.to_markdown(), ""] if table is not None else []
+    if results.weightings:
+        lines += ["## Weights of the tasks", ""]
+        for text in decision_words(results.weightings):
+            lines += [text, ""]
+        for decision in results.weightings:
+            lines += [decision_table(decision).to_markdown(), ""]
     ledger = ledger_markdown(judgements) if judgements else f"{NOT_JUDGED}\n"
     lines += ["## The paper's claims", "", ledger]
     lines += ["## How this was run", ""]

@@ -31,6 +31,7 @@ from hessspec_mtl.report.words import (
     structures_sentence,
     summary,
 )
+from hessspec_mtl.study.delta_m import decision_table, decision_words
 from hessspec_mtl.study.tables import Table
 
 
@@ -41,11 +42,11 @@ def report_html(
     judgements: Sequence[Judgement],
 ) -> str:
     """The report as one page that needs no other file; everything in it is escaped."""
-    apart = {"figure7": [], "figure8": [], "figure10": [], "figure11": [], "figure12": []}
+    apart = {f"figure{number}": [] for number in (7, 8, 10, 11, 12, 15)}
     others = []
     for files in figures:
         apart.get(files.name.split("_")[0], others).append(files)
-    appendix = apart.pop("figure7")
+    appendix, weightings = apart.pop("figure7"), apart.pop("figure15")
     of_tasks = [files for group in apart.values() for files in group]
     sections = [
         ("summary", "Summary", "".join(map(_paragraph, summary(results, judgements)))),
@@ -62,6 +63,9 @@ def report_html(
     body = _tasks_html(results) + _figures_html(of_tasks)
     if body:
         sections.append(("tasks", "Tasks against each other", body))
+    if results.weightings:
+        body = _weightings_html(results) + _figures_html(weightings)
+        sections.append(("weightings", "Weights of the tasks", body))
     if results.appendix is not None:
         body = _paragraph(appendix_paragraph(results.appendix)) + _figures_html(appendix)
         sections.append(("appendix", "A spectrum that is known", body))
@@ -100,6 +104,12 @@ def _tasks_html(results: Results) -> str:
     tables = (single_task_results(results.studies), pair_table(results.studies))
     parts = [_paragraph(text) for text in findings(results.studies)]
     parts += [table.to_html() for table in tables if table is not None]
+    return "".join(parts)
+
+
+def _weightings_html(results: Results) -> str:
+    parts = [_paragraph(text) for text in decision_words(results.weightings)]
+    parts += [decision_table(decision).to_html() for decision in results.weightings]
     return "".join(parts)
 
 

@@ -17,6 +17,7 @@ from hessspec_mtl.study.records import Study, final_error, median_error
 if TYPE_CHECKING:
     from hessspec_mtl.curvature.appendix_e import AppendixE
     from hessspec_mtl.datasets.base import MultitaskDataset
+    from hessspec_mtl.study.delta_m import Decision
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Results:
         device: what it ran on, in words.
         seconds: wall-clock seconds of the whole run.
         finished: date and time of its end, as text.
+        weightings: finished studies of weightings of the tasks, with these networks and data.
         other_files: file name relative to the report -> what it holds, e.g. the ids of the splits.
     """
 
@@ -58,6 +60,7 @@ class Results:
     device: str = ""
     seconds: float = 0.0
     finished: str = ""
+    weightings: Sequence[Decision] = ()
     other_files: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -14,6 +14,7 @@ from hessspec_mtl.figures import (
     appendix_e_figure,
     cropped_density_figure,
     crystal_figure,
+    delta_m_figure,
     distance_figure,
     eigenspace_figure,
     full_density_figure,
@@ -33,6 +34,7 @@ from hessspec_mtl.report.markdown import report_markdown
 from hessspec_mtl.report.page import report_html
 from hessspec_mtl.report.results import Results, has_comparisons, test_errors
 from hessspec_mtl.report.tasks import pair_table, single_task_results
+from hessspec_mtl.study.delta_m import decision_table
 from hessspec_mtl.study.records import Study
 from hessspec_mtl.study.tables import (
     Table,
@@ -73,7 +75,8 @@ def write_results(results: Results, directory: Path) -> ReportFiles:
     else:
         for name in ("claims.json", "claims.md"):  # of a version that judged any data
             directory.joinpath(name).unlink(missing_ok=True)
-    for table in (single_task_results(results.studies), pair_table(results.studies)):
+    of_tasks = (single_task_results(results.studies), pair_table(results.studies))
+    for table in (*of_tasks, *map(decision_table, results.weightings)):
         if table is not None:
             write_table(table, directory / "tables")
     errors = test_errors(results.studies)
@@ -130,6 +133,7 @@ def plots_of(results: Results) -> list[Plot]:
         distance_figure(studies) if has_comparisons(studies) else None,
         weight_figure(drawn),
         tracking_figure(drawn),
+        delta_m_figure(results.weightings),
     ]
     return [
         replace(plot, title=_plain(plot.title), caption=_plain(plot.caption))

@@ -87,7 +87,7 @@ def units(num_tasks: int, table: pd.DataFrame) -> tuple[Unit, ...]:
     if missing := _without(first, table):
         return missing
     rates = best_rates(table)
-    second = (Unit(*one, rates[_label(*one)], seed) for seed in SEEDS for one in every)
+    second = (Unit(*one, rates[label_of(*one)], seed) for seed in SEEDS for one in every)
     return _without(tuple(second), table)
 
 
@@ -189,7 +189,7 @@ def screen_summary(table: pd.DataFrame) -> pd.DataFrame:
     per cent, equal weights at their own best rate; mean and range over the seeds.
     """
     rates, rows = best_rates(table), []
-    base = _at(table, ("equal", ""), rates[_label("equal", ())])
+    base = _at(table, ("equal", ""), rates[label_of("equal", ())])
     for label, rate in rates.items():
         mine = _at(table, label, rate)
         both = mine.join(base.add_suffix("_equal"), how="inner")
@@ -215,7 +215,8 @@ def _at(table: pd.DataFrame, label: tuple[str, str], rate: float) -> pd.DataFram
     return table[chosen].set_index(["seed", "task"])[["mae", "seconds"]]
 
 
-def _label(weighting: str, task_weights: tuple[float, ...]) -> tuple[str, str]:
+def label_of(weighting: str, task_weights: tuple[float, ...]) -> tuple[str, str]:
+    """A weighting and its weights as tables have them."""
     return Unit(weighting, task_weights, 0.0, 0).key[:2]
 
 

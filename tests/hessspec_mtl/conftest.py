@@ -3,7 +3,7 @@
 Histories are exact curves, spectra are those of diagonal Hessians through the public verbs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ from hessspec_mtl.curvature.alignment import Eigenspaces, GradientConflict
 from hessspec_mtl.curvature.follow import EpochCurvature
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Split, Task
 from hessspec_mtl.datasets.sources import Source
+from hessspec_mtl.study import decision, screening
 from hessspec_mtl.study.records import SeedRun, Study
 
 DIM = 4000
@@ -242,3 +243,43 @@ def records() -> SimpleNamespace:
         study=study,
         DIM=DIM,
     )
+
+
+def screened(tasks: Sequence[str], factors: Mapping[str, float]) -> pd.DataFrame:
+    """A finished stage 1: all errors are 1 at the rate 2e-3, times the weighting's factor."""
+    rows = []
+    for one in screening.candidates(len(tasks)):
+        label = screening.label_of(*one)
+        factor = factors.get(" ".join(label).strip(), factors.get(one[0], 1.1))
+        for rate in screening.RATES:
+            off = factor * (1 + abs(np.log(rate / 2e-3)))
+            rows += [(*label, rate, screening.RATE_SEED, task, off, 1.0) for task in tasks]
+        for seed in screening.SEEDS:
+            rows += [(*label, 2e-3, seed, task, factor, 1.0) for task in tasks]
+    return pd.DataFrame(rows, columns=screening.COLUMNS)
+
+
+def decided(
+    screen: pd.DataFrame, effects: Mapping[str, float], spread: float = 0.01
+) -> pd.DataFrame:
+    """A finished stage 2: errors 0.5, the weighting's effect in per cent more, and a spread.
+
+    The spread is that of the seeds, known: +spread for even seeds and -spread for odd ones, of
+    weightings alone.
+    """
+    tasks, rows = list(dict.fromkeys(screen["task"])), []
+    for method in decision.methods(screen):
+        alone = method.weighting == decision.ALONE
+        for seed in decision.SEEDS:
+            head = method.weighting, method.weights, method.learning_rate, seed
+            sign = 0 if method.weighting in ("equal", decision.ALONE) else (-1) ** seed
+            error = 0.5 * (1 + effects.get(method.weighting, 0.0) / 100 + sign * spread)
+            seconds = (10.0 if alone else 30.0) + 15.0 * (seed == 0)
+            rows += [(*head, task, error, 0.4, seconds) for task in tasks]
+    return pd.DataFrame(rows, columns=decision.COLUMNS)
+
+
+@pytest.fixture(scope="session")
+def weighed() -> SimpleNamespace:
+    """Makers of the tables of a study of weightings: what stage 1 found, and what stage 2 did."""
+    return SimpleNamespace(screened=screened, decided=decided)

@@ -18,6 +18,8 @@ from hessspec_mtl.report.markdown import report_markdown
 from hessspec_mtl.report.results import test_errors as final_errors
 from hessspec_mtl.report.words import facts, summary
 from hessspec_mtl.report.write import sweep
+from hessspec_mtl.study.decision import methods
+from hessspec_mtl.study.delta_m import Decision
 
 final_errors.__test__ = False  # its name is about the network's test error
 
@@ -67,7 +69,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def results(records: SimpleNamespace) -> Results:
+def weighed_qm8(weighed: SimpleNamespace) -> Decision:
+    tasks = ("E1", "E2", "f1", "f2")
+    screen = weighed.screened(tasks, {"equal": 1.0, "nash": 0.9})
+    return Decision("QM8", tasks, methods(screen)[:-1], weighed.decided(screen, {"nash": -5.0}))
+
+
+@pytest.fixture(scope="module")
+def results(records: SimpleNamespace, weighed_qm8: Decision) -> Results:
     studies = (
         replace(records.study("QM8", 2, single_task=True), forest=FOREST),
         replace(records.study("MP"), forest=NO_FOREST),
@@ -87,6 +96,7 @@ def results(records: SimpleNamespace) -> Results:
         device="2 CPU cores",
         seconds=600.0,
         finished="2026-01-01",
+        weightings=(weighed_qm8,),
         other_files={"qm8/examples.csv": "ids"},
     )
 
@@ -185,6 +195,14 @@ def test_the_summary_says_what_was_run(page):
         assert part in page.text, part
 
 
+def test_weightings_of_these_networks_have_a_section_with_table_and_figure(page, written):
+    assert {"weightings", "figure15"} <= set(page.ids)
+    said = "nash is −5.0 % (−5.5 to −4.5): better, by more than 2 %"
+    assert said in page.text
+    assert said in written.markdown.read_text(encoding="utf-8")
+    assert (written.html.parent / "tables" / "delta_m_qm8.csv").exists()
+
+
 def test_error_bars_graphs_settings_sources_are_stated(page):
     for part in ("they are probe errors", "QM8-3", "QM8.train.num_epochs", "Licence: MIT", "jax"):
         assert part in page.text, part
@@ -195,7 +213,7 @@ def test_all_figures_and_tables_are_there(written):
     names = {files.name for files in written.figures}
     assert names == {
         *("figure1", "figure2", "figure3", "figure4", "figure8"),
-        *("figure10", "figure11", "figure12"),
+        *("figure10", "figure11", "figure12", "figure15"),
         *("figure5_qm8", "figure5_mp", "figure6_qm8", "figure6_mp"),
     }
     for name in names:
@@ -203,7 +221,7 @@ def test_all_figures_and_tables_are_there(written):
             assert (folder / "figures" / f"{name}{suffix}").stat().st_size > 0
     assert {p.stem for p in (folder / "tables").iterdir()} == {
         *("table1", "table2", "table3", "single_against_multi", "pairs_of_tasks"),
-        "examples_of_tasks",
+        *("examples_of_tasks", "delta_m_qm8"),
     }
     assert len(json.loads((folder / "claims.json").read_text())) >= 20
 
