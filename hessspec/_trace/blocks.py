@@ -121,6 +121,14 @@ class BlockTraces(Printed, Mapping[Hashable, TraceEstimate]):
         each = " / its parameters" if per_parameter else ""
         return draw_estimates(drawn, ax, f"tr H of each block{each}, {level:.0%} interval")
 
+    def __float__(self) -> float:
+        task = ".task(t)" if self.num_tasks is not None else ""
+        raise TypeError(
+            f"this {_KIND} holds the traces of {counted(len(self), 'block')} and is no single "
+            f"float; choose one with `float(traces[{self.names[0]!r}]{task})`, or leave out `by` "
+            "for the trace of the whole."
+        )
+
     def _facts(self) -> Facts:
         first, several = self.estimates[0], self.num_tasks is not None
         rows = []

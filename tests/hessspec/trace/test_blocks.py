@@ -57,6 +57,20 @@ def test_of_many_tasks_a_line_has_the_first_and_how_many_more_there_are():
     assert line.count(", ... 14 more]") == 2
 
 
+def test_as_one_float_it_says_what_to_ask_for(traces):
+    said = (
+        r"^this BlockTraces holds the traces of 2 blocks and is no single float; choose one with "
+        r"`float\(traces\['body'\]\)`, or leave out `by` for the trace of the whole\.$"
+    )
+    with pytest.raises(TypeError, match=said):
+        float(traces)
+    tasks = BlockTraces((estimate(0, 48, (3, 20)),), (("layer", 0),))
+    with pytest.raises(
+        TypeError, match=r"1 block .* `float\(traces\[\('layer', 0\)\]\.task\(t\)\)`"
+    ):
+        float(tasks)
+
+
 def test_names_of_blocks_stay_in_their_lines():
     odd = BlockTraces((estimate(0, 48), estimate(1, 8)), ("two\nlines", ""))
     assert [line.split("  ")[1] for line in repr(odd).splitlines()[1:3]] == ["two lines", "''"]
