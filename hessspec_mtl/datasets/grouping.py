@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from hessspec_mtl.datasets.base import MultitaskDataset, Split
+from hessspec_mtl.datasets.paper import is_users_dataset
 from hessspec_mtl.featurize.raw_graph import RawGraph
 
 if TYPE_CHECKING:
@@ -40,8 +41,20 @@ def equal_names(names: Sequence[str]) -> Int[np.ndarray, " N"]:
 
 
 def with_whole_groups(dataset: MultitaskDataset) -> MultitaskDataset:
-    """The data set whose splits never separate what is one structure to the network."""
+    """The data set whose splits never separate what is one structure to the network.
+
+    Data of one's own are read so. They stay as they are, and so do their splits, which go by the
+    numbers of the groups.
+    """
+    if is_users_dataset(dataset) and has_whole_groups(dataset):
+        return dataset
     return replace(dataset, groups=one_to_the_network(dataset))
+
+
+def has_whole_groups(dataset: MultitaskDataset) -> bool:
+    """Whether the data set's own groups keep together what is one structure to the network."""
+    joined = one_to_the_network(dataset)  # nowhere finer: as many groups are the same groups
+    return np.unique(joined).size == np.unique(dataset.groups).size
 
 
 def one_to_the_network(dataset: MultitaskDataset) -> Int[np.ndarray, " N"]:

@@ -23,8 +23,9 @@ _MACHINES_FILE = "machines.json"
 def claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
     """Refuse a folder that holds results of other settings or other examples."""
     settings = asdict(config)
-    # These add results, or say which states are kept, and change none.
-    for free in ("seeds", "single_task", "keep_states"):
+    # These add results, or say which states are kept, and change none; whether groups were kept
+    # whole is told by the split itself.
+    for free in ("seeds", "single_task", "keep_states", "keep_groups_whole"):
         settings.pop(free)
     for free in ("seed", "keep_epochs", "checkpoint_seconds"):
         settings["train"].pop(free)
@@ -48,8 +49,8 @@ def claim(root: Path, config: StudyConfig, encoded: EncodedDataset) -> None:
                 )
         if found.get("examples") != ids:
             raise ValueError(
-                f"the examples or their split are not those of the results in {root}; "
-                "ask for the same data, or choose another `--name`."
+                f"the examples or their split are not those of the results in {root}; ask for the "
+                "same data and the same `--keep-groups-whole`, or choose another `--name`."
             )
     write_whole(path, json.dumps(wanted) + "\n")
 

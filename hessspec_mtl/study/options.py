@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from hessspec._base.arguments import did_you_mean
 from hessspec_mtl.curvature.follow import CurvatureConfig
 from hessspec_mtl.study.presets import KeptStates, NetworkSizes, StudyConfig
 from hessspec_mtl.training.config import TrainConfig
@@ -201,6 +202,38 @@ def with_values(arguments: Sequence[str]) -> list[str]:
             has_value = arguments[place + 1 : place + 2] in (["True"], ["False"], ["None"])
             words += [word] if has_value else [word, "True"]
     return words
+
+
+def unknown_word(record: type[Any], words: Sequence[str]) -> str:
+    """What is said of the first word that an option does not know, with a guess; else nothing.
+
+    `words` are as `with_values` returns them, `record` is what they fill. Only options that take
+    one or more of a few words are looked at.
+    """
+    known = {flag(name): _choices(kind) for name, kind in typing.get_type_hints(record).items()}
+    choices: tuple[Any, ...] = ()
+    option = ""
+    for word in words:
+        name, has_value, value = word.partition("=")
+        if word.startswith("--"):
+            option = name.replace("_", "-")
+            choices = known.get(option, ())
+            if not has_value:
+                continue
+            word = value
+        if choices and word not in (*choices, "None"):
+            return (
+                f"`{option}` must be one of {', '.join(choices)}, got {word!r}"
+                f"{did_you_mean(word, choices)}."
+            )
+    return ""
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The words of the first Literal within a type."""
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return next(filter(None, map(_choices, typing.get_args(kind))), ())
 
 
 def typed(options: Any, group: str = "") -> list[str]:

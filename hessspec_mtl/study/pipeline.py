@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +31,11 @@ from hessspec_mtl.datasets.base import EncodedDataset, Examples, MultitaskDatase
 from hessspec_mtl.datasets.grouping import (
     Copies,
     count_copies,
+    has_whole_groups,
     one_to_the_network,
     with_whole_groups,
 )
+from hessspec_mtl.datasets.paper import is_users_dataset
 from hessspec_mtl.network.model import NetworkConfig, init_params
 from hessspec_mtl.study.folder import claim, write_examples, write_left_out
 from hessspec_mtl.study.options import flag
@@ -142,6 +144,9 @@ def begin_study(
     root = Path(folder)
     if config.keep_groups_whole:
         dataset = with_whole_groups(dataset)
+    elif is_users_dataset(dataset) and has_whole_groups(dataset):
+        # Data of one's own are read so: the settings say what is the case.
+        config = replace(config, keep_groups_whole=True)
     seeds = seed_works(config, dataset, root, progress=progress, say=say)
     encoded, split, examples = seeds[0].encoded, seeds[0].split, seeds[0].examples
     # After what can be refused: a study that never began must not hold its folder.

@@ -114,12 +114,24 @@ def test_the_settings_of_the_command_line_are_in_the_runs_configuration(lacking)
     assert study["train"]["batch_size"] == 8
     assert study["curvature"]["trace_matvecs"] == 8
     assert "--curvature.trace-matvecs 8" in settings["command"]
+    assert "--keep-groups-whole" not in settings["command"]
+    assert study["keep_groups_whole"] is True  # of one's own data always
 
 
 def test_a_first_word_that_is_no_kind_of_data_is_asked_about(capsys):
     assert reproduce.main(["molecule", "my.csv", "--targets", "gap"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("there is no 'molecule' to reproduce (did you mean 'molecules'?)")
+
+
+def test_a_preset_that_is_misspelt_is_asked_about(tmp_path, capsys):
+    words = ["molecules", "my.csv", "--targets", "gap", "--out", str(tmp_path), "--preset", "smal"]
+    assert reproduce.main(words) == 2
+    assert capsys.readouterr().err == (
+        "`--preset` must be one of quick, small, compare, gpu, paper, got 'smal' (did you mean "
+        "'small'?).\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_constant_target_ends_in_a_sentence(tmp_path, capsys):

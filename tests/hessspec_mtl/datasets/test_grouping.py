@@ -1,5 +1,7 @@
 """One structure under several names is one group, and nothing else is."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -11,11 +13,13 @@ from hessspec_mtl.datasets.grouping import (
     Copies,
     count_copies,
     equal_crystals,
+    has_whole_groups,
     indistinguishable_graphs,
     mean_distances,
     one_to_the_network,
     with_whole_groups,
 )
+from hessspec_mtl.datasets.sources import OWN_LICENCE, Source
 from hessspec_mtl.featurize.crystals import Crystal, crystal_of
 from hessspec_mtl.featurize.molecules import graph_of, molecule_of
 from hessspec_mtl.featurize.one_hot import fit_bond_encoder
@@ -231,3 +235,15 @@ def test_no_split_separates_whole_groups():
     assert max(crossing) > 0
     for seed in range(10):
         assert count_copies(after.groups, after.split(seed)).crossing == 0
+
+
+def test_data_of_ones_own_with_whole_groups_keep_their_split():
+    """The split goes by the numbers of the groups, which a second grouping would change."""
+    own = Source("mine", "mine.csv", "", None, OWN_LICENCE, "")
+    smiles = ["CN", "C/C=C/C", r"C/C=C\C", "CO", "CC"]
+    whole = replace(dataset(smiles, [4, 2, 2, 7, 0]), sources=(own,))
+    assert has_whole_groups(whole)
+    assert with_whole_groups(whole) is whole
+    parted = replace(dataset(smiles, [4, 2, 3, 7, 0]), sources=(own,))
+    assert not has_whole_groups(parted)
+    assert with_whole_groups(parted).groups[1] == with_whole_groups(parted).groups[2]

@@ -1,12 +1,19 @@
 """Every field of a study's configuration has an option, and what is given is what is run."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal
 
 import pytest
 import tyro
 
 from hessspec_mtl.curvature.follow import CurvatureConfig
-from hessspec_mtl.study.options import StudyOptions, configured, shortest_flag
+from hessspec_mtl.study.options import (
+    StudyOptions,
+    configured,
+    shortest_flag,
+    unknown_word,
+    with_values,
+)
 from hessspec_mtl.study.presets import PRESETS, NetworkSizes, StudyConfig
 from hessspec_mtl.training.config import TrainConfig
 
@@ -116,6 +123,32 @@ def test_the_long_form_of_an_option_is_the_short_one():
 def test_what_cannot_be_is_said_of_the_option(words, message):
     with pytest.raises(ValueError, match=message):
         configured(PRESET, parsed(*words.split()))
+
+
+@dataclass(frozen=True)
+class Command(StudyOptions):
+    """A command with options that take one or several of a few words."""
+
+    stages: tuple[Literal["train", "curvature"], ...] = ("train",)
+    preset: Literal["quick", "small"] = "quick"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--preset smal", "`--preset` must be one of quick, small, got 'smal' (did you mean 's"),
+        ("--seeds 0 1 --preset=Quick", "`--preset` must be one of quick, small, got 'Quick' (did"),
+        ("--stages train,curvatur", "got 'curvatur' (did you mean 'curvature'?)."),
+        ("--optimizer adamm", "`--optimizer` must be one of adamw, adam, sgd, got 'adamm' (did"),
+        ("--keep_states all", "`--keep-states` must be one of analysed, last, got 'all'."),
+        ("--preset small --keep-states None --stages train curvature --seeds 3", ""),
+        ("--network.width smal --num-epochs 3 --single-task", ""),
+    ],
+)
+def test_a_word_that_an_option_does_not_know_is_asked_about(words, told):
+    found = unknown_word(Command, with_values(words.split()))
+    assert told in found
+    assert bool(told) == bool(found)
 
 
 def test_the_help_says_of_each_option_what_its_record_says(capsys):
