@@ -29,6 +29,7 @@ from hessspec_mtl.claims.training import (
     smooth_training,
 )
 from hessspec_mtl.curvature.spectra import Measured
+from hessspec_mtl.files.markdown import paragraph, table_row
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.study.records import Study
 
@@ -204,12 +205,9 @@ def ledger_rows(judgements: Sequence[Judgement]) -> list[tuple[str, ...]]:
 
 def ledger_markdown(judgements: Sequence[Judgement]) -> str:
     """The ledger as a Markdown table, rules and remarks below it."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    lines = [line(HEADER), "|" + " --- |" * len(HEADER), *map(line, ledger_rows(judgements)), ""]
-    lines += [f"- {note}" for note in notes(judgements)]
+    rows = map(table_row, ledger_rows(judgements))
+    lines = [table_row(HEADER), "|" + " --- |" * len(HEADER), *rows, ""]
+    lines += [f"- {paragraph(note)}" for note in notes(judgements)]
     return "\n".join(lines) + "\n"
 
 

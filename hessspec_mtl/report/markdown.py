@@ -1,4 +1,4 @@
-"""The report as Markdown, with links to the files beside it."""
+"""The report as Markdown, with links to the files beside it; what is no mark there is escaped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from hessspec_mtl.claims import Judgement, ledger_markdown
 from hessspec_mtl.figures import PlotFiles
+from hessspec_mtl.files.markdown import inline, paragraph, table_row
 from hessspec_mtl.report.results import Results, forest_notes, test_errors
 from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
@@ -39,66 +40,76 @@ def report_markdown(
     directory: Path,
 ) -> str:
     """The report as Markdown, with links to the files beside it."""
-    lines = [f"# {results.title}", ""]
-    lines += [f"- **{name}**: {value}" for name, value in facts(results)]
-    lines += ["", "## Summary", ""]
-    for paragraph in summary(results, judgements):
-        lines += [paragraph, ""]
+    lines = [f"# {inline(results.title)}", ""]
+    lines += [f"- **{name}**: {inline(value)}" for name, value in facts(results)]
+    lines += ["", "## Summary", "", *_paragraphs(summary(results, judgements))]
     lines += ["## Test errors", "", _test_errors_markdown(results.studies), ""]
-    for text in forest_notes(results.studies):
-        lines += [text, ""]
+    lines += _paragraphs(forest_notes(results.studies))
     lines += ["## Data", ""]
     for table in tables:
         lines += [table.to_markdown(), ""]
-    for text in copies(results.studies):
-        lines += [text, ""]
+    lines += _paragraphs(copies(results.studies))
     if reasons := left_out(results.full):
         lines += ["Records of the sources that were left out, and why:", ""]
-        lines += [*(f"- {name}: {counts}" for name, counts in reasons), ""]
-        links = [f"[{name}]({linked(name)})" for name in left_out_files(results)]
+        lines += [*(f"- {paragraph(f'{name}: {counts}')}" for name, counts in reasons), ""]
+        links = [_link(name) for name in left_out_files(results)]
         lines += [f"One by one, with their cause: {', '.join(links)}.", ""] if links else []
-    lines += ["## Figures", "", ERROR_BARS, ""]
+    lines += ["## Figures", "", *_paragraphs([ERROR_BARS])]
     if sentence := structures_sentence(results, [files.name for files in figures]):
-        lines += [sentence, ""]
+        lines += _paragraphs([sentence])
     for files in figures:
-        image, pdf, data = (
-            path.relative_to(directory).as_posix() for path in (files.png, files.pdf, files.csv)
-        )
-        lines += [
-            f"![{files.title}]({image})",
-            "",
-            f"**{figure_number(files.name)}. {files.title}.** {files.caption} "
-            f"([PDF]({pdf}), [data]({data}))",
-            "",
-        ]
-    tasks = (single_task_results(results.studies), pair_table(results.studies))
-    if any(table is not None for table in tasks):
-        lines += ["## Tasks against each other", ""]
-        for text in findings(results.studies):
-            lines += [text, ""]
-        for table in tasks:
-            lines += [table.to_markdown(), ""] if table is not None else []
-    if results.weightings:
-        lines += ["## Weights of the tasks", ""]
-        for text in decision_words(results.weightings):
-            lines += [text, ""]
-        for decision in results.weightings:
-            lines += [decision_table(decision).to_markdown(), ""]
-    ledger = ledger_markdown(judgements) if judgements else f"{NOT_JUDGED}\n"
+        lines += _figure(files, directory)
+    lines += _section(
+        "Tasks against each other",
+        findings(results.studies),
+        [single_task_results(results.studies), pair_table(results.studies)],
+    )
+    lines += _section(
+        "Weights of the tasks",
+        decision_words(results.weightings),
+        [decision_table(decision) for decision in results.weightings],
+    )
+    ledger = ledger_markdown(judgements) if judgements else f"{paragraph(NOT_JUDGED)}\n"
     lines += ["## The paper's claims", "", ledger]
     lines += ["## How this was run", ""]
     rows = [*flat_settings(results.settings), *results.versions.items()]
     lines += ["| Setting or package | Value |", "| --- | --- |"]
-    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows]
-    lines += [""]
-    lines += [f"- [{name}]({linked(name)}): {what}" for name, what in results.other_files.items()]
-    lines += ["", "## Sources and licences", "", f"- The paper: {PAPER_CITATION}"]
-    lines += [f"- {name}. {text}" for name, text in sources(results.studies)]
+    lines += [*map(table_row, rows), ""]
+    lines += [f"- {_link(name)}: {inline(what)}" for name, what in results.other_files.items()]
+    lines += ["", "## Sources and licences", "", f"- The paper: {inline(PAPER_CITATION)}"]
+    lines += [f"- {paragraph(f'{name}. {text}')}" for name, text in sources(results.studies)]
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _paragraphs(texts: Sequence[str]) -> list[str]:
+    return [line for text in texts for line in (paragraph(text), "")]
+
+
+def _section(title: str, texts: Sequence[str], tables: Sequence[Table | None]) -> list[str]:
+    """A section with its paragraphs and tables; nothing where there is no table."""
+    found = [table for table in tables if table is not None]
+    if not found:
+        return []
+    lines = [f"## {title}", "", *_paragraphs(texts)]
+    return lines + [line for table in found for line in (table.to_markdown(), "")]
+
+
+def _figure(files: PlotFiles, directory: Path) -> list[str]:
+    image, pdf, data = (
+        path.relative_to(directory).as_posix() for path in (files.png, files.pdf, files.csv)
+    )
+    title, caption = inline(files.title), inline(files.caption)
+    return [
+        f"![{title}]({image})",
+        "",
+        f"**{figure_number(files.name)}. {title}.** {caption} ([PDF]({pdf}), [data]({data}))",
+        "",
+    ]
+
+
+def _link(name: str) -> str:
+    """A link to a file beside the report."""
+    return f"[{inline(name)}]({linked(name)})"
 
 
 def _test_errors_markdown(studies: Sequence[Study]) -> str:
@@ -111,8 +122,9 @@ def _test_errors_markdown(studies: Sequence[Study]) -> str:
         seeds = "one seed" if np.isnan(row.mae_seed_sd) else f"± {row.mae_seed_sd:.3f}"
         forest = "–" if np.isnan(row.forest_mae) else f"{row.forest_mae:.3f}"
         answer = "no" if not row.better else "yes" if row.clearly else "barely"
-        lines.append(
-            f"| {_cell(row.dataset)} | {_cell(row.label)} | {row.mae:.3f} "
-            f"| ± {row.mae_epoch_sd:.3f} | {seeds} | {row.median_mae:.3f} | {forest} | {answer} |"
+        cells = (
+            *(str(row.dataset), str(row.label), f"{row.mae:.3f}"),
+            *(f"± {row.mae_epoch_sd:.3f}", seeds, f"{row.median_mae:.3f}", forest, answer),
         )
+        lines.append(table_row(cells))
     return "\n".join(lines)

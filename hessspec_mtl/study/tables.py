@@ -22,6 +22,7 @@ from hessspec_mtl.datasets.paper import (
     target_statistics,
 )
 from hessspec_mtl.datasets.sources import MP_API
+from hessspec_mtl.files.markdown import inline, paragraph, table_row
 from hessspec_mtl.files.whole import write_whole
 
 if TYPE_CHECKING:
@@ -42,14 +43,11 @@ class Table:
 
     def to_markdown(self) -> str:
         """The table as GitHub Markdown, notes below."""
-
-        def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
         rule = "| --- |" + " ---: |" * (len(self.header) - 1)
-        lines = [f"**{self.title}**", "", line(self.header), rule, *map(line, self.rows)]
+        lines = [f"**{inline(self.title)}**", "", table_row(self.header), rule]
+        lines += map(table_row, self.rows)
         for note in self.notes:
-            lines += ["", note]
+            lines += ["", paragraph(note)]
         return "\n".join(lines) + "\n"
 
     def to_html(self) -> str:

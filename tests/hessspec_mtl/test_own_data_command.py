@@ -89,7 +89,7 @@ def test_a_table_that_lacks_targets_is_studied_whole(lacking):
     assert np.isfinite(errors["mae"].astype(float)).all()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f"ΔE $x$/eV of {known[0]} and NA of {known[1]}" in page
-    assert "ΔE $x$/eV" in (folder / "report.md").read_text(encoding="utf-8")
+    assert r"ΔE \$x\$/eV" in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_its_predictions_and_errors_are_those_of_the_known_targets(lacking):

@@ -3,12 +3,14 @@
 import re
 from dataclasses import replace
 
+import pytest
+
 from hessspec_mtl.report.markdown import report_markdown
 
 
 def test_sections_are_those_of_what_was_run(trained, drawn, tmp_path):
     text = report_markdown(trained, (), drawn, (), tmp_path)
-    assert text.startswith("# Crystals <of> A & B\n\n- **Seeds**: 0, 1\n")
+    assert text.startswith("# Crystals \\<of> A & B\n\n- **Seeds**: 0, 1\n")
     sections = ["Summary", "Test errors", "Data", "Figures", "The paper's claims"]
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
         *sections,
@@ -19,9 +21,21 @@ def test_sections_are_those_of_what_was_run(trained, drawn, tmp_path):
 
 def test_figures_and_files_are_linked_from_the_folder_of_the_report(trained, drawn, tmp_path):
     text = report_markdown(trained, (), drawn, (), tmp_path)
-    assert "![Title <figure5_mp>](figures/figure5_mp.png)" in text
-    assert "**Figure 5. Title <figure5_mp>.** What it & others show. ([PDF](figures/" in text
+    assert r"![Title \<figure5_mp>](figures/figure5_mp.png)" in text
+    assert r"**Figure 5. Title \<figure5_mp>.** What it & others show. ([PDF](figures/" in text
     assert "- [mp/examples.csv](mp/examples.csv): ids & splits" in text
+
+
+def test_no_name_is_swallowed_by_a_viewer(trained, drawn, tmp_path):
+    """Of the whole report, read as HTML: what users named stands there, and no tag of theirs."""
+    viewer = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    page = viewer.render(report_markdown(trained, (), drawn, (), tmp_path))
+    assert "<h1>Crystals &lt;of&gt; A &amp; B</h1>" in page
+    assert "2 × negative &amp; &lt;odd&gt;" in page
+    assert "<td>adam|sgd &lt;b&gt;</td>" in page
+    assert 'alt="Title &lt;figure3&gt;"' in page
+    ours = {"h1", "h2", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(re.findall(r"<(\w+)", page)) <= ours | {"strong", "a", "img"}
 
 
 def test_links_to_sets_whose_names_have_spaces_lead_somewhere(trained, drawn, tmp_path):
@@ -54,5 +68,5 @@ def test_one_seed_has_no_spread(trained, drawn, tmp_path):
 
 def test_a_bar_in_a_setting_does_not_end_its_cell(trained, drawn, tmp_path):
     text = report_markdown(trained, (), drawn, (), tmp_path)
-    assert "| MP.train.optimizer | adam\\|sgd <b> |" in text
+    assert r"| MP.train.optimizer | adam\|sgd \<b> |" in text
     assert "| jax | 0.0 |" in text

@@ -144,7 +144,7 @@ def test_names_are_escaped(written):
 def test_both_reports_count_what_was_left_out(written):
     lines = written.markdown.read_text(encoding="utf-8").splitlines()
     start = lines.index("Records of the sources that were left out, and why:")
-    assert lines[start + 2] == "- QM8: 2 × negative & <odd>"
+    assert lines[start + 2] == r"- QM8: 2 × negative & \<odd>"
     assert "2 × negative &amp; &lt;odd&gt;" in written.html.read_text(encoding="utf-8")
 
 
