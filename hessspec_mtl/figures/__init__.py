@@ -1,4 +1,4 @@
-"""Figures 1 to 7 of the paper and eight more: functions that return a `Plot`, and its writer.
+"""Figures 1 to 7 of the paper and nine more: functions that return a `Plot`, and its writer.
 
 - `structures`: Figure 1 (crystal and multigraph), Figure 2 (molecule and graph)
 - `training`: Figure 3 (errors over training)
@@ -11,6 +11,7 @@
 - `weights`: Figure 13 (weights of the tasks, where they are not all 1)
 - `tracking`: Figure 14 (sharpness and traces step by step)
 - `delta_m`: Figure 15 (weightings of the tasks against each other)
+- `parts`: Figure 16 (what of each trace is the losses', what the network's own)
 - `style`: one look for all, and how a figure becomes PDF, PNG and CSV
 - `axes`: symmetric logarithmic axes, axes of epochs
 """
@@ -25,6 +26,7 @@ from hessspec_mtl.figures.comparison import single_task_figure, trace_convergenc
 from hessspec_mtl.figures.curvature import trace_figure
 from hessspec_mtl.figures.delta_m import delta_m_figure
 from hessspec_mtl.figures.densities import cropped_density_figure, full_density_figure
+from hessspec_mtl.figures.parts import parts_figure
 from hessspec_mtl.figures.structures import (
     crystal_figure,
     molecule_figure,
@@ -48,6 +50,7 @@ __all__ = [
     "gradient_conflict_figure",
     "molecule_figure",
     "own_molecule_figure",
+    "parts_figure",
     "single_task_figure",
     "trace_convergence_figure",
     "trace_figure",

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hessspec_mtl.curvature.follow import EpochCurvature
 from hessspec_mtl.figures.axes import epoch_axis, epoch_ticks, linear_threshold, symlog
 from hessspec_mtl.figures.style import (
     BAND,
@@ -35,7 +36,7 @@ def trace_table(studies: Sequence[Study]) -> pd.DataFrame:
                     np.asarray(end, np.float64)
                     for end in point.trace.confidence_interval(CONFIDENCE)
                 )
-                exact = None if point.gauss_newton is None else np.asarray(point.gauss_newton.value)
+                parts = _parts(point)
                 for index, task in enumerate(study.tasks):
                     rows.append(
                         {
@@ -48,7 +49,7 @@ def trace_table(studies: Sequence[Study]) -> pd.DataFrame:
                             "low_95": low[index],
                             "high_95": high[index],
                         }
-                        | _parts(value[index], None if exact is None else exact[index])
+                        | {column: values[index] for column, values in parts.items()}
                     )
     columns = ["dataset", "seed", "epoch", "task", "trace"]
     return pd.DataFrame(
@@ -56,11 +57,20 @@ def trace_table(studies: Sequence[Study]) -> pd.DataFrame:
     )
 
 
-def _parts(trace: float, gauss_newton: float | None) -> dict[str, float]:
-    """tr H = tr G + the rest; the error of the rest is that of tr H, for tr G has none."""
-    if gauss_newton is None:
+def _parts(point: EpochCurvature) -> dict[str, np.ndarray]:
+    """tr H = tr G + the rest; the rest's error is that of tr H, for of tr G there is rounding."""
+    if point.gauss_newton is None:
         return {}
-    return {"gauss_newton": gauss_newton, "network_curvature": trace - gauss_newton}
+    exact, trace = point.gauss_newton, point.trace
+    low, high = map(np.asarray, trace.confidence_interval(CONFIDENCE))
+    least, most = map(np.asarray, exact.confidence_interval(CONFIDENCE))
+    value = np.asarray(exact.value)
+    return {
+        "gauss_newton": value,
+        "network_curvature": np.asarray(trace.value) - value,
+        "network_curvature_low_95": low - most,
+        "network_curvature_high_95": high - least,
+    }
 
 
 def trace_figure(studies: Sequence[Study], *, name: str = "figure4") -> Plot:
@@ -135,7 +145,7 @@ def _by_task(studies: Sequence[Study], data: pd.DataFrame) -> Figure:
             step = 0.02 * max(float(np.ptp(where)), 1.0)
             for rank, seed in enumerate(wide.columns):
                 offset = step * (rank - (len(wide.columns) - 1) / 2)
-                _draw_points(
+                draw_points(
                     panel,
                     mine[mine["seed"] == seed],
                     place,
@@ -149,10 +159,10 @@ def _by_task(studies: Sequence[Study], data: pd.DataFrame) -> Figure:
                 )
             panel.set_title(f"{study.name}: {task.label}", fontsize=8)
             panel.set_xticks(*epoch_ticks(epochs, place))
-        threshold = _limits(line[0], rows)
+        threshold = limits(line[0], rows)
         for panel in line[: len(study.tasks)]:
             symlog(panel, "y", threshold)
-            _guides(panel, threshold)
+            guides(panel, threshold)
         for panel in line[len(study.tasks) :]:
             panel.set_visible(False)
         line[0].set_ylabel("trace of the Hessian\n(loss / parameter²)")
@@ -160,7 +170,7 @@ def _by_task(studies: Sequence[Study], data: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_points(
+def draw_points(
     panel: Axes,
     rows: pd.DataFrame,
     place: Callable[[np.ndarray], np.ndarray],
@@ -178,7 +188,7 @@ def _draw_points(
         panel.axvline(unknown, color=look["color"], linewidth=0.8, linestyle=":", zorder=1)
 
 
-def _limits(panel: Axes, rows: pd.DataFrame) -> float:
+def limits(panel: Axes, rows: pd.DataFrame) -> float:
     """Set the limits that hold all of `rows`; returns the threshold of the symmetric axis."""
     threshold = linear_threshold(rows["trace"].to_numpy(), rows["probe_standard_error"].to_numpy())
     ends = np.concatenate([rows["low_95"], rows["high_95"], rows["trace"]])
@@ -190,7 +200,7 @@ def _limits(panel: Axes, rows: pd.DataFrame) -> float:
     return threshold
 
 
-def _guides(panel: Axes, threshold: float) -> None:
+def guides(panel: Axes, threshold: float) -> None:
     """Zero, and the ends of the part of the axis that is linear."""
     panel.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     for sign in (-1, 1):
@@ -205,7 +215,7 @@ def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
     shift = 0.007 * max(float(np.ptp(place(epochs))), 1.0)
     for index, task in enumerate(study.tasks):
         style = task_style(index)
-        _draw_points(
+        draw_points(
             panel,
             rows[rows["task"] == task.name],
             place,
@@ -219,9 +229,9 @@ def _draw_traces(panel: Axes, study: Study, rows: pd.DataFrame) -> None:
             label=task.label,
         )
     panel.set_xticks(*epoch_ticks(epochs, place))
-    threshold = _limits(panel, rows)
+    threshold = limits(panel, rows)
     symlog(panel, "y", threshold)
-    _guides(panel, threshold)
+    guides(panel, threshold)
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 

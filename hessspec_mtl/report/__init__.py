@@ -4,6 +4,7 @@
 - `write`: `write_results`, from records to files
 - `words`: the summary and other sentences
 - `tasks`: tables and findings on tasks against each other
+- `parts`: what part of the curvature is the network's own
 - `page`, `frame`: the page in HTML, its style
 - `markdown`: the same with links
 """

@@ -10,6 +10,7 @@ import numpy as np
 from hessspec_mtl.claims import Judgement, ledger_markdown
 from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.files.markdown import inline, paragraph, table_row
+from hessspec_mtl.report.parts import TITLE, part_findings, part_table
 from hessspec_mtl.report.results import Results, forest_notes, test_errors
 from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
@@ -59,6 +60,11 @@ def report_markdown(
         lines += _paragraphs([sentence])
     for files in figures:
         lines += _figure(files, directory)
+    lines += _section(
+        TITLE,
+        part_findings(results.studies),
+        [part_table(results.studies)],
+    )
     lines += _section(
         "Tasks against each other",
         findings(results.studies),

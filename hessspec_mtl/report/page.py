@@ -12,6 +12,7 @@ import pandas as pd
 from hessspec_mtl.claims import Judgement, ledger_html
 from hessspec_mtl.figures import PlotFiles
 from hessspec_mtl.report.frame import PAGE
+from hessspec_mtl.report.parts import TITLE, part_findings, part_table
 from hessspec_mtl.report.results import Results, forest_notes, test_errors
 from hessspec_mtl.report.tasks import findings, pair_table, single_task_results
 from hessspec_mtl.report.words import (
@@ -42,11 +43,12 @@ def report_html(
     judgements: Sequence[Judgement],
 ) -> str:
     """The report as one page that needs no other file; everything in it is escaped."""
-    apart = {f"figure{number}": [] for number in (7, 8, 10, 11, 12, 15)}
+    numbers = (7, 8, 10, 11, 12, 15, 16)
+    apart: dict[str, list[PlotFiles]] = {f"figure{number}": [] for number in numbers}
     others = []
     for files in figures:
         apart.get(files.name.split("_")[0], others).append(files)
-    appendix, weightings = apart.pop("figure7"), apart.pop("figure15")
+    appendix, weightings, of_parts = (apart.pop(f"figure{number}") for number in (7, 15, 16))
     of_tasks = [files for group in apart.values() for files in group]
     sections = [
         ("summary", "Summary", "".join(map(_paragraph, summary(results, judgements)))),
@@ -60,6 +62,9 @@ def report_html(
             + _figures_html(others),
         ),
     ]
+    if table := part_table(results.studies):
+        words = "".join(map(_paragraph, part_findings(results.studies)))
+        sections.append(("parts", TITLE, words + table.to_html() + _figures_html(of_parts)))
     body = _tasks_html(results) + _figures_html(of_tasks)
     if body:
         sections.append(("tasks", "Tasks against each other", body))

@@ -21,6 +21,7 @@ from hessspec_mtl.figures import (
     gradient_conflict_figure,
     molecule_figure,
     own_molecule_figure,
+    parts_figure,
     single_task_figure,
     trace_convergence_figure,
     trace_figure,
@@ -32,6 +33,7 @@ from hessspec_mtl.figures import (
 from hessspec_mtl.files.whole import write_whole
 from hessspec_mtl.report.markdown import report_markdown
 from hessspec_mtl.report.page import report_html
+from hessspec_mtl.report.parts import part_table
 from hessspec_mtl.report.results import Results, has_comparisons, test_errors
 from hessspec_mtl.report.tasks import pair_table, single_task_results
 from hessspec_mtl.study.delta_m import decision_table
@@ -75,8 +77,8 @@ def write_results(results: Results, directory: Path) -> ReportFiles:
     else:
         for name in ("claims.json", "claims.md"):  # of a version that judged any data
             directory.joinpath(name).unlink(missing_ok=True)
-    of_tasks = (single_task_results(results.studies), pair_table(results.studies))
-    for table in (*of_tasks, *map(decision_table, results.weightings)):
+    made = [table(results.studies) for table in (single_task_results, pair_table, part_table)]
+    for table in (*made, *map(decision_table, results.weightings)):
         if table is not None:
             write_table(table, directory / "tables")
     errors = test_errors(results.studies)
@@ -134,6 +136,7 @@ def plots_of(results: Results) -> list[Plot]:
         weight_figure(drawn),
         tracking_figure(drawn),
         delta_m_figure(results.weightings),
+        parts_figure(studies),
     ]
     return [
         replace(plot, title=_plain(plot.title), caption=_plain(plot.caption))

@@ -4,6 +4,7 @@ Histories are exact curves, spectra are those of diagonal Hessians through the p
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -230,6 +231,21 @@ def study(name: str = "QM8", num_seeds: int = 1, single_task: bool = False) -> S
     return Study(data, tuple(runs), DIM, {"preset": "made up", "train": {"num_epochs": 40}})
 
 
+def with_gauss_newton(found: Study, times: Callable[[int, int], float]) -> Study:
+    """The study with tr G_t = 100 (t + 1) and tr H_t = (1 + times(seed, t)) tr G_t ± 1, always."""
+    runs = []
+    for run in found.runs:
+        exact = 100.0 * np.arange(1, len(found.tasks) + 1)
+        values = exact * [1 + times(run.seed, t) for t in range(exact.size)]
+        parts = {
+            "gauss_newton": TraceEstimate.from_samples(np.zeros((exact.size, 0)), exact=exact),
+            "trace": trace(values, 1.0, run.seed),
+        }
+        points = tuple(replace(point, **parts) for point in run.curvature)
+        runs.append(replace(run, curvature=points))
+    return replace(found, runs=tuple(runs))
+
+
 @pytest.fixture(scope="session")
 def records() -> SimpleNamespace:
     """The makers above, for tests (which cannot import from one another)."""
@@ -241,6 +257,7 @@ def records() -> SimpleNamespace:
         trace=trace,
         outlier_spectrum=outlier_spectrum,
         study=study,
+        with_gauss_newton=with_gauss_newton,
         DIM=DIM,
     )
 

@@ -33,3 +33,4 @@ def test_where_the_gauss_newton_trace_was_taken_the_table_splits_the_trace(recor
     parts = data["gauss_newton"] + data["network_curvature"]
     np.testing.assert_allclose(parts.loc[4], data["trace"].loc[4])
     assert data["network_curvature"].loc[0].isna().all()
+    assert data["network_curvature_low_95"].loc[0].isna().all()

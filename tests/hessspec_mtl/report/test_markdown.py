@@ -38,6 +38,16 @@ def test_no_name_is_swallowed_by_a_viewer(trained, drawn, tmp_path):
     assert set(re.findall(r"<(\w+)", page)) <= ours | {"strong", "a", "img"}
 
 
+def test_the_parts_of_the_traces_have_a_section_where_they_were_taken(
+    trained, drawn, records, tmp_path
+):
+    study = records.with_gauss_newton(records.study("QM8"), lambda seed, t: 0.5)
+    text = report_markdown(replace(trained, studies=(study,)), (), drawn, (), tmp_path)
+    section = text.split("## How much of the curvature is the network's own\n")[1]
+    assert "E₁: the network adds 0.500 of tr G" in section.split("\n## ")[0]
+    assert "| QM8 | E₁ | 40 | 150 | 100 | 50.0 |" in section.split("\n## ")[0]
+
+
 def test_links_to_sets_whose_names_have_spaces_lead_somewhere(trained, drawn, tmp_path):
     odd = replace(trained, other_files={"my #2 set/left_out.csv": "what is missing"})
     text = report_markdown(odd, (), drawn, (), tmp_path)

@@ -43,6 +43,18 @@ def test_figures_of_tasks_stand_in_the_section_on_tasks(trained, drawn):
     assert re.findall(r'<figure id="(\w+)">', tasks) == ["figure8", "figure10"]
 
 
+def test_the_parts_of_the_traces_have_a_section_with_their_figure(trained, drawn, records):
+    study = records.with_gauss_newton(records.study("QM8"), lambda seed, t: 0.5)
+    figures = [replace(drawn[0], name="figure16"), drawn[1]]
+    text = report_html(replace(trained, studies=(study,)), (), figures, ())
+    section = text.split('<section id="parts">')[1].split("</section>")[0]
+    assert section.startswith("<h2>How much of the curvature is the network's own</h2>")
+    assert "E₁: the network adds 0.500 of tr G" in section
+    assert re.findall(r'<figure id="(\w+)">', section) == ["figure16"]
+    others = text.split('<section id="figures">')[1].split("</section>")[0]
+    assert re.findall(r'<figure id="(\w+)">', others) == ["figure5_qm8"]
+
+
 def test_titles_captions_settings_and_reasons_are_escaped(trained, drawn):
     text = report_html(trained, (), drawn, ())
     for written in (
