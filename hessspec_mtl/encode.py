@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.encoded import write_encoded
 from hessspec_mtl.study.loading import CrystalFolder, MoleculeTable, encoded_name, named
-from hessspec_mtl.study.options import unknown_word, with_values
+from hessspec_mtl.study.options import command_line
 from hessspec_mtl.study.presets import DatasetName
 
 
@@ -67,20 +65,12 @@ _OWN = {"molecules": EncodeMolecules, "crystals": EncodeCrystals}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status (0: done, 1: stopped with a message, 2: no such)."""
+    """Run the command; returns the exit status (0: done, 1: stopped with a message)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     own = _OWN.get(arguments[0]) if arguments else None
     kind = own or Encode
-    words = with_values(arguments[1:] if own else arguments)
-    if told := unknown_word(kind, words):
-        print(told, file=sys.stderr)
-        return 2
-    options = tyro.cli(
-        kind,
-        args=words,
-        prog="python -m hessspec_mtl.encode" + (f" {arguments[0]}" if own else ""),
-        description=(kind.__doc__ or "").split("Attributes:")[0],
-    )
+    program = "python -m hessspec_mtl.encode" + (f" {arguments[0]}" if own else "")
+    options = command_line(kind, arguments[1:] if own else arguments, program)
     try:
         for name, read in _sets(options):
             _encode(options.to / encoded_name(name), name, read)

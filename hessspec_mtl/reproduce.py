@@ -35,14 +35,7 @@ from hessspec_mtl.network.ways import full_precision
 from hessspec_mtl.study import loading
 from hessspec_mtl.study.folder import STUDY_FILE, machines, note_machine, read_json
 from hessspec_mtl.study.loading import CrystalFolder, MoleculeTable
-from hessspec_mtl.study.options import (
-    StudyOptions,
-    configured,
-    flag,
-    typed,
-    unknown_word,
-    with_values,
-)
+from hessspec_mtl.study.options import StudyOptions, command_line, configured, flag, typed
 from hessspec_mtl.study.pipeline import StudyWork, begin_study
 from hessspec_mtl.study.presets import DATA_SEED, PRESETS, DatasetName, StudyConfig
 from hessspec_mtl.study.stages import STAGES, Stage, StageError, check_stages
@@ -147,16 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     kind = own or Reproduce
-    words = with_values(arguments[1:] if own else arguments)
-    if told := unknown_word(kind, words):
-        print(told, file=sys.stderr)
-        return 2
-    options: Options = tyro.cli(
-        kind,
-        args=words,
-        prog="python -m hessspec_mtl.reproduce" + (f" {arguments[0]}" if own else ""),
-        description=(kind.__doc__ or "").split("Attributes:")[0],
-    )
+    form = f" {arguments[0]}" if own else ""
+    program = f"python -m hessspec_mtl.reproduce{form}"
+    options: Options = command_line(kind, arguments[1:] if own else arguments, program)
     try:
         reproduce(options)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ An option that is not given is None and leaves the field as the preset has it. T
 
 from __future__ import annotations
 
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
@@ -202,6 +203,20 @@ def with_values(arguments: Sequence[str]) -> list[str]:
             has_value = arguments[place + 1 : place + 2] in (["True"], ["False"], ["None"])
             words += [word] if has_value else [word, "True"]
     return words
+
+
+def command_line(record: type[_Record], arguments: Sequence[str], program: str) -> _Record:
+    """The `record` that the words of a command line fill.
+
+    Raises:
+        SystemExit: with status 2 after a sentence that says which word is not understood.
+    """
+    words = with_values(arguments)
+    if told := unknown_word(record, words):
+        print(told, file=sys.stderr)
+        raise SystemExit(2)
+    text = (record.__doc__ or "").split("Attributes:")[0]
+    return tyro.cli(record, args=words, prog=program, description=text)
 
 
 def unknown_word(record: type[Any], words: Sequence[str]) -> str:
