@@ -73,6 +73,23 @@ def width_on(mesh: Mesh | None, dim: int) -> int:
     return mesh.size * _WORD * math.ceil(dim / (mesh.size * _WORD))
 
 
+def row_bytes(mesh: Mesh | None, dim: int, dtype: np.dtype) -> int:
+    """Bytes of a long vector on each device."""
+    devices = 1 if mesh is None else mesh.size
+    return width_on(mesh, dim) // devices * np.dtype(dtype).itemsize
+
+
+def entries_on_device(tree: PyTree) -> int:
+    """How many numbers of the arrays of a tree each device has."""
+    return sum(math.prod(_share(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def bytes_on_device(tree: PyTree) -> float:
+    """Bytes of the arrays of a tree on each device."""
+    arrays = (leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+    return float(sum(math.prod(_share(leaf)) * leaf.dtype.itemsize for leaf in arrays))
+
+
 def cut_along(mesh: Mesh, axis: int) -> NamedSharding:
     """The layout of arrays whose `axis` is cut over all devices of a mesh."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
@@ -207,6 +224,13 @@ def _without_explicit_mesh() -> Iterator[None]:
         none = nullcontext()
     with none:
         yield
+
+
+def _share(leaf: Any) -> tuple[int, ...]:
+    """The shape of what each device has of an array."""
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+        return tuple(leaf.sharding.shard_shape(leaf.shape))
+    return tuple(np.shape(leaf))
 
 
 def _automatic(leaf: Any) -> Any:

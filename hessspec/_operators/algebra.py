@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import in_dtype
 from hessspec._base.memory import resolve_budget
-from hessspec._base.meshes import mesh_of, off_explicit_axes, over_devices
+from hessspec._base.meshes import mesh_of, off_explicit_axes, over_devices, row_bytes
 from hessspec._base.space import VectorSpace
 from hessspec._base.tasks import task_number
 from hessspec._operators import rows as flat
@@ -132,6 +132,11 @@ class AbstractOperator(eqx.Module):
         return mesh_of(self)
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one of its long vectors on each device."""
+        return row_bytes(self.mesh, self.dim, self.dtype)
+
+    @property
     def block_rows(self) -> int:
         """How many vectors estimators should multiply together."""
         return BLOCK_ROWS
@@ -148,7 +153,7 @@ class AbstractOperator(eqx.Module):
 
     def product_bytes(self, rows: int) -> int:
         """Estimate of the memory that a block of products takes, its vectors included."""
-        return rows * (1 + (self.num_tasks or 1)) * self.dim * self.dtype.itemsize
+        return rows * (1 + (self.num_tasks or 1)) * self.row_bytes
 
     def linearised(self, rows: int, memory_budget: int) -> AbstractOperator:
         """The same operator for many blocks of `rows` vectors, one after the other.
@@ -156,7 +161,6 @@ class AbstractOperator(eqx.Module):
         What all products have in common is computed now and kept, if `memory_budget` bytes have
         room for that and for a block. If not, or if there is nothing to keep: the operator itself.
         """
-        del rows, memory_budget
         return self
 
     @property
@@ -203,8 +207,8 @@ class AbstractOperator(eqx.Module):
         return SumOperator(self, other)
 
     def __radd__(self, other: Any) -> AbstractOperator:
-        begins_a_sum = isinstance(other, int) and other == 0
-        return self if begins_a_sum else SumOperator(_summand(other), self)
+        is_zero = isinstance(other, int) and other == 0  # what `sum` begins with
+        return self if is_zero else SumOperator(_summand(other), self)
 
     def __sub__(self, other: AbstractOperator) -> SumOperator:
         return SumOperator(self, ScaledOperator(other, -1.0))

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessspec._base.checks import check_losses, check_precision
-from hessspec._base.meshes import rows_are_over
+from hessspec._base.meshes import bytes_on_device, rows_are_over
 from hessspec._base.space import VectorSpace
 from hessspec._operators.batches import BatchGroup
-from hessspec._operators.plan import ProductPlan, nbytes
+from hessspec._operators.plan import ProductPlan
 from hessspec._operators.planned import PlannedOperator
 from hessspec._operators.products import map_rows
 
@@ -49,7 +49,7 @@ class LinearisedOperator(PlannedOperator):
         return self.plan.narrowed(lambda abreast: self._bytes(rows, abreast), budget)
 
     def _bytes(self, rows: int, abreast: int) -> int:
-        kept = [nbytes(group.arrays) for group in self.maps]
+        kept = [bytes_on_device(group.arrays) for group in self.maps]
         one = [size / group.weights.shape[0] for size, group in zip(kept, self.maps, strict=True)]
         return self.plan.demand.of_kept(rows, sum(kept), max(one), abreast)
 

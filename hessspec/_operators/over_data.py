@@ -21,6 +21,7 @@ from hessspec._base.memory import platform_of, resolve_budget
 from hessspec._base.meshes import (
     Layouts,
     automatic,
+    entries_on_device,
     explicit_layouts,
     laid_out,
     off_explicit_axes,
@@ -264,7 +265,8 @@ class DataOperator(PlannedOperator):
         return demand.plan(budget, *choices, vectorised)
 
     def _demand(self, linearised: float) -> Demand:
-        return Demand(self.dim * self.dtype.itemsize, self.num_losses or 1, linearised)
+        tree = entries_on_device(self.chosen) * self.dtype.itemsize
+        return Demand(self.row_bytes, self.num_losses or 1, linearised, tree)
 
     def _modes(self, chunk: Chunk) -> Modes:
         """How JAX can differentiate the functions of a chunk, tried once for each program."""

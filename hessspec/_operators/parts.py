@@ -115,13 +115,18 @@ class Parted:
         return self.operator.dtype
 
     @property
+    def row_bytes(self) -> int:
+        """Of one of its long vectors on each device."""
+        return self.operator.row_bytes
+
+    @property
     def mesh(self) -> Mesh | None:
         """The devices that share its long vectors."""
         return self.operator.mesh
 
     def product_bytes(self, rows: int) -> int:
         """As for the whole; the products of one part wait beside the sum."""
-        return self.operator.product_bytes(rows) + rows * self.dim * self.dtype.itemsize
+        return self.operator.product_bytes(rows) + rows * self.row_bytes
 
     def linearised(self, rows: int, memory_budget: int) -> Parted:
         """The same with each part linearised where its share of the budget has room for that."""

@@ -29,11 +29,21 @@ _ARRAYS_FOR_ONE = 4.0
 
 @dataclass(frozen=True)
 class Demand:
-    """What products of one operator need, in bytes."""
+    """What products of one operator need, in bytes of each device.
 
-    vector: int  # one vector
+    Attributes:
+        vector: one long vector, as estimators keep it.
+        tasks: T.
+        linearised: the arrays that a linearised gradient keeps for one batch, whole: how they lie
+            is the compiler's choice.
+        tree: one vector as a tree of parameters, which lies as those do. On a mesh that is no
+            share of it where they are on every device.
+    """
+
+    vector: int
     tasks: int
-    linearised: float  # the arrays that a linearised gradient keeps for one batch
+    linearised: float
+    tree: int
 
     def of(self, rows: int, rematerialize: bool, abreast: int = 1) -> int:
         """Bytes of one block: vectors in and out, those of the rows in work, the arrays kept."""
@@ -51,7 +61,7 @@ class Demand:
         # several vectorised passes follow one another. Each row under way is in work.
         copies = (self.tasks > 1) + (1 < abreast < rows)
         in_work = 2 + self.tasks + (1 + self.tasks) * (min(rows, abreast) - 1)
-        return (rows * (1 + self.tasks * (1 + copies)) + in_work) * self.vector
+        return rows * (1 + self.tasks * (1 + copies)) * self.vector + in_work * self.tree
 
     def plan(
         self,

@@ -117,7 +117,7 @@ def test_the_gauss_newton_matrix_goes_abreast_too():
     close(together.dense(), alone.dense())
 
 
-DEMAND = Demand(vector=100, tasks=1, linearised=1000.0)
+DEMAND = Demand(vector=100, tasks=1, linearised=1000.0, tree=100)
 
 
 @pytest.mark.any_dtype
