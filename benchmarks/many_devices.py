@@ -28,9 +28,10 @@ from jax.sharding import PartitionSpec as P
 
 import hessspec
 from benchmarks.machine import ROOT, environment, peak_resident_bytes
-from hessspec._krylov import kept, lockstep
-from hessspec._krylov.kept import KeptRun, State
-from hessspec._krylov.lockstep import _stepped
+from hessspec._base import kept
+from hessspec._base.kept import KeptRun
+from hessspec._krylov import lockstep
+from hessspec._krylov.lockstep import State, _stepped
 
 DEVICES, STEPS, EXAMPLES = 8, 10, 8
 NOTED = ("steps on disk", "seconds of steps", "seconds of writing")
@@ -90,17 +91,17 @@ def work(dim: int, folder: str | None, killed_at: int) -> dict[str, Any]:
 
     write, read = KeptRun.write, KeptRun.read
 
-    def writing(self, state, bases):
-        write(self, state, bases)
-        notes["steps on disk"].append(state.done)
+    def writing(self, state):
+        write(self, state)
+        notes["steps on disk"].append(state["done"])
         notes["seconds of writing"].append(round(self.took, 1))
-        if killed_at and state.done >= killed_at:
+        if killed_at and state["done"] >= killed_at:
             print(json.dumps(notes), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def reading(self, dtype, bases):
-        state = read(self, dtype, bases)
-        notes["goes on from step"] = 0 if state is None else state.done
+    def reading(self):
+        state = read(self)
+        notes["goes on from step"] = 0 if state is None else state["done"]
         return state
 
     lockstep._stepped, KeptRun.write, KeptRun.read = watched, writing, reading
@@ -114,9 +115,6 @@ def work(dim: int, folder: str | None, killed_at: int) -> dict[str, Any]:
         num_probes=1,
         num_steps=STEPS,
         checkpoint=folder,
-        # Devices made of one host plan an eighth of its memory each, and the plan counts a
-        # product's own vectors whole on every device: this much is planned, not taken.
-        memory_budget=32 * dim,
         progress=False,
     )
     return {

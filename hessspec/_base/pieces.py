@@ -30,7 +30,8 @@ def write_rows(folder: Path, name: str, rows: Float[Array, "k width"], dim: int)
         piece = np.asarray(shard.data)[:, : max(dim - first, 0)]
         if piece.shape[1]:
             path = folder / f"{name}.{first:014d}.npy"
-            hidden = path.with_suffix(".part")
+            # Processes that all hold a vector write the same file, each under a name of its own.
+            hidden = path.with_suffix(f".{jax.process_index()}.part")
             with hidden.open("wb") as stream:
                 np.save(stream, piece, allow_pickle=False)
                 stream.flush()
@@ -44,10 +45,10 @@ def read_rows(
     """The rows written under a name, on the devices of a mesh; each device's share is read alone.
 
     Raises:
-        ValueError: if columns are missing.
+        ValueError: if columns are missing, or a file is damaged.
     """
     pieces = [
-        (int(path.name.split(".")[-2]), np.load(path, mmap_mode="r", allow_pickle=False))
+        (int(path.name.split(".")[-2]), _opened(path))
         for path in sorted(folder.glob(f"{name}.*.npy"))
     ]
     found = sum(piece.shape[1] for _, piece in pieces)
@@ -71,6 +72,16 @@ def read_rows(
     if mesh is None:
         return jnp.asarray(share((slice(None), slice(None))))
     return jax.make_array_from_callback((count, wide), cut_along(mesh, 1), share)
+
+
+def _opened(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"`checkpoint` must hold what was written there, but {path} is damaged ({error}); "
+            "begin anew in an empty folder."
+        ) from error
 
 
 def remove_rows(folder: Path, name: str) -> None:

@@ -15,6 +15,18 @@ class ProgressBar(Protocol):
         ...
 
 
+class Counted:
+    """A bar that knows how much was done."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self.bar, self.done = bar, 0
+
+    def update(self, n: int = 1) -> object:
+        """Report that `n` more units of work are done."""
+        self.done += n
+        return self.bar.update(n)
+
+
 @contextmanager
 def progress_bar(
     total: int | None, description: str, *, enabled: bool | None = None, unit: str = "product"

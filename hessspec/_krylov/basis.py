@@ -13,12 +13,14 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hessspec._base.kept import Long, Resumable
 from hessspec._krylov.tiles import Layout, combination, components, project, split
 
 # Rows read together: enough that the vector's own traffic is small beside theirs, few enough
@@ -125,11 +127,26 @@ class LockstepBases(_Chunks):
         return jnp.concatenate(every, axis=1)[:, : self.rank]
 
 
-class Basis(_Chunks):
+class Basis(_Chunks, Resumable):
     """One orthonormal basis Q, its rows in chunks.
 
     What goes in and comes out are flat rows; several are projected together, in one reading.
     """
+
+    replaced = 0  # times that other rows took the place of all
+
+    def state(self) -> dict[str, Any]:
+        """Its rows one by one, by names that tell them from those they took the place of."""
+        rows = [
+            Long(partial(self.rows, i, 1), f"{self.replaced:04d}-{i:06d}") for i in range(self.rank)
+        ]
+        return {"replaced": self.replaced, "rows": rows}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up the rows of a state, one after the other."""
+        self.chunks, self.rank, self.replaced = [], 0, state["replaced"]
+        for row in state["rows"]:
+            self.append(row.rows())
 
     def append(self, rows: Float[Array, "b dim"]) -> None:
         """Add rows, orthonormal among themselves and to all there are."""
@@ -199,6 +216,7 @@ class Basis(_Chunks):
         chunks = _recombined(tuple(self.chunks), parts, layout=self.layout)
         self.chunks = list(chunks[: in_chunks(new) // ROWS_PER_CHUNK])
         self.rank = new
+        self.replaced += 1
 
     def surrender(self) -> Float[Array, "rank dim"]:
         """All rows; the basis is given up, so that they are not in memory twice for long."""

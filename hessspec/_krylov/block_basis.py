@@ -1,10 +1,13 @@
 """A block Krylov basis to deflate with: its span holds the outliers of a spectrum first."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
+from hessspec._base.kept import Long, Resumable
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
     combine,
@@ -30,7 +33,7 @@ ON_TRUST = 16
 CANCELLED = 0.1
 
 
-class KrylovBasis:
+class KrylovBasis(Resumable):
     """An orthonormal basis Q of span{X, HX, H²X, ...}, grown block by block, and T = Q H Qᵀ.
 
     A sketch HX loses an eigenvalue λ once |λ| is below √P times the bulk's, because that is
@@ -43,6 +46,8 @@ class KrylovBasis:
 
     Numbers on the host are in units of H/s, s a power of two.
     """
+
+    changing = ("skew", "basis", "starts", "scale", "size", "given", "compressed", "coupling")
 
     def __init__(
         self,
@@ -72,6 +77,21 @@ class KrylovBasis:
     def full(self) -> bool:
         """Whether the next block has no room in the space any more."""
         return self.rank + self.next.shape[0] > self.operator.dim - WIDTH
+
+    def state(self) -> dict[str, Any]:
+        """With the block that comes next; the one before it is the end of the basis."""
+        return {
+            **super().state(),
+            "next": Long(lambda: self.next),
+            "last": self.previous.shape[0],
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up the basis and what goes with it."""
+        super().resume(state)
+        self.next = state["next"].rows()
+        last = state["last"]
+        self.previous = self.basis.rows(self.rank - last, last) if self.rank else self.next
 
     def begin_with(
         self,
@@ -239,5 +259,4 @@ def growth_pays(
 
 def rows_in(room: int, operator: AbstractOperator | Parted) -> int:
     """How many rows of a basis fit into `room` bytes beside the products and the probes."""
-    row = operator.dim * operator.dtype.itemsize
-    return (room - operator.product_bytes(PILOT)) // row - 4 * BLOCK_ROWS
+    return (room - operator.product_bytes(PILOT)) // operator.row_bytes - 4 * BLOCK_ROWS

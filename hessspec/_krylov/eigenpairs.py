@@ -2,7 +2,9 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, get_args
 
 import jax
@@ -11,19 +13,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from hessspec._base.arguments import real_number, whole_number
-from hessspec._base.checks import check_finite
+from hessspec._base.kept import KeptRun
 from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.origin import digest
 from hessspec._base.printing import Facts, Printed, with_error
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.space import VectorSpace, leaf_path
 from hessspec._base.tasks import TaskAxis, task_labels
 from hessspec._krylov.given import orthonormal_span, task_rows
-from hessspec._krylov.lockstep import RowOperator
-from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search, wanted_first
+from hessspec._krylov.matrix import dense_pairs, dense_products
+from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.checkpoint import Checkpoint, Folder
+from hessspec._operators.fingerprint import array_digest
 from hessspec._operators.rows import tree_of_rows
-from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._pictures.frame import small_figure
 from hessspec._pictures.intervals import Pairs, draw_pairs
@@ -34,7 +38,6 @@ DEFAULT_COUNT = 10
 SMALLEST_TOL_UNITS = 16.0
 # A matrix of this size is decomposed in seconds.
 DENSE_DIM = 2000
-_DENSE_CHUNK = 64
 
 
 @jax.tree_util.register_dataclass
@@ -173,6 +176,7 @@ def eigenpairs(
     tol: float | None = None,
     max_matvecs: int | None = None,
     start: PyTree = None,
+    checkpoint: Folder | None = None,
     progress: bool | None = None,
     memory_budget: int | None = None,
 ) -> EigenPairs:
@@ -205,6 +209,11 @@ def eigenpairs(
             before: a tree like the chosen parameters with leading axes on every leaf (of tasks
             and vectors, or of vectors for all tasks), flat rows of shape (n, P), or a list of
             such. Half of the block stays random, so that what they have not seen is found too.
+        checkpoint: a folder of this run's own, in which it is kept on its way: called again with
+            the same arguments, a run that was killed goes on from the last block written, and ends
+            with the same numbers (on the same devices to the last bit); one that is over is read.
+            Takes the bytes of the basis on disk, those of two bases for a moment at a restart, at
+            most a twentieth of the time, and at the end the bytes of the vectors.
         progress: show a bar; by default where a person is looking.
         memory_budget: bytes that the basis may take, by default set from the device. It holds
             max(3 k, k + 48) vectors or, with more restarts and products, as few as k + 15.
@@ -216,7 +225,8 @@ def eigenpairs(
     Raises:
         ValueError: if `k` exceeds P, `start` has other shapes or is not finite, `max_matvecs` is
             too small to return k pairs, an option is unknown, the loss is not finite or is random,
-            or a product is not finite or not symmetric.
+            a product is not finite or not symmetric, or `checkpoint` holds a run of another loss,
+            point, data, key or setting.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
         MemoryError: if even the smallest basis exceeds `memory_budget`.
@@ -238,7 +248,7 @@ def eigenpairs(
     k = whole_number("k", k, least=None)
     if max_matvecs is not None:
         max_matvecs = whole_number("max_matvecs", max_matvecs)
-    operator, key = call.resolve(memory_budget)
+    operator, key = call.resolve(memory_budget, validate=checkpoint is None)
     dim, eps = operator.dim, float(jnp.finfo(operator.dtype).eps)
     if not 1 <= k <= dim:
         raise ValueError(
@@ -249,26 +259,47 @@ def eigenpairs(
     goal = max(wanted, SMALLEST_TOL_UNITS * eps)
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     limit = 40 * (k + 10) if max_matvecs is None else max_matvecs
-    plan = _Plan.of(k, dim, limit, tasks, operator.dtype, resolve_budget(memory_budget))
+    plan = _Plan.of(k, dim, limit, tasks, operator.row_bytes, resolve_budget(memory_budget))
     starts = _starts(start, operator)
 
-    def of(scalar: AbstractOperator, first: Array | None, bar: ProgressBar) -> FoundPairs:
+    folder = None
+    if checkpoint is not None:
+        asked = {"`k`": k, "`which`": which, "`tol`": goal, "`max_matvecs`": limit}
+        given = [array_digest(first) for first in starts if first is not None]
+        asked["`start`"] = digest(given) if given else "none"
+        folder = Checkpoint(checkpoint, "eigenpairs", key, operator, asked)
+
+    def from_matrix(scalar: AbstractOperator, bar: ProgressBar, kept: KeptRun | None) -> FoundPairs:
+        found = dense_pairs(scalar, k, which, bar, kept)
+        return replace(found, product_plan=scalar.product_plan)
+
+    def searched(
+        scalar: AbstractOperator, first: Array | None, bar: ProgressBar, kept: KeptRun | None
+    ) -> FoundPairs:
+        assert plan.capacity is not None
+        inner = scalar.linearised(WIDTH, plan.room)
+        limits = plan.search_limit, plan.capacity
+        found = search(inner, key, k, which, goal, *limits, bar, first, kept)
+        return replace(found, product_plan=inner.product_plan)
+
+    def once(
+        name: str, scalar: AbstractOperator, compute: Callable[[KeptRun | None], FoundPairs]
+    ) -> FoundPairs:
+        return compute(None) if folder is None else folder.of_run(name, scalar, compute, FoundPairs)
+
+    def of(task: int, scalar: AbstractOperator, bar: ProgressBar) -> FoundPairs:
         if plan.capacity is None:
-            found = dense_pairs(scalar, k, which, bar)
-            return replace(found, product_plan=scalar.product_plan)
-        kept = scalar.linearised(WIDTH, plan.room)
-        found = search(kept, key, k, which, goal, plan.search_limit, plan.capacity, bar, first)
-        found = replace(found, product_plan=kept.product_plan)
+            return once(f"matrix{task}", scalar, partial(from_matrix, scalar, bar))
+        found = once(f"run{task}", scalar, partial(searched, scalar, starts[task], bar))
         if plan.may_be_dense and np.any(found.residuals > goal * found.norm):
-            spent = found.num_matvecs
-            found = dense_pairs(scalar, k, which, bar)
-            found = replace(found, num_matvecs=found.num_matvecs + spent)
+            exact = once(f"matrix{task}", scalar, partial(from_matrix, scalar, bar))
+            return replace(exact, num_matvecs=exact.num_matvecs + found.num_matvecs)
         return found
 
     with progress_bar(plan.products(tasks), "eigenpairs", enabled=progress) as bar:
         lead = () if operator.num_tasks is None else (tasks,)
         scalars = [operator.task(t) for t in range(tasks)] if lead else [operator]
-        found = [of(one, first, bar) for one, first in zip(scalars, starts, strict=True)]
+        found = [of(task, scalar, bar) for task, scalar in enumerate(scalars)]
     return replace(_record(found, operator, goal, lead), product_plan=found[0].product_plan)
 
 
@@ -299,7 +330,7 @@ class _Plan:
     room: int
 
     @classmethod
-    def of(cls, k: int, dim: int, limit: int, tasks: int, dtype: np.dtype, budget: int) -> "_Plan":
+    def of(cls, k: int, dim: int, limit: int, tasks: int, row: int, budget: int) -> "_Plan":
         count = WIDTH * math.ceil(k / WIDTH)
         least, usual = count + 3 * WIDTH, max(3 * count, count + 48)
         at_search, at_dense = 2 * count + 4 * WIDTH, dense_products(dim)
@@ -308,7 +339,6 @@ class _Plan:
                 f"`max_matvecs` must be at least {min(at_dense, at_search)} for {k} pairs of "
                 f"{dim} parameters and their residuals, got {limit}; raise it or lower `k`."
             )
-        row = dim * np.dtype(dtype).itemsize
         beside = tasks * k + 8 * WIDTH
         fits = budget // row - beside
         dense = at_dense <= limit and dim <= usual + 2 * WIDTH
@@ -329,43 +359,6 @@ class _Plan:
     def products(self, tasks: int) -> int | None:
         """Products in all, if that is known."""
         return None if self.capacity is not None else tasks * dense_products(self.dim)
-
-
-def dense_products(dim: int) -> int:
-    """Products that the matrix takes: P, or a few more to fill blocks of one shape."""
-    blocks = math.ceil(dim / _DENSE_CHUNK)
-    return blocks * math.ceil(dim / blocks)
-
-
-def dense_pairs(operator: RowOperator, k: int, which: Which, bar: ProgressBar) -> FoundPairs:
-    """The pairs of a small H, from its P columns."""
-    dim, dtype = operator.dim, np.dtype(operator.dtype)
-    matrix = np.zeros((dim, dim))
-    total, parts = dense_products(dim), 0.0
-    chunk = total // math.ceil(dim / _DENSE_CHUNK)
-    for start in range(0, dim, chunk):
-        # The last block is moved back, so that all have one shape.
-        begin = min(start, dim - chunk)
-        rows, lengths = operator.measured_rows(jnp.asarray(np.eye(chunk, dim, begin, dtype)))
-        parts = parts if lengths is None else max(parts, float(jnp.max(lengths)))
-        check_finite(rows, operator.space, "a product with the operator")
-        matrix[begin : begin + chunk] = np.asarray(rows, np.float64)
-        bar.update(chunk)
-    size = max(float(np.linalg.norm(matrix, 2)), parts)
-    symmetry = Symmetry(operator)
-    symmetry.check_matrix(matrix, size)
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    chosen = wanted_first(values, which)[:k]
-    rows = vectors[:, chosen].T.astype(dtype)
-    rounded = rows.astype(np.float64)
-    residuals = np.linalg.norm(rounded @ matrix.T - values[chosen, None] * rounded, axis=1)
-    return FoundPairs(
-        values=values[chosen],
-        rows=jnp.asarray(rows),
-        residuals=residuals,
-        norm=max(float(np.abs(values).max()), parts),
-        num_matvecs=total + symmetry.num_matvecs,
-    )
 
 
 def _record(

@@ -8,7 +8,7 @@ that exist, so the compiled programs are few and the same for every step.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from hessspec._base.checks import asymmetric, check_finite
+from hessspec._base.kept import KeptRun, Long
 from hessspec._base.memory import require_memory
 from hessspec._base.meshes import width_on
 from hessspec._base.progress import ProgressBar
 from hessspec._base.space import VectorSpace
 from hessspec._krylov.basis import LockstepBases, in_chunks
-from hessspec._krylov.kept import KeptRun, State
 from hessspec._krylov.lanczos import (
     Recurrence,
     check_num_steps,
@@ -54,6 +54,51 @@ class RowOperator(Protocol):
         self, block: Float[Array, "k dim"]
     ) -> tuple[Float[Array, "k dim"], Float[Array, " k"] | None]: ...
     def product_bytes(self, rows: int) -> int: ...
+
+
+class State(NamedTuple):
+    """What a run knows after some steps, its bases aside.
+
+    Attributes:
+        done: steps taken.
+        previous, rows: the last basis vector of each probe, and the next one.
+        found: the recurrence.
+        scale: s of each probe.
+        parts: largest length of the parts of products so far; None where H is no sum.
+        outcomes: for each of the last steps, which probes were alive and which finite.
+    """
+
+    done: int
+    previous: Float[Array, "k width"]
+    rows: Float[Array, "k width"]
+    found: Recurrence
+    scale: Float[Array, " k"]
+    parts: Float[Array, " k"] | None = None
+    outcomes: tuple[tuple[Array, Array], ...] = ()
+
+    def kept(self, bases: LockstepBases | None) -> dict[str, Any]:
+        """What is to be kept, once the device is done with it; without bases two rows alone."""
+        jax.block_until_ready(self)
+        older = range(0 if bases is None else self.done - 1)
+        vectors = [] if bases is None else [partial(bases.row, i) for i in older]
+        vectors += [lambda: self.previous, lambda: self.rows]
+        last = enumerate(vectors, self.done - 1 - len(older))
+        long = [Long(rows, f"{number:06d}") for number, rows in last]
+        return self._asdict() | {"previous": None, "rows": long, "found": self.found._asdict()}
+
+    @classmethod
+    def read(cls, kept: dict[str, Any], bases: LockstepBases | None) -> "State":
+        """The state that was kept; its rows are put into `bases`."""
+        *older, previous, rows = kept["rows"]
+        found = Recurrence(**jax.tree.map(jnp.asarray, kept["found"]))
+        small = {name: jax.tree.map(jnp.asarray, kept[name]) for name in ("scale", "parts")}
+        outcomes = tuple((jnp.asarray(a), jnp.asarray(b)) for a, b in kept["outcomes"])
+        state = cls(kept["done"], previous.rows(), rows.rows(), found, **small, outcomes=outcomes)
+        if bases is not None:
+            for row in older:
+                bases.append(row.rows())
+            bases.append(state.previous)
+        return state
 
 
 @dataclass(frozen=True)
@@ -157,19 +202,21 @@ def krylov(
         require_room(held + operator.product_bytes(k), memory_budget, k, num_steps)
     layout = Layout.of_lanes(starts.shape[1], starts.dtype, k, mesh)
     bases = LockstepBases(layout) if reorthogonalize else None
-    state = None if kept is None else kept.read(starts.dtype, bases)
-    if state is None:
+    begun = None if kept is None else kept.read()
+    if begun is None:
         rows, alive = _normalized(starts)
         found = Recurrence.begin(alive, in_chunks(num_steps), starts.dtype)
         state = State(0, jnp.zeros_like(rows), rows, found, jnp.ones(k, starts.dtype))
-    elif bar is not None:
-        bar.update(k * state.done)
+    else:
+        state = State.read(begun, bases)
+        if bar is not None:
+            bar.update(k * state.done)
     while state.done < num_steps and not _over(state):
         state = _stepped(operator, state, bases, layout)
         if bar is not None:
             bar.update(k)
-        if kept is not None and kept.is_due:
-            kept.write(state, bases)
+        if kept is not None:
+            kept.keep(partial(state.kept, bases))
     found, scale, parts = state.found, state.scale, state.parts
     _check_finite(operator, starts, found)
     factor = np.asarray(scale, np.float64)[:, None]

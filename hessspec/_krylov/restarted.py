@@ -8,7 +8,7 @@ to all that was found, then looks for them until it can be told that there are n
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
+from hessspec._base.kept import KeptRun, Long, Resumable, resumed
 from hessspec._base.later import linalg, special
 from hessspec._base.meshes import mesh_of, over_devices
 from hessspec._base.progress import ProgressBar
@@ -64,6 +65,15 @@ class FoundPairs:
     num_matvecs: int
     product_plan: str = ""
 
+    def state(self) -> dict[str, Any]:
+        """As a run that is over is kept on disk."""
+        return {**vars(self), "rows": Long(lambda: self.rows)}
+
+    @classmethod
+    def read(cls, state: dict[str, Any]) -> "FoundPairs":
+        """What `state` returned."""
+        return cls(**{**state, "rows": state["rows"].rows()})
+
 
 def wanted_first(values: Float[np.ndarray, " n"], which: Which) -> Int[np.ndarray, " n"]:
     """Indices in the order in which `which` prefers the values."""
@@ -103,6 +113,7 @@ def search(
     capacity: int,
     bar: ProgressBar,
     start: Float[Array, "s dim"] | None = None,
+    kept: KeptRun | None = None,
 ) -> FoundPairs:
     """The k most wanted eigenpairs, by at most `max_matvecs` products.
 
@@ -116,10 +127,11 @@ def search(
         capacity: vectors that the basis may hold, at least k + 3·WIDTH.
         bar: told of every product.
         start: orthonormal rows that the first block is to lie along, beside its random part.
+        kept: where the search is kept on its way, and goes on from.
     """
     count = WIDTH * math.ceil(k / WIDTH)  # the residuals are measured in whole blocks
     basis = RestartedBasis(operator, key, start)
-    seen = np.zeros(0)  # what earlier sweeps had found
+    bar, keep = resumed(basis, kept, bar)
     while True:
         bar.update(basis.grow())
         pairs = basis.ritz()
@@ -131,16 +143,17 @@ def search(
         if done and not basis.is_first_sweep:
             done = basis.nothing_left(pairs, order, k, which, tol)
         if done:
-            if not _may_be_more(values, seen, which, 2 * tol * basis.norm):
+            if not _may_be_more(values, basis.seen, which, 2 * tol * basis.norm):
                 break
-            seen = values
+            basis.seen = values
             basis.recombine(pairs, order[:count])
             basis.start_sweep()
         if basis.spent + WIDTH + count > max_matvecs:
             break
         if basis.rank + WIDTH > capacity:
-            keep = count + WIDTH * ((capacity - count) // (2 * WIDTH))
-            basis.recombine(pairs, order[:keep])
+            least = count + WIDTH * ((capacity - count) // (2 * WIDTH))
+            basis.recombine(pairs, order[:least])
+        keep()
     pairs = basis.ritz()
     basis.recombine(pairs, wanted_first(pairs.values, which)[:count])
     values, residuals = basis.measure(count, bar)
@@ -191,7 +204,7 @@ class Ritz:
     news: Float[np.ndarray, " n"]
 
 
-class RestartedBasis:
+class RestartedBasis(Resumable):
     """Orthonormal rows Q, T = Q H Qᵀ on the host, and H Qᵀ = Qᵀ T + Nᵀ B + (untracked).
 
     N is the block that comes next, B = N H Qᵀ. A restart replaces Q by some of its Ritz vectors:
@@ -202,6 +215,11 @@ class RestartedBasis:
     Not a record: it changes in place. Numbers on the host are in units of H/s, s a power of two.
     """
 
+    changing = (
+        *("basis", "compressed", "coupling", "untracked", "news", "seen", "first_new"),
+        *("is_first_sweep", "scale", "norm", "num_matvecs", "symmetry", "_num_drawn"),
+    )
+
     def __init__(
         self, operator: RowOperator, key: PRNGKeyArray, start: Float[Array, "s dim"] | None = None
     ) -> None:
@@ -211,6 +229,7 @@ class RestartedBasis:
         self.coupling = np.zeros((WIDTH, 0))  # B
         self.untracked = np.zeros(0)  # size of what the relation leaves out, for each row
         self.news = np.zeros(0)  # share of each row that the present sweep has found
+        self.seen = np.zeros(0)  # the values that earlier sweeps had found
         self.first_new: int | None = 0  # where the sweep's random block stands; None if restarted
         self.is_first_sweep = True
         self.scale = 0.0
@@ -224,6 +243,15 @@ class RestartedBasis:
             stream = jax.random.fold_in(key, _START_STREAM)
             first = _leaning(first, along, stream, operator.dim)
         self.next = self._orthonormal(first)
+
+    def state(self) -> dict[str, Any]:
+        """With the block that comes next."""
+        return {**super().state(), "next": Long(lambda: self.next)}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up the basis and what goes with it."""
+        super().resume(state)
+        self.next = state["next"].rows()
 
     @property
     def rank(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessspec._base.checks import ASYMMETRY_UNITS, MOST_ASYMMETRY, Values, check_symmetric
+from hessspec._base.kept import Resumable
 from hessspec._operators.rows import lengths_of
 
 # Two scalings, of different digits: the larger of two differences is rarely small by accident.
@@ -31,7 +32,7 @@ class Multiplies(Protocol):
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]: ...
 
 
-class Symmetry:
+class Symmetry(Resumable):
     """What asymmetry the products of a run may have, and what was found out about it.
 
     The unit of rounding allows `ASYMMETRY_UNITS` eps. Where products are asymmetric by more, the
@@ -47,6 +48,8 @@ class Symmetry:
         noise: how far scaling has moved products, relative to the size of H; 0 if not asked.
         num_matvecs: products spent on asking, for each task.
     """
+
+    changing = ("noise", "num_matvecs")
 
     def __init__(self, operator: Multiplies, *, is_stated: bool = True) -> None:
         self.operator, self.is_stated = operator, is_stated

@@ -1,6 +1,5 @@
 """The verb `density`: the spectral density of H by Lanczos quadrature with exact atoms."""
 
-import os
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -12,18 +11,18 @@ from jaxtyping import Array, Float, Int
 
 from hessspec._base.arguments import whole_number
 from hessspec._base.checks import check_finite
+from hessspec._base.kept import KeptRun
 from hessspec._base.later import special
 from hessspec._base.memory import resolve_budget
 from hessspec._base.probes import gaussian_on
 from hessspec._base.progress import ProgressBar, progress_bar
-from hessspec._krylov.kept import KeptRun
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.checkpoint import Checkpoint, Folder
 from hessspec._operators.fingerprint import origin_of
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
 from hessspec._spectrum.atoms import MAX_ANGLE, Candidates, Eigenvectors, assumed, product_error
-from hessspec._spectrum.checkpoint import Checkpoint
 from hessspec._spectrum.deflation import Deflated, DeflatedRule
 from hessspec._spectrum.quadrature import RitzPairs, ritz_pairs
 from hessspec._spectrum.record import SpectralDensity
@@ -42,7 +41,7 @@ def density(
     num_probes: int = DEFAULT_PROBES,
     num_steps: int = DEFAULT_STEPS,
     reorthogonalize: bool = True,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: Folder | None = None,
     progress: bool | None = None,
     memory_budget: int | None = None,
 ) -> SpectralDensity:
@@ -127,8 +126,8 @@ def density(
     folder = None
     if checkpoint is not None:
         asked = {"`num_probes`": num_probes, "`num_steps`": num_steps}
-        asked |= {"`reorthogonalize`": bool(reorthogonalize), "number of tasks": tasks}
-        folder = Checkpoint(checkpoint, key, operator, asked)
+        asked |= {"`reorthogonalize`": bool(reorthogonalize)}
+        folder = Checkpoint(checkpoint, "density", key, operator, asked)
     scalars = [operator]
     if operator.num_tasks is not None:
         scalars = [operator.task(t) for t in range(tasks)]
@@ -137,7 +136,7 @@ def density(
             each = [of(scalar, bar) for scalar in scalars]
         else:
             each = [
-                folder.of_task(t, scalar, partial(of, scalar, bar))
+                folder.of_task(t, scalar, partial(of, scalar, bar), SpectralDensity)
                 for t, scalar in enumerate(scalars)
             ]
     found = each[0] if operator.num_tasks is None else stacked(each)

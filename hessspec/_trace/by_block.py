@@ -151,10 +151,10 @@ def by_name(
     found: TraceEstimate,
     sizes: dict[Hashable, int],
     operator: AbstractOperator,
-    rounding: np.ndarray,
 ) -> BlockTraces:
     """The estimate of all tasks and blocks as one for each block, of all tasks, with its own P."""
     tasks, count = operator.num_tasks, len(sizes)
+    rounding = np.asarray(found.systematic)[::count]  # the same for all blocks of a task
     common = {
         "pair_covariance": None,
         "square": None,

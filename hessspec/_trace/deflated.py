@@ -1,11 +1,13 @@
 """The default trace estimator: deflate a Krylov space, as far as that pays, then sample."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from hessspec._base.kept import Keep, Long, Resumable, never
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import (
     DIAGONAL_SHARE,
@@ -28,7 +30,7 @@ from hessspec._trace.hutchpp import SKETCH_STREAM
 from hessspec._trace.strata import Strata, halved
 
 
-class Deflated:
+class Deflated(Resumable):
     """tr H = tr QHQᵀ + E vᵀHv, with a Krylov basis Q and probes v orthogonal to it.
 
     One scalar operator. Eight probes are multiplied first; with Q they then tell, without a
@@ -43,6 +45,11 @@ class Deflated:
     """
 
     method = "auto"
+    changing = (
+        *("strata", "exact_of_groups", "symmetry", "krylov", "inside", "images", "given_squares"),
+        *("spent", "drawn", "forms", "size", "asymmetry", "samples", "squares", "variances"),
+        *("product_scale", "grown_for"),
+    )
 
     def __init__(
         self,
@@ -67,13 +74,28 @@ class Deflated:
         self.spent = 0
         self.drawn = PILOT
         self.forms = np.zeros((0, 0))
-        self.size, self.asymmetry = 0.0, 0.0
+        self.size, self.asymmetry, self.product_scale = 0.0, 0.0, 1.0
         self.signs: Hutchinson | None = None
         self.samples: list[np.ndarray] = []
         self.squares: list[np.ndarray] = []
         self.variances: list[tuple[int, float]] = []
+        self.grown_for = 0  # the budget for which the basis has been let grow
 
-    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
+    def state(self) -> dict[str, Any]:
+        """With the products of the pilot, and the random signs where they took over."""
+        signs = None if self.signs is None else self.signs.state()
+        products = Long(lambda: self.products, "pilot")
+        return {**super().state(), "products": products, "signs": signs}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up where all that was multiplied stands."""
+        super().resume(state)
+        self.products = state["products"].rows()
+        if state["signs"] is not None:
+            self.signs = self._random_signs()
+            self.signs.resume(state["signs"])
+
+    def advance(self, budget: int, bar: ProgressBar, keep: Keep = never) -> TraceEstimate:
         """The estimate from at most `budget` products in all."""
         if self.spent == 0:
             found = guarded_products(self.operator, self.pilot, self.symmetry)
@@ -84,20 +106,26 @@ class Deflated:
             if self.directions is not None:
                 self._take(self.directions, bar)
             elif diagonal_share(self.pilot, self.products) > DIAGONAL_SHARE:
-                source = self.operator
-                source = source.operator if isinstance(source, Parted) else source
-                self.signs = Hutchinson(source, self.key)
+                self.signs = self._random_signs()
+            keep()
         if self.signs is not None:
-            estimate = self.signs.advance(max(budget - PILOT, 1), bar)
+            estimate = self.signs.advance(max(budget - PILOT, 1), bar, keep)
             return replace(estimate, method=self.method, num_matvecs=estimate.num_matvecs + PILOT)
-        while self._worth_growing(budget):
+        while self.grown_for != budget and self._worth_growing(budget):
             self._grow(bar)
+            keep()
+        self.grown_for = budget
         while (left := budget - self.spent) > 0:
             if self.strata.samples and not self.strata.is_decided:
                 # Beside a basis the pilot's forms are not by group.
                 self.strata.decide(left, beside=PILOT if self.krylov.rank else 0)
             self._sample(min(PILOT, left), bar)
+            keep()
         return self._estimate()
+
+    def _random_signs(self) -> Hutchinson:
+        source = self.operator
+        return Hutchinson(source.operator if isinstance(source, Parted) else source, self.key)
 
     def _note_groups(self, *, is_exact: bool) -> None:
         """What groups of batches have of the rows multiplied last."""

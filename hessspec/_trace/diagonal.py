@@ -23,7 +23,7 @@ from hessspec._operators.verbs import Call, verb
 from hessspec._pictures.intervals import draw_leaves
 from hessspec._trace.diagonal_run import Run, own_probes_pay
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.guards import exact_diagonal
+from hessspec._trace.exact import ExactRun
 from hessspec._trace.layers import layers
 
 DEFAULT_MATVECS = 64
@@ -193,7 +193,7 @@ def diagonal(
     operator, key = call.resolve(memory_budget)
     tasks = [operator] if operator.num_tasks is None else _tasks(operator)
     budget = min(num_matvecs, operator.dim)
-    row = operator.dim * operator.dtype.itemsize
+    row = operator.row_bytes
     held = _VECTORS * len(tasks) + 4 * BLOCK_ROWS
     allowed = resolve_budget(memory_budget)
     require_memory(
@@ -253,7 +253,7 @@ def _estimate(operator: AbstractOperator, runs: list[Run]) -> DiagonalEstimate:
 
 def _exact(operator: AbstractOperator, bar: ProgressBar) -> DiagonalEstimate:
     """H_ii = eᵢᵀHeᵢ: P quadratic forms for each task."""
-    found = exact_diagonal(operator, bar)
+    found = ExactRun(operator).advance(bar)
     values = [jnp.asarray(row, operator.dtype) for row in np.atleast_2d(found.entries)]
     common = {"method": "exact", "num_matvecs": found.num_matvecs}
     trace = TraceEstimate.from_samples(

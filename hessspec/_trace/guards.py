@@ -17,8 +17,6 @@ from hessspec._base.checks import (
     asymmetric,
     check_finite,
 )
-from hessspec._base.probes import rademacher
-from hessspec._base.progress import ProgressBar
 from hessspec._krylov.blocks import gram, row_forms, unit_scale
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import Parted
@@ -26,7 +24,6 @@ from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.symmetry import Symmetry
 
 LOOKS = 2  # products for the guard of forms: two, so that they show an asymmetry too
-_SIGNS = 8  # vectors by which the asymmetry of a whole matrix is seen
 # Student's t at 95 % with three degrees of freedom, the disagreements that two products and their
 # forms show: what they scatter by, the error stays below.
 SURE = 3.2
@@ -181,91 +178,3 @@ def _disagreements(
 @jax.jit
 def _row_squares(rows: Float[Array, "*T k dim"]) -> Float[Array, "*T k"]:
     return jnp.sum(rows**2, axis=-1)
-
-
-class ExactDiagonal(NamedTuple):
-    """H_ii for all i and tasks; how far their sum may be off, if told; and the products it took."""
-
-    entries: Float[np.ndarray, "*T dim"]
-    systematic: Float[np.ndarray, "*T"] | None
-    num_matvecs: int
-
-
-def exact_diagonal(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
-    """H_ii = eᵢᵀHeᵢ by P products, or P forms of all tasks with a product and a form or two more.
-
-    Raises:
-        ValueError: if a product is not finite, or H is not symmetric to 1 %: below that the
-            disagreement is in the error.
-    """
-    if operator.num_tasks is None and operator.has_products:
-        return _from_columns(operator, bar)
-    return _from_forms(operator, bar)
-
-
-def _from_columns(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
-    """The columns also give H v and Hᵀ v for a few vectors of signs, at no further product.
-
-    |(H - Hᵀ) v|² has mean ‖H - Hᵀ‖²_F, the sum over i, j of (E_ij - E_ji)² for the errors E of the
-    entries: if those on the diagonal are as large as others and of one sign, their sum is so too.
-    """
-    dim, dtype = operator.dim, operator.dtype
-    signs = rademacher(jax.random.key(0), jnp.arange(_SIGNS), dim, jnp.dtype(dtype))
-    applied = jnp.zeros((_SIGNS, dim), dtype)
-    entries, transposed, squares, start, scale = [], [], 0.0, 0, 0.0
-    for size in block_sizes(dim):
-        rows, parts = operator.measured_rows(jnp.asarray(np.eye(size, dim, start, dtype=dtype)))
-        scale = scale or unit_scale(rows)
-        rows = rows / jnp.asarray(scale, rows.dtype)
-        lengths = row_lengths(rows)
-        if not np.isfinite(lengths).all():
-            check_finite(rows, operator.space, "the product H v")
-        if parts is not None:
-            lengths = np.asarray(parts, np.float64) / scale
-        entries.append(np.diagonal(np.asarray(rows[:, start : start + size]), axis1=0, axis2=1))
-        transposed.append(gram(signs, rows))
-        applied = applied + _combined(signs[:, start : start + size], rows)
-        squares += float(np.sum(lengths**2))
-        start += size
-        bar.update(size)
-    gaps = np.asarray(applied, np.float64) - np.concatenate(transposed, axis=1)
-    asymmetry = float(np.sqrt(np.mean(np.sum(gaps**2, axis=1))))
-    if asymmetry > MOST_ASYMMETRY * np.sqrt(squares):
-        share = asymmetry / np.sqrt(squares)
-        raise asymmetric(f"|H - H'| is {share:.1e} of |H|", share, dtype)
-    whole = np.concatenate(entries).astype(np.float64) * scale
-    return ExactDiagonal(whole, np.asarray(SURE * scale * asymmetry), dim)
-
-
-@jax.jit
-def _combined(signs: Float[Array, "n k"], rows: Float[Array, "k dim"]) -> Float[Array, "n dim"]:
-    return jnp.einsum("nk,kp->np", signs, rows, precision="highest")
-
-
-def _from_forms(operator: AbstractOperator, bar: ProgressBar) -> ExactDiagonal:
-    dim, dtype, tasks = operator.dim, operator.dtype, tasks_counted(operator)
-    looks = LOOKS if operator.has_products else 0
-    signs = rademacher(jax.random.key(0), jnp.arange(looks), dim, jnp.dtype(dtype))
-    parts, start = [], 0
-    for size in block_sizes(dim + looks):  # the signs fill up the last block
-        block = jnp.asarray(np.eye(size, dim, start, dtype=dtype))
-        block = _filled(block, signs, start + size - dim, looks)
-        parts.append(finite_forms(operator, block))
-        start += size
-        bar.update(size)
-    whole = np.concatenate(parts, axis=-1)
-    entries, forms = whole[..., :dim], whole[..., dim:]
-    systematic = None
-    if looks:
-        systematic = disagreement(operator, signs, forms)
-    return ExactDiagonal(entries, systematic, tasks * (dim + 2 * looks))
-
-
-def _filled(block: Array, signs: Array, used: int, looks: int) -> Array:
-    """`block` with the first `used` vectors of signs in its last rows, less those before it."""
-    size = block.shape[0]
-    if used <= 0:
-        return block
-    first = max(used - size, 0)
-    rows = signs[first:used]
-    return block.at[size - rows.shape[0] :].set(rows)

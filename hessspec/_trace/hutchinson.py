@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from hessspec._base.kept import Keep, Resumable, never
 from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT
@@ -16,14 +17,13 @@ from hessspec._trace.guards import (
     LOOKS,
     SURE,
     disagreement,
-    exact_diagonal,
     guarded_products,
     tasks_counted,
 )
 from hessspec._trace.strata import Strata
 
 
-class Hutchinson:
+class Hutchinson(Resumable):
     """Samples vᵀHv, as many as asked for; more can be added.
 
     A scalar operator is multiplied, so that ‖Hv‖² comes with vᵀHv and symmetry is checked. With
@@ -33,6 +33,7 @@ class Hutchinson:
     """
 
     method = "hutchinson"
+    changing = ("strata", "squares", "drawn", "symmetry", "looks", "asymmetry", "systematic")
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
         self.operator, self.key = operator, key
@@ -45,7 +46,7 @@ class Hutchinson:
         self.asymmetry: list[float] = []
         self.systematic: Float[np.ndarray, "*T"] | None = None
 
-    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
+    def advance(self, budget: int, bar: ProgressBar, keep: Keep = never) -> TraceEstimate:
         """The estimate from `budget` products with each task's H in all."""
         if not self.drawn and not self._multiplies() and self.operator.has_products:
             self.looks = min(LOOKS, budget // 2)
@@ -56,6 +57,7 @@ class Hutchinson:
             size = min(more, self.operator.block_rows if self.strata.is_decided else PILOT)
             self._sample(size)
             bar.update(size)
+            keep()
         tasks = tasks_counted(self.operator)
         common = {"method": self.method, "dim": self.operator.dim}
         spent = (self.spent + self.symmetry.num_matvecs) * tasks
@@ -118,17 +120,3 @@ class Hutchinson:
         if isinstance(self.parted, Parted):
             return self.parted.forms
         return np.diagonal(found.forms)[None] * found.scale
-
-
-def exact_trace(operator: AbstractOperator, method: str, bar: ProgressBar) -> TraceEstimate:
-    """tr H = Σᵢ eᵢᵀHeᵢ without sampling, by P quadratic forms for each task."""
-    found = exact_diagonal(operator, bar)
-    total = found.entries.sum(axis=-1)
-    return TraceEstimate.from_samples(
-        np.zeros((*total.shape, 0)),
-        exact=total,
-        systematic=found.systematic,
-        method=method,
-        dim=operator.dim,
-        num_matvecs=found.num_matvecs,
-    )

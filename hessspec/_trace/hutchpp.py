@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from hessspec._base.kept import Keep, Resumable, never
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._krylov.blocks import orthonormal_rows, rescaled, row_forms, spherical, without
@@ -21,7 +22,7 @@ from hessspec._trace.strata import Strata
 SKETCH_STREAM = 0x5EED  # keeps the vectors of a basis apart from the probes, which use the key
 
 
-class HutchPlusPlus:
+class HutchPlusPlus(Resumable):
     """tr H = tr QHQᵀ + E vᵀHv over probes v orthogonal to Q, Q an orthonormal basis of HΩ.
 
     A third of the first budget each for HΩ, for HQᵀ and for probes; all that is added later goes
@@ -67,8 +68,9 @@ class HutchPlusPlus:
         own = parts if self.operator.num_tasks is None else [part.task(t) for part in parts]
         return Parted(self.tasks[t], own)
 
-    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
+    def advance(self, budget: int, bar: ProgressBar, keep: Keep = never) -> TraceEstimate:
         """The estimate from at most `budget` products with each task's H in all."""
+        del keep  # its bases are not among what can be kept
         if not self.bases:
             given = 0 if self.directions is None else self.directions.shape[0]
             self._sketch((budget - given) // 3, bar)

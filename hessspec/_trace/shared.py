@@ -1,10 +1,13 @@
 """The default trace estimator for several tasks: one deflation basis for all, and forms."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from hessspec._base.kept import Keep, Long, Resumable, never
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import (
     ON_TRUST,
@@ -23,7 +26,7 @@ from hessspec._trace.hutchpp import SKETCH_STREAM
 from hessspec._trace.strata import Strata
 
 
-class SharedDeflation:
+class SharedDeflation(Resumable):
     """One basis Q for all T tasks: tr H_t = Σᵢ qᵢᵀH_t qᵢ + E vᵀH_t v, v orthogonal to Q.
 
     Q is a Krylov basis of one weighted sum of the task Hessians, each divided by its own spread,
@@ -34,6 +37,10 @@ class SharedDeflation:
     """
 
     method = "auto"
+    changing = (
+        *("symmetry", "strata", "exact", "systematic", "cost", "num_matvecs", "drawn"),
+        *("variances", "weights", "krylov", "entered", "wanted", "grown_for"),
+    )
 
     def __init__(
         self,
@@ -56,22 +63,41 @@ class SharedDeflation:
         self.num_matvecs = 0
         self.drawn = PILOT
         self.variances: list[tuple[int, np.ndarray]] = []
+        self.weights = np.zeros(0)  # of the tasks, in the sum whose Krylov basis it is
+        self.entered = 0  # rows of the basis whose forms are known
+        self.wanted = 0  # rows that it is growing to have
+        self.grown_for = 0  # the budget for which the basis has been let grow
 
-    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
+    def state(self) -> dict[str, Any]:
+        """With the pilot, what the present basis has left of it."""
+        return {**super().state(), "pilot": Long(lambda: self.pilot, f"{self.entered:06d}")}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up where all that was multiplied stands."""
+        self.weights, self.pilot = state["weights"], state["pilot"].rows()
+        self.krylov, self.symmetry = self._basis()
+        super().resume(state)
+
+    def advance(self, budget: int, bar: ProgressBar, keep: Keep = never) -> TraceEstimate:
         """The estimate at no more than the cost of `budget` forms of all tasks."""
         allowed = budget * self.operator.form_cost
         if self.krylov is None:
             self._measure_pilot(bar)
-            self.krylov = self._start()
+            self.weights = self._weights()
+            self.krylov, self.symmetry = self._basis()
+            self._compare()
             if self.directions is not None and self.directions.shape[0]:
                 self.krylov.begin_with(self.directions)
-                self._enter(0, bar)
-        while self._worth_growing(allowed):
-            self._grow(bar)
+                self._enter(bar)
+            keep()
+        while self.grown_for != budget and self._worth_growing(allowed):
+            self._grow(bar, keep)
+        self.grown_for = budget
         if not self.strata.is_decided:
             self.strata.decide(self._left(allowed))
         while (more := self._left(allowed)) > 0:
             self._sample(min(PILOT, more), bar)
+            keep()
         return self._estimate()
 
     def _left(self, allowed: float) -> int:
@@ -83,7 +109,8 @@ class SharedDeflation:
         """The samples beside the present basis."""
         return np.concatenate(self.strata.samples, axis=-1).sum(axis=0)
 
-    def _start(self) -> KrylovBasis:
+    def _weights(self) -> Float[np.ndarray, " T"]:
+        """Of the tasks in the sum: 1 over the spread of each, times a random share."""
         key = jax.random.fold_in(self.key, SKETCH_STREAM)
         spread = np.sqrt(self.variances[0][1])
         # Forms that differ by rounding alone, as those of c times the identity, need no basis.
@@ -93,21 +120,25 @@ class SharedDeflation:
         weights = np.asarray(jax.random.uniform(key, (self.tasks,)), np.float64) + 0.5
         weights = weights * np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         largest = weights.max() if weights.max() > 0 else 1.0
-        weights = weights / largest
-        scalar = self.operator.weighted(jnp.asarray(weights))
-        scalar = scalar.linearised(WIDTH, self.room // 2)
-        self.symmetry = Symmetry(scalar)
-        self._compare(scalar, weights)
-        self.max_rank = rows_in(self.room, scalar)
-        return KrylovBasis(scalar, key, self.symmetry)
+        return weights / largest
 
-    def _compare(self, scalar: AbstractOperator, weights: Float[np.ndarray, " T"]) -> None:
+    def _basis(self) -> tuple[KrylovBasis, Symmetry]:
+        scalar = self.operator.weighted(jnp.asarray(self.weights))
+        scalar = scalar.linearised(WIDTH, self.room // 2)
+        self.max_rank = rows_in(self.room, scalar)
+        symmetry = Symmetry(scalar)
+        key = jax.random.fold_in(self.key, SKETCH_STREAM)
+        return KrylovBasis(scalar, key, symmetry), symmetry
+
+    def _compare(self) -> None:
         """Forms of the tasks beside products with their sum, by the program that grows the basis.
 
         What is found of the sum is put to the account of each task in turn.
         """
         if not self.operator.has_products:
             return
+        assert self.krylov is not None
+        scalar, weights = self.krylov.operator, self.weights
         forms = weights @ self.samples[:, :LOOKS]
         found = disagreement(scalar, self.pilot[:LOOKS], forms, self.symmetry)
         self.systematic = np.divide(found, weights, out=self.systematic, where=weights > 0)
@@ -115,6 +146,8 @@ class SharedDeflation:
         self.num_matvecs += LOOKS
 
     def _worth_growing(self, allowed: float) -> bool:
+        if self.entered < self.wanted:  # it has begun to
+            return True
         if self.krylov is None or self.krylov.full:
             return False
         step = self._next_step()
@@ -133,24 +166,28 @@ class SharedDeflation:
         # The first directions are taken on trust, so nothing is measured within them.
         return ON_TRUST if self._rank() == 0 else PILOT
 
-    def _grow(self, bar: ProgressBar) -> None:
+    def _grow(self, bar: ProgressBar, keep: Keep) -> None:
         assert self.krylov is not None
-        old, step = self.krylov.rank, self._next_step()
-        while self.krylov.rank < old + step and not self.krylov.full:
+        if self.entered == self.wanted:
+            self.wanted += self._next_step()
+        while self.krylov.rank < self.wanted and not self.krylov.full:
             products = self.krylov.grow()
             self.cost += products
             self.num_matvecs += products
-        self._enter(old, bar)
+            keep()
+        self._enter(bar)
+        keep()
 
-    def _enter(self, old: int, bar: ProgressBar) -> None:
-        """Rows `old` and further of Q: their forms are exact, and the pilot loses them."""
+    def _enter(self, bar: ProgressBar) -> None:
+        """The new rows of Q: their forms are exact, and the pilot loses them."""
         assert self.krylov is not None
-        for first in range(old, self.krylov.rank, PILOT):
+        for first in range(self.entered, self.krylov.rank, PILOT):
             new = self.krylov.basis.rows(first, PILOT)
             count = min(PILOT, self.krylov.rank - first)
             self.exact = self.exact + self._forms(new, bar, count).sum(axis=-1)
             # The same probes as before, so that what is compared is the basis and not the probes.
             self.pilot = without(new, self.pilot)
+        self.entered = self.wanted = self.krylov.rank
         self._measure_pilot(bar)
 
     def _measure_pilot(self, bar: ProgressBar) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from hessspec._base.kept import Resumable
 from hessspec._base.probes import rademacher_on
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import parts_of, share_of
@@ -29,7 +30,7 @@ _OWN_STREAM = 0x0B0B
 Project = Callable[[Float[Array, "k dim"]], Float[Array, "k dim"]]
 
 
-class Strata:
+class Strata(Resumable):
     """Forms of groups of batches, by common probes until it is decided otherwise.
 
     Attributes:
@@ -37,6 +38,8 @@ class Strata:
         is_decided: whether that has been asked at the present basis.
         looked: whether samples were looked at for that, and so count half.
     """
+
+    changing = ("own", "is_decided", "looked", "samples", "drawn")
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
         self.operator = operator

@@ -1,48 +1,39 @@
 """The verb `trace`: tr H and its error from products with H."""
 
-import math
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import did_you_mean, real_number, whole_number
+from hessspec._base.kept import KeptRun, resumed
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.meshes import over_devices
+from hessspec._base.origin import digest
 from hessspec._base.probes import TRACE_STREAM
-from hessspec._base.progress import ProgressBar, progress_bar
+from hessspec._base.progress import progress_bar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._krylov.given import given_rows, orthonormal_span
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.fingerprint import origin_of
+from hessspec._operators.checkpoint import Checkpoint, Folder
+from hessspec._operators.fingerprint import array_digest, origin_of
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb_by_block
 from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.by_block import LOOKED, Blockwise, By, blocks_of, by_name, looked_at
-from hessspec._trace.deflated import Deflated
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.guards import LOOKS, tasks_counted
-from hessspec._trace.hutchinson import Hutchinson, exact_trace
-from hessspec._trace.hutchpp import HutchPlusPlus
-from hessspec._trace.shared import SharedDeflation
-from hessspec._trace.xtrace import XTrace
+from hessspec._trace.guards import tasks_counted
+from hessspec._trace.run import TraceRun, beside, estimator_for, first_look
 
 Method = Literal["auto", "xtrace", "hutch++", "hutchinson"]
 METHODS = ("auto", "xtrace", "hutch++", "hutchinson")
+KEPT = ("auto", "hutchinson")  # go on from a state on disk
 DEFLATING = ("auto", "hutch++")  # have a basis that `directions` can stand in
 DEFAULT_MATVECS = 64
 DEFAULT_CAP = 4096  # with a tolerance and no `num_matvecs`
-FIRST_LOOK = 48
-MIN_AUTO = 48  # below, the pilot probes of the adaptive method take too large a share
-
-
-class Estimator(Protocol):
-    """A method that can be given more products."""
-
-    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate: ...
 
 
 @verb_by_block(BlockTraces)
@@ -55,6 +46,7 @@ def trace(
     directions: PyTree = None,
     rtol: float = 0.0,
     atol: float = 0.0,
+    checkpoint: Folder | None = None,
     progress: bool | None = None,
     memory_budget: int | None = None,
 ) -> TraceEstimate:
@@ -110,6 +102,12 @@ def trace(
             products), `hutchinson` and exact answers. Cost: products of each task where the trace
             itself takes forms, and 4 more to see rounding.
         rtol, atol: tolerance on the distance from `value` to the farther end of its interval.
+        checkpoint: a folder of this run's own, in which it is kept on its way: called again with
+            the same arguments, a run that was killed goes on from the last block of products
+            written, with the same looks, and ends with the same numbers (on the same devices to
+            the last bit); one that is over is read. For `auto`, `hutchinson` and exact answers.
+            Takes the bytes of the basis on disk, at most a twentieth of the time, and at the end
+            those of the samples.
         progress: show a bar; by default where a person is looking.
         memory_budget: bytes for data and vectors; by default set from the device.
 
@@ -126,7 +124,8 @@ def trace(
             products of scaled vectors (on top of `num_matvecs`) show that the loss has more. In an
             exact trace by more than 1 %.
             Also for `directions` of other shapes, not finite, too many for `num_matvecs`, or
-            beside a method that deflates nothing.
+            beside a method that deflates nothing; and if `checkpoint` holds a run of another loss,
+            point, data, key or setting, or the method cannot be kept.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
         MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
@@ -144,33 +143,60 @@ def trace(
     rtol, atol = real_number("rtol", rtol), real_number("atol", atol)
     if not (rtol >= 0.0 and atol >= 0.0):
         raise ValueError(f"`rtol` and `atol` must be at least 0, got {rtol} and {atol}")
-    operator, own_key = call.resolve(memory_budget)
+    if checkpoint is not None and method not in KEPT:
+        raise ValueError(
+            f"`checkpoint` needs method='auto' or 'hutchinson', got {method!r}, which cannot go on "
+            "from within."
+        )
+    operator, own_key = call.resolve(memory_budget, validate=checkpoint is None)
     key = jax.random.fold_in(own_key, TRACE_STREAM)
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)
     room = resolve_budget(memory_budget)
     given = None if directions is None else _span(operator, method, directions, budget)
+    settings = {"`method`": method, "`num_matvecs`": wanted, "`rtol`": rtol, "`atol`": atol}
+    settings["`directions`"] = "none" if given is None else array_digest(given)
+    settings["`by`"] = "none"
     sizes: dict[Hashable, int] = {}
     asked = operator
     if by is not None:
         operator, sizes = _blockwise(asked, by, method, budget, room)
+        settings["`by`"] = digest([str(operator.blocks)])
         wanted, budget = wanted - LOOKED, budget - LOOKED * (budget < operator.dim)
     _check_memory(operator, method, budget, 0 if given is None else given.shape[0], memory_budget)
-    with progress_bar(budget, "trace", enabled=progress) as bar:
-        if not adaptive:
-            if budget >= operator.dim:
-                found = exact_trace(operator, method, bar)
-            else:
-                found = _estimator(operator, key, method, budget, room, given).advance(budget, bar)
-        else:
-            found = _until(operator, key, method, wanted, room, given, rtol, atol, bar)
-    origin = origin_of(own_key, asked)
-    found = replace(found, product_plan=operator.product_plan, origin=origin)
+
+    def estimate(kept: KeptRun | None = None) -> TraceEstimate:
+        if kept is not None:
+            asked.validate()
+        run = TraceRun(
+            operator,
+            method,
+            lambda first: estimator_for(operator, key, method, first, room, given),
+            wanted if adaptive else budget,
+            first_look(operator, method, given),
+            rtol,
+            atol,
+        )
+        with progress_bar(budget, "trace", enabled=progress) as shown:
+            bar, keep = resumed(run, kept, shown)
+            found = run.advance(bar, keep)
+        found = replace(found, product_plan=operator.product_plan)
+        if by is None:
+            return found
+        # Forms of blocks have no products to be seen beside: those of the whole tell the rounding.
+        return replace(found, systematic=np.repeat(looked_at(asked), len(sizes)))
+
+    if checkpoint is None:
+        found = estimate()
+    else:
+        folder = Checkpoint(checkpoint, "trace", own_key, asked, settings)
+        found = folder.of_task(0, asked, estimate, TraceEstimate)
+    found = replace(found, origin=origin_of(own_key, asked))
     if by is None:
         return found
     # With `by` it is a mapping: checkers of types are told so by `verb_by_block`.
-    return cast(TraceEstimate, by_name(found, sizes, asked, looked_at(asked)))
+    return cast(TraceEstimate, by_name(found, sizes, asked))
 
 
 def _blockwise(
@@ -205,7 +231,7 @@ def _check_memory(
     tasks = tasks_counted(operator)
     sketch = {"xtrace": budget // 2, "hutch++": budget // 3}.get(method, BLOCK_ROWS) + given
     require_memory(
-        (sketch * (1 + 3 * tasks) + 2 * BLOCK_ROWS) * operator.dim * operator.dtype.itemsize,
+        (sketch * (1 + 3 * tasks) + 2 * BLOCK_ROWS) * operator.row_bytes,
         resolve_budget(memory_budget),
         f"`trace` by {method!r} with {budget} products for {operator.dim:,} parameters",
         "lower `num_matvecs`, raise `memory_budget`, or use `method='hutchinson'`, which keeps "
@@ -229,7 +255,7 @@ def _span(
         )
     rows = orthonormal_span(given_rows("directions", directions, operator.space))
     rows = over_devices(operator.mesh, rows)
-    least = rows.shape[0] + _beside(operator, method, rows.shape[0])
+    least = rows.shape[0] + beside(operator, method, rows.shape[0])
     if least > budget < operator.dim:
         raise ValueError(
             f"`num_matvecs` must be at least {least} for {rows.shape[0]} independent `directions`, "
@@ -237,87 +263,6 @@ def _span(
             "fewer."
         )
     return rows
-
-
-def _beside(operator: AbstractOperator, method: str, given: int) -> int:
-    """Products, or forms of all tasks, that deflation needs beside the given directions."""
-    if method == "hutch++":
-        return 6
-    if operator.num_tasks is None:
-        return PILOT
-    return 2 * PILOT + math.ceil(LOOKS / operator.form_cost) + -given % PILOT  # in whole blocks
-
-
-def _estimator(
-    operator: AbstractOperator,
-    key: PRNGKeyArray,
-    method: str,
-    budget: int,
-    room: int,
-    given: Float[Array, "r dim"] | None,
-) -> Estimator:
-    """The method in force: with very few products only Hutchinson's mean is left."""
-    scalar = operator.num_tasks is None
-    if isinstance(operator, Blockwise):
-        if method == "auto" and (budget >= MIN_AUTO or given is not None):
-            return SharedDeflation(operator, key, room, given)
-        return Hutchinson(operator, key)
-    if not operator.has_products:
-        return Hutchinson(operator, key)
-    if method == "auto" and (budget >= MIN_AUTO or given is not None):
-        return (Deflated if scalar else SharedDeflation)(operator, key, room, given)
-    if method in ("auto", "xtrace") and budget >= 4:
-        return XTrace(operator, key)
-    if method == "hutch++" and budget >= 6:
-        return HutchPlusPlus(operator, key, given)
-    return Hutchinson(operator, key)
-
-
-def _until(
-    operator: AbstractOperator,
-    key: PRNGKeyArray,
-    method: str,
-    cap: int,
-    room: int,
-    given: Float[Array, "r dim"] | None,
-    rtol: float,
-    atol: float,
-    bar: ProgressBar,
-) -> TraceEstimate:
-    # Looks leave as many products as the exact trace takes, where the cap allows that at all.
-    exact_after = cap >= operator.dim
-    last = min(cap - operator.dim, operator.dim - 1) if exact_after else cap
-    first = FIRST_LOOK
-    if given is not None:
-        first = max(first, given.shape[0] + _beside(operator, method, given.shape[0]) + PILOT)
-    budgets = [min(last, first)] if last > 0 else []
-    while budgets and budgets[-1] < last:
-        budgets.append(min(2 * budgets[-1], last))
-    estimate, estimator = None, _estimator(operator, key, method, min(last, first), room, given)
-    for look, budget in enumerate(budgets, start=1):
-        # Σ 6/(π look)² = 1 over all looks there could ever be.
-        share = 6.0 / (np.pi * look) ** 2
-        estimate = replace(estimator.advance(budget, bar), error_share=share)
-        if _meets(estimate, rtol, atol):
-            return replace(estimate, converged=True)
-        if _hopeless(estimate, rtol, atol) and not exact_after:
-            return replace(estimate, converged=False)
-    if estimate is None or exact_after:
-        exact = exact_trace(operator, method, bar)
-        used = 0 if estimate is None else estimate.num_matvecs
-        met = _meets(exact, rtol, atol)
-        return replace(exact, converged=met, num_matvecs=exact.num_matvecs + used)
-    return replace(estimate, converged=False)
-
-
-def _meets(estimate: TraceEstimate, rtol: float, atol: float) -> bool:
-    return bool(np.all(estimate.half_width() <= atol + rtol * np.abs(estimate.value)))
-
-
-def _hopeless(estimate: TraceEstimate, rtol: float, atol: float) -> bool:
-    """Whether rounding alone exceeds the tolerance, which no further sample changes."""
-    target = atol + rtol * np.abs(estimate.value)
-    return estimate.systematic is not None and bool(np.any(estimate.systematic > target))
 
 
 __all__ = ["TraceEstimate", "trace"]

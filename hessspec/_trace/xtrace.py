@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
+from hessspec._base.kept import Keep, Resumable, never
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import off_diagonal
 from hessspec._krylov.blocks import (
@@ -127,7 +128,7 @@ def pair_covariance(
     return np.array([[np.sum(a * b.T) / pairs for b in influences] for a in influences])
 
 
-class XTrace:
+class XTrace(Resumable):
     """XTrace for each task, with common test vectors; more of them can be added.
 
     Source: Epperly, Tropp, Webber (2024) [epperly2024xtrace], abstract, for leave-one-out over
@@ -146,8 +147,9 @@ class XTrace:
             _Sketch(operator if tasks is None else operator.task(t)) for t in range(tasks or 1)
         ]
 
-    def advance(self, budget: int, bar: ProgressBar) -> TraceEstimate:
+    def advance(self, budget: int, bar: ProgressBar, keep: Keep = never) -> TraceEstimate:
         """The estimate from at most `budget` products with each task's H in all."""
+        del keep  # nothing is whole before all are done
         done = 0 if self.probes is None else self.probes.shape[0]
         more = budget // 2 - done
         if more > 0:

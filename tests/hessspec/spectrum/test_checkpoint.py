@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import hessspec
-from hessspec._krylov import kept
-from hessspec._krylov.kept import KeptRun
+from hessspec._base import kept
+from hessspec._base.kept import KeptRun
 
 ROOT = Path(__file__).parents[3]
 STEPS = 7
@@ -87,13 +87,13 @@ def test_a_killed_process_is_gone_on_from_to_the_same_bits(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert {path.name for path in folder.iterdir()} == {"question.json", "density0.npz", "run1"}
-    assert len(list((folder / "run1").glob("row*.npy"))) == 3 + 2  # the last one is of no state
+    assert len(list((folder / "run1").glob("*.npy"))) == 3 + 2  # the last one is of no state
     counted = []
     find = KeptRun.read
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KeptRun, "read", lambda *a: counted.append(find(*a)) or counted[-1])
         same(run(folder), run())
-    assert [state.done for state in counted] == [3]
+    assert [state["done"] for state in counted] == [3]
 
 
 def kill():
@@ -111,8 +111,8 @@ def test_without_bases_two_rows_are_kept(tmp_path, monkeypatch):
     ends_after(monkeypatch, 4, raise_killed)
     with pytest.raises(Killed):
         run(tmp_path, reorthogonalize=False)
-    rows = {path.name.split(".")[0] for path in (tmp_path / "run0").glob("row*.npy")}
-    assert rows == {"row000003", "row000004", "row000005"}  # those of the state, and one begun
+    rows = {path.name.split(".")[0] for path in (tmp_path / "run0").glob("*.npy")}
+    assert rows == {f"run-00000{i}" for i in (3, 4, 5)}  # those of the state, and one begun
     monkeypatch.undo()
     same(run(tmp_path, reorthogonalize=False), run(reorthogonalize=False))
 
@@ -152,6 +152,6 @@ def test_a_run_whose_rows_were_removed_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         run(tmp_path)
     monkeypatch.undo()
-    next((tmp_path / "run0").glob("row000001.*.npy")).unlink()
+    next((tmp_path / "run0").glob("run-000001.*.npy")).unlink()
     with pytest.raises(ValueError, match="must hold all 63 entries"):
         run(tmp_path)

@@ -1,0 +1,114 @@
+"""A trace that was killed goes on from the last products written, to the same numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessspec
+from tests.hessspec.killed import counted, killed, same
+
+DIM = 60
+
+
+def quadratics(params, batch):
+    """Two losses whose Hessians are matrices with some large eigenvalues."""
+    matrices = batch["matrices"]
+    return 0.5 * jnp.einsum("p,tpq,q->t", params["w"], matrices, params["w"])
+
+
+def one_quadratic(params, batch):
+    """The first of them."""
+    return quadratics(params, batch)[0]
+
+
+def data(parts):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([[40.0, 25.0, -10.0], 0.3 * rng.normal(size=DIM - 3)])
+    turns = [np.linalg.qr(rng.normal(size=(DIM, DIM)))[0] for _ in range(2 * parts)]
+    matrices = [(turn * values) @ turn.T for turn in turns]
+    whole = jnp.asarray(np.stack(matrices).reshape(parts, 2, DIM, DIM), jnp.zeros(()).dtype)
+    if parts == 1:
+        return {"matrices": whole[0]}
+    return hessspec.Batches([{"matrices": part} for part in whole], sizes=[1] * parts)
+
+
+def ask(checkpoint=None, *, loss_fn=quadratics, parts=1, **options):
+    params = {"w": jnp.zeros(DIM)}
+    key = jax.random.key(3)
+    return hessspec.trace(loss_fn, params, key, data=data(parts), checkpoint=checkpoint, **options)
+
+
+RUNS = {
+    "auto": {"loss_fn": one_quadratic, "num_matvecs": 56},
+    "auto, several tasks": {"num_matvecs": 56},
+}
+MORE = {
+    "looks": {"loss_fn": one_quadratic, "rtol": 1e-3, "num_matvecs": 300},
+    "looks, several tasks": {"rtol": 1e-3, "num_matvecs": 300},
+    "no looks": {"loss_fn": one_quadratic, "num_matvecs": 60},
+    "groups of batches": {"parts": 8, "num_matvecs": 56},
+    "groups of batches, one task": {"loss_fn": one_quadratic, "parts": 8, "num_matvecs": 56},
+    "signs": {"method": "hutchinson", "num_matvecs": 40},
+    "signs, one task": {"loss_fn": one_quadratic, "method": "hutchinson", "num_matvecs": 40},
+    "directions": {"directions": np.eye(3, DIM), "num_matvecs": 56},
+    "blocks": {"by": lambda path, _: path, "num_matvecs": 56},
+}
+
+
+def goes_on(tmp_path, options, places):
+    """Killed at each of the places, and called again: with the products that were left."""
+    with counted() as whole:
+        expected = ask(**options)
+    for number, most in enumerate(places(len(whole))):
+        folder = tmp_path / str(number)
+        killed(ask, most, checkpoint=folder, **options)
+        with counted() as left:
+            same(ask(folder, **options), expected)
+        # One step, the samples of all groups, is made again where it had begun.
+        assert len(left) <= len(whole) - most + 8
+        with counted() as again:
+            same(ask(folder, **options), expected)
+        assert not again
+        assert sum(path.stat().st_size for path in folder.rglob("*")) < 40_000
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_killed_trace_ends_with_the_same_bits(tmp_path, run):
+    goes_on(tmp_path, RUNS[run], lambda n: (2, n // 2, n - 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", MORE)
+def test_a_killed_trace_of_any_kind_ends_with_the_same_bits(tmp_path, run):
+    goes_on(tmp_path, MORE[run], lambda n: sorted({*range(0, n, max(n // 6, 1)), n - 1}))
+
+
+def test_a_trace_killed_twice_keeps_one_state_on_disk(tmp_path):
+    options = RUNS["auto"]
+    held = []
+    for _ in range(2):
+        killed(ask, 9, checkpoint=tmp_path, **options)
+        names = [path.name for path in (tmp_path / "run0").iterdir()]
+        held.append(len(names) - len([name for name in names if "basis-" in name]))
+    assert held == [3, 3]  # the state, the pilot's products and the block that comes next
+    with counted():
+        same(ask(tmp_path, **options), ask(**options))
+
+
+@pytest.mark.any_dtype
+def test_other_settings_and_methods_that_keep_nothing_are_refused_by_name(tmp_path):
+    options = {"method": "hutchinson", "num_matvecs": 8}
+    ask(tmp_path, **options)
+    for name, other in {
+        "`num_matvecs`: 8, now 9": {"num_matvecs": 9},
+        "`method`: hutchinson, now auto": {"method": "auto"},
+        "`rtol`: 0.0, now 0.1": {"rtol": 0.1},
+        "`by`": {"by": lambda path, _: path},
+        "number of tasks: 2, now 1": {"loss_fn": one_quadratic},
+    }.items():
+        with pytest.raises(ValueError, match=f"another {name}"):
+            ask(tmp_path, **{**options, **other})
+    with pytest.raises(ValueError, match="`checkpoint` needs method='auto' or 'hutchinson'"):
+        ask(tmp_path / "new", method="xtrace")
+    assert not (tmp_path / "new").exists()
