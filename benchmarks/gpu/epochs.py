@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,8 +27,8 @@ from benchmarks.gpu.step import Figures, Measurement, command
 from benchmarks.timing import Compilations
 from hessspec import HessianOperator
 from hessspec._base.progress import progress_bar
-from hessspec_mtl.graphs import MultiGraph, balanced_batches, with_incidence
-from hessspec_mtl.network.model import NetworkConfig, init_params
+from hessspec_mtl.graphs import MultiGraph, Padding, balanced_batches, with_incidence
+from hessspec_mtl.network.model import NetworkConfig, Params, init_params
 from hessspec_mtl.network.tasks import is_shared, partial_losses
 from hessspec_mtl.training.config import MATMUL_PRECISIONS, OPTIMIZERS, TrainConfig
 from hessspec_mtl.training.epochs import ResidentEpochs
@@ -70,8 +70,9 @@ def training(way: str, precision: str, optimizer: str, tiny: bool) -> Figures:
     found = programs(_network(tiny), Optimization.of(config, len(train[0])))
     splits, key = {"train": train, "test": test}, jax.random.key(0)
     start = time.perf_counter()
-    epochs = ResidentEpochs(found, splits, size, key, incidence=WAYS[way])
-    state = _initial(tiny, found.optimizer)
+    rate, incidence = config.learning_rate, WAYS[way]
+    epochs = ResidentEpochs(found, splits, size, key, rate, incidence=incidence)
+    state = _initial(tiny, found.init)
     upload = time.perf_counter() - start
 
     def epoch(params: Any, opt_state: Any, number: int = 1) -> tuple[Any, Any, Any]:
@@ -83,10 +84,10 @@ def training(way: str, precision: str, optimizer: str, tiny: bool) -> Figures:
         compiled = found.epoch.lower(*state, *epochs.arguments(1)).compile()
         compiling = time.perf_counter() - start
         # Compiled by hand once, to be looked at as well as run: static arguments are in it.
-        by_hand = replace(found, epoch=lambda *arguments: compiled(*arguments[:-1]))
-        epochs = ResidentEpochs(by_hand, splits, size, key, incidence=WAYS[way])
+        by_hand = replace(found, epoch=lambda *given: compiled(*_without_static(given)))
+        epochs = ResidentEpochs(by_hand, splits, size, key, rate, incidence=incidence)
         first = jax.device_get(epoch(*state))
-        again = epoch(*_initial(tiny, found.optimizer))
+        again = epoch(*_initial(tiny, found.init))
         repeats = all(
             np.array_equal(a, b)
             for a, b in zip(*map(jax.tree.leaves, (first, jax.device_get(again))), strict=True)
@@ -147,9 +148,13 @@ def _network(tiny: bool) -> NetworkConfig:
     return NetworkConfig(9, 4, ("E1", "E2", "f1", "f2"), **sizes)
 
 
-def _initial(tiny: bool, optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
+def _initial(tiny: bool, init: Callable[[Params], Any]) -> tuple[Params, Any]:
     params = init_params(jax.random.key(0), _network(tiny))
-    return params, optimizer.init(params)
+    return params, init(params)
+
+
+def _without_static(arguments: Sequence[Any]) -> list[Any]:
+    return [one for one in arguments if not isinstance(one, Padding)]
 
 
 @cache

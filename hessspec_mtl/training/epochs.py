@@ -86,11 +86,13 @@ class HostEpochs:
         splits: dict[str, Examples],
         batch_size: int,
         key: PRNGKeyArray,
+        learning_rate: float,
         *,
         measured: GraphBatch | None = None,
     ) -> None:
         self._programs, self._splits, self._key = programs, splits, key
         self._batch_size, self._measured = batch_size, measured
+        self._rate = jnp.float32(learning_rate)
         graphs, targets = splits["train"]
         self._weights = target_weights(targets)
         self._paddings = padding_ladder(graphs, batch_size)
@@ -112,7 +114,7 @@ class HostEpochs:
             )
             batch = jax.device_put(batch)
             params, opt_state, batch_sums = self._programs.step(
-                params, opt_state, batch, self._measured
+                params, opt_state, batch, self._measured, self._rate
             )
             sums.append(batch_sums)
             bar.update(1)
@@ -137,12 +139,14 @@ class ResidentEpochs:
         splits: dict[str, Examples],
         batch_size: int,
         key: PRNGKeyArray,
+        learning_rate: float,
         *,
         incidence: bool = True,
         measured: GraphBatch | None = None,
     ) -> None:
         self._programs, self._splits, self._key = programs, splits, key
         self._batch_size, self._measured = batch_size, measured
+        self._rate = jnp.float32(learning_rate)
         self._resident = {
             name: ResidentGraphs.of(*split, target_weights(split[1]), incidence=incidence)
             for name, split in splits.items()
@@ -180,7 +184,8 @@ class ResidentEpochs:
     def arguments(self, epoch: int) -> tuple[Any, ...]:
         """What `Programs.epoch` takes beside a state."""
         number = jax.device_put(np.int32(epoch))
-        return self._resident["train"], self._key, number, self.padding(epoch), self._measured
+        graphs, padding = self._resident["train"], self.padding(epoch)
+        return graphs, self._key, number, padding, self._measured, self._rate
 
     def errors(self, params: Params, split: str) -> Errors:
         graphs = self._splits[split][0]

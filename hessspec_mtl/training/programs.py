@@ -24,10 +24,12 @@ from hessspec_mtl.training.weightings import Choice
 
 @dataclass(frozen=True)
 class Optimization:
-    """What a training step depends on; equal ones share their compiled programs."""
+    """What the programs of training depend on, beside the learning rate, which they are told.
+
+    Trainings of equal ones share their compiled programs, whatever their rates and seeds are.
+    """
 
     optimizer: str
-    learning_rate: float
     last_constant_epoch: int
     decay_rate: float
     warmup_steps: int
@@ -41,7 +43,6 @@ class Optimization:
     def of(cls, config: TrainConfig, num_examples: int) -> Optimization:
         return cls(
             config.optimizer,
-            config.learning_rate,
             config.last_constant_epoch,
             config.decay_rate,
             config.warmup_steps,
@@ -57,11 +58,11 @@ class Optimization:
         """What the weighting of the tasks is made from."""
         return Choice(self.weighting, self.task_weights, self.steps_per_epoch, self.measure_every)
 
-    def schedule(self, count: Array) -> Array:
-        """The learning rate after `count` steps: `TrainConfig.learning_rate_at`, and warm-up."""
+    def schedule(self, learning_rate: Float[Array, ""], count: Int[Array, ""]) -> Array:
+        """The rate after `count` steps: that of `TrainConfig.learning_rate_at`, and warm-up."""
         epoch = count // self.steps_per_epoch + 1
         decays = jnp.maximum(0, epoch - self.last_constant_epoch).astype(jnp.float32)
-        rate = self.learning_rate * jnp.float32(self.decay_rate) ** decays
+        rate = learning_rate * jnp.float32(self.decay_rate) ** decays
         if self.warmup_steps == 0:
             return rate
         return rate * jnp.minimum(1.0, (count + 1) / self.warmup_steps).astype(jnp.float32)
@@ -69,17 +70,18 @@ class Optimization:
 
 @dataclass(frozen=True)
 class Programs:
-    """What runs on the device. A state that goes in is used up.
+    """What runs on the device. A state that goes in is used up; `rate` is `learning_rate`'s.
 
     Sums are over the graphs of a batch, of squared and absolute errors by task, weighted where
     targets are missing.
 
     Attributes:
         init: (params) -> the state of the optimizer, and of the weights where tasks are weighted.
-        step: (params, opt_state, batch) -> (params, opt_state, sums).
+        step: (params, opt_state, batch, measured, rate) -> (params, opt_state, sums).
         sums: (params, batch) -> sums.
-        epoch: (params, opt_state, graphs, key, epoch, padding) -> (params, opt_state, sums of each
-            batch); all its steps are one program, in which the host has no part.
+        epoch: (params, opt_state, graphs, key, epoch, padding, measured, rate) -> (params,
+            opt_state, sums of each batch); all its steps are one program, in which the host has no
+            part.
         stretch: (the same, first, last) -> the same of the steps after `first` up to `last` of the
             epoch; sums of the others are 0. The bounds are arguments, so that one program serves
             stretches of any length.
@@ -97,7 +99,6 @@ class Programs:
 @cache
 def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
     """The programs that train `network`; they compile when they are first called."""
-    optimizer = OPTIMIZERS[optimization.optimizer](optimization.schedule)
 
     def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
         errors = standardised_errors(predict(params, batch, network), batch)
@@ -107,18 +108,32 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         sums = error_sums(params, batch)
         return sums[0].sum() / batch.mask.sum(), sums
 
-    def plain_step(
-        params: Params, opt_state: Any, batch: GraphBatch, measured: GraphBatch | None = None
-    ) -> tuple[Params, Any, Array]:
-        del measured
-        gradient, sums = jax.grad(objective, has_aux=True)(params, batch)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        updated: Any = optax.apply_updates(params, updates)
-        return updated, opt_state, sums
+    def stepping(rate: Float[Array, ""]) -> tuple[Callable[[Params], Any], Callable[..., Any]]:
+        """How a state begins, and a step at the learning rate `rate`."""
+        optimizer = OPTIMIZERS[optimization.optimizer](partial(optimization.schedule, rate))
+        if optimization.weighting != "equal":
+            return weighted_step(network, optimization.choice, optimizer, error_sums)
 
-    init, step = optimizer.init, plain_step
-    if optimization.weighting != "equal":
-        init, step = weighted_step(network, optimization.choice, optimizer, error_sums)
+        def plain_step(
+            params: Params, opt_state: Any, batch: GraphBatch, measured: GraphBatch | None
+        ) -> tuple[Params, Any, Array]:
+            del measured
+            gradient, sums = jax.grad(objective, has_aux=True)(params, batch)
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            updated: Any = optax.apply_updates(params, updates)
+            return updated, opt_state, sums
+
+        return optimizer.init, plain_step
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(
+        params: Params,
+        opt_state: Any,
+        batch: GraphBatch,
+        measured: GraphBatch | None,
+        rate: Float[Array, ""],
+    ) -> tuple[Params, Any, Array]:
+        return stepping(rate)[1](params, opt_state, batch, measured)
 
     @partial(jax.jit, donate_argnums=(0, 1), static_argnames="padding")
     def epoch(
@@ -128,8 +143,11 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         key: PRNGKeyArray,
         epoch: Int[Array, ""],
         padding: Padding,
-        measured: GraphBatch | None = None,
+        measured: GraphBatch | None,
+        rate: Float[Array, ""],
     ) -> tuple[Params, Any, Float[Array, "batches metrics tasks"]]:
+        step = stepping(rate)[1]
+
         def advanced(
             state: tuple[Params, Any], members: Int[Array, " batch"]
         ) -> tuple[tuple[Params, Any], Array]:
@@ -149,10 +167,12 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         epoch: Int[Array, ""],
         padding: Padding,
         measured: GraphBatch | None,
+        rate: Float[Array, ""],
         first: Int[Array, ""],
         last: Int[Array, ""],
     ) -> tuple[Params, Any, Float[Array, "batches metrics tasks"]]:
         members = epoch_members(key, epoch, len(graphs.targets), optimization.batch_size)
+        step = stepping(rate)[1]
 
         def advanced(number: Int[Array, ""], state: tuple[Params, Any, Array]) -> Any:
             params, opt_state, sums = state
@@ -173,8 +193,8 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
     ) -> Float[Array, "batches metrics tasks"]:
         return jax.lax.map(lambda few: error_sums(params, graphs.batch(few, padding)), members)
 
-    step_alone = jax.jit(step, donate_argnums=(0, 1))
-    return Programs(init, step_alone, jax.jit(error_sums), epoch, stretch, all_sums)
+    init, _ = stepping(jnp.zeros(()))  # no state begins with a rate
+    return Programs(init, step, jax.jit(error_sums), epoch, stretch, all_sums)
 
 
 @jax.jit

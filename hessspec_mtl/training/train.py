@@ -172,7 +172,12 @@ class Training:
         self._init = compiled.init
         kind = HostEpochs if jax.default_backend() == "cpu" else ResidentEpochs
         self._epochs: Epochs = kind(
-            compiled, splits, config.batch_size, order_key, measured=_measured(config, *train)
+            compiled,
+            splits,
+            config.batch_size,
+            order_key,
+            config.learning_rate,
+            measured=_measured(config, *train),
         )
         on_cpu, seconds = jax.default_backend() == "cpu", config.checkpoint_seconds
         self._interval = (0.0 if on_cpu else 20.0) if seconds is None else seconds

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.gpu.epochs import _molecules, launched
+from benchmarks.gpu.epochs import _molecules, launched, training
 
 pytestmark = pytest.mark.any_dtype
 
@@ -35,3 +35,11 @@ def test_the_molecules_have_the_sizes_of_qm8():
     assert nodes.std() == pytest.approx(2.9, abs=0.4)
     assert max(np.bincount(g.senders).max() for g in graphs) <= 4
     assert targets.shape == (400, 4)
+
+
+@pytest.mark.slow
+def test_the_measurement_runs_to_its_end_and_compiles_nothing_while_it_times():
+    found = training("lists", "highest", "adamw", tiny=True)
+    assert found["the same twice"]
+    assert found["compilations while timed"] == 0
+    assert np.isfinite(found["mean test error after an epoch"])

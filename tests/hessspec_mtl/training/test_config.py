@@ -18,7 +18,8 @@ def test_the_learning_rate_warms_up_in_proportion():
     schedule = Optimization.of(
         TrainConfig(warmup_steps=10, num_epochs=8, batch_size=4), 18
     ).schedule
-    rates = [float(schedule(jnp.int32(count))) for count in (0, 4, 9, 10, 19, 20)]
+    start = jnp.float32(1e-3)
+    rates = [float(schedule(start, jnp.int32(count))) for count in (0, 4, 9, 10, 19, 20)]
     np.testing.assert_allclose(rates, [1e-4, 5e-4, 1e-3, 1e-3, 1e-3, 0.997e-3], rtol=1e-5)
 
 
@@ -37,3 +38,9 @@ def test_the_learning_rate_warms_up_in_proportion():
 def test_an_impossible_training_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**change)
+
+
+def test_trainings_that_differ_in_rate_and_seed_share_their_programs():
+    configs = (TrainConfig(learning_rate=rate, seed=seed) for rate, seed in ((1e-3, 0), (4e-3, 1)))
+    first, second = (Optimization.of(config, 18) for config in configs)
+    assert first == second

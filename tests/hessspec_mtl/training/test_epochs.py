@@ -48,6 +48,7 @@ def examples(count: int) -> tuple[list[MultiGraph], np.ndarray]:
 SPLITS = {"train": examples(20), "test": examples(9)}
 CONFIG = TrainConfig(num_epochs=3, batch_size=8, learning_rate=1e-2, optimizer="adam")
 PROGRAMS = programs(NETWORK, Optimization.of(CONFIG, 20))
+GIVEN = PROGRAMS, SPLITS, 8, KEY, CONFIG.learning_rate  # what both kinds of epochs are made of
 
 
 def trained(way) -> SimpleNamespace:
@@ -66,7 +67,7 @@ def trained(way) -> SimpleNamespace:
 @pytest.mark.parametrize("kind", [HostEpochs, ResidentEpochs])
 def test_looks_within_an_epoch_change_no_bit_and_compile_once(kind):
     """Parts of any length are one program; what is looked at is the state after that many steps."""
-    way, digests, compilations = kind(PROGRAMS, SPLITS, 8, KEY), {}, Compilations()
+    way, digests, compilations = kind(*GIVEN), {}, Compilations()
 
     def look(number: int, params) -> None:
         digests[number] = float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
@@ -96,7 +97,7 @@ def test_a_later_epoch_compiles_nothing_and_moves_what_it_must(kind):
 
     Any other way to the device is refused. The first epochs have met all shapes of the host.
     """
-    way, params = kind(PROGRAMS, SPLITS, 8, KEY), init_params(jax.random.key(0), NETWORK)
+    way, params = kind(*GIVEN), init_params(jax.random.key(0), NETWORK)
     opt_state, compilations = PROGRAMS.init(params), Compilations()
     for epoch in range(1, 6):
         with (
@@ -115,7 +116,7 @@ def test_a_later_epoch_compiles_nothing_and_moves_what_it_must(kind):
 @pytest.mark.parametrize(("name", "written"), [("highest", "HIGHEST"), ("tf32", "HIGH")])
 def test_every_product_of_matrices_has_the_precision_asked_for(name, written):
     """Also where all else runs in another one, as a study does."""
-    way, params = ResidentEpochs(PROGRAMS, SPLITS, 8, KEY), init_params(KEY, NETWORK)
+    way, params = ResidentEpochs(*GIVEN), init_params(KEY, NETWORK)
     state = params, PROGRAMS.init(params)
     with (
         jax.default_matmul_precision("highest"),
@@ -129,7 +130,7 @@ def test_every_product_of_matrices_has_the_precision_asked_for(name, written):
 
 @pytest.fixture(scope="module")
 def by_host() -> SimpleNamespace:
-    return trained(HostEpochs(PROGRAMS, SPLITS, 8, KEY))
+    return trained(HostEpochs(*GIVEN))
 
 
 @pytest.mark.parametrize("incidence", [True, False], ids=["lists", "segments"])
@@ -139,7 +140,7 @@ def test_both_ways_train_alike(by_host, incidence):
     Rounding of a gradient by 1e-7 of its scale moves Adam's step by as much of the learning rate,
     1e-2, where the gradient is not itself rounding: six steps, so 1e-6 and a margin.
     """
-    resident = trained(ResidentEpochs(PROGRAMS, SPLITS, 8, KEY, incidence=incidence))
+    resident = trained(ResidentEpochs(*GIVEN, incidence=incidence))
     np.testing.assert_allclose(resident.errors, by_host.errors, rtol=2e-5)
     for ours, theirs in zip(
         jax.tree.leaves(resident.params), jax.tree.leaves(by_host.params), strict=True
@@ -167,7 +168,7 @@ def test_the_largest_batches_are_those_of_the_epochs():
 def test_an_epoch_beyond_the_horizon_that_is_too_large_has_the_largest_shape(monkeypatch):
     """Its shape is a function of the data, the key and the epoch, not of the run's length."""
     monkeypatch.setattr(epochs, "HORIZON", 1)
-    way = ResidentEpochs(PROGRAMS, SPLITS, 8, KEY)
+    way = ResidentEpochs(*GIVEN)
     shapes = {epoch: way.padding(epoch) for epoch in range(1, 30)}
     largest = padding_for(SPLITS["train"][0], 8)
     assert set(shapes.values()) == {shapes[1], largest}

@@ -148,7 +148,8 @@ def test_an_epoch_in_one_program_is_that_of_batches_from_the_host(name):
     bar = SimpleNamespace(update=lambda n: None)
     found = []
     for kind in (HostEpochs, ResidentEpochs):
-        way = kind(compiled, splits, 8, jax.random.key(1), measured=jax.device_put(measured))
+        rate, on_device = config.learning_rate, jax.device_put(measured)
+        way = kind(compiled, splits, 8, jax.random.key(1), rate, measured=on_device)
         params = init_params(jax.random.key(0), NETWORK)
         _, _, errors = way.epoch(1, params, compiled.init(params), bar)
         found.append(errors)
