@@ -30,8 +30,9 @@ import numpy as np
 
 from benchmarks.accuracy_trace_coverage import p_value, spectra
 from hessspec import Batches, HessianOperator, TraceEstimate, trace
-from hessspec._krylov.block_basis import ON_TRUST, PILOT, WIDTH, growth_pays
-from hessspec._trace.shared import geometric_mean
+from hessspec._krylov.block_basis import PILOT, WIDTH
+from hessspec._trace.choice import LEAST, geometric_mean, next_rank
+from hessspec._trace.costs import Costs
 from hessspec._trace.strata import Strata
 
 DIM, TASKS, GROUPS, GIVEN = 120, 3, 4, 6
@@ -65,6 +66,7 @@ class Groups(Strata):
 
     def __init__(self, matrices: np.ndarray, rng: np.random.Generator) -> None:
         self.parts = [None] * GROUPS  # type: ignore[list-item]
+        self.costs = Costs(FORM_COST, FORM_COST)  # products and forms are all there is
         self.shares = np.full(GROUPS, 1.0 / GROUPS)
         self.side_by_side = np.moveaxis(matrices, 2, 0).reshape(DIM, -1)
         self.rng, self.drawn = rng, 0
@@ -78,8 +80,12 @@ class Groups(Strata):
     def draw(self, count: int, project: Callable) -> np.ndarray:
         self.drawn += count
         found = []
+        signs = self.rng.choice([-1.0, 1.0], (self.groups, count, DIM))
+        shared = [
+            rows for rows, m in zip(signs, self._members(self.groups), strict=True) for _ in m
+        ]
         for b in range(GROUPS):
-            rows = project(self.rng.choice([-1.0, 1.0], (count, DIM)))
+            rows = project(shared[b])
             own = self.side_by_side.reshape(DIM, GROUPS, TASKS * DIM)[:, b]
             products = (rows @ own).reshape(count, TASKS, DIM)
             found.append(np.einsum("ktp,kp->tk", products, rows))
@@ -143,31 +149,42 @@ def auto(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int, given:
     def left() -> int:
         return int((budget * FORM_COST - cost) / FORM_COST + 1e-9)
 
-    pilot, variances = spherical(rng, PILOT), []
-    measure()
-    cost = PILOT * FORM_COST + LOOKS
-    weights = (rng.uniform(size=TASKS) + 0.5) / np.sqrt(variances[0][1])
-    one = np.tensordot(weights / weights.max(), whole, 1)
+    pilot, variances, cost = spherical(rng, PILOT), [], (PILOT * FORM_COST + LOOKS)
     if given:
         basis = np.linalg.qr(whole[0] @ rng.normal(size=(DIM, given)))[0].T
-        cost += (given + -given % PILOT + PILOT) * FORM_COST
-        measure()
+        cost += (given + LOOKS + -(given + LOOKS) % PILOT) * FORM_COST
+    measure()
+    weights = (rng.uniform(size=TASKS) + 0.5) / np.sqrt(variances[0][1])
+    one = np.tensordot(weights / weights.max(), whole, 1)
     block = np.linalg.qr(without(rng.normal(size=(WIDTH, DIM))).T)[0].T
-    price, looked = (1.0 + FORM_COST) / FORM_COST, 0
+    tax, looked = (1.0 + FORM_COST) / FORM_COST, 0
     while True:
-        step = ON_TRUST if len(basis) == 0 else PILOT
-        if left() < step * price + PILOT:
+        rank = len(basis)
+        within = rank + PILOT * int((left() - PILOT - LEAST) / tax / PILOT)
+        if rank + PILOT > min(DIM - 2 * WIDTH, within):
             break
         looked = PILOT
-        means = [(rank, geometric_mean(v)) for rank, v in variances]
-        if not growth_pays(means, left(), 0, price, lost=PILOT):
+        strata.look()
+        means = [(known, geometric_mean(v)) for known, v in variances]
+        target = next_rank(
+            means,
+            strata.costs,
+            held=PILOT // 2,
+            wanted=left(),
+            room=left(),
+            tax=tax,
+            most=DIM - 2 * WIDTH,
+        )
+        if (target := min(target, within)) == rank:
             break
-        for _ in range(step // WIDTH):
+        for _ in range((target - rank) // WIDTH):
             basis = np.concatenate([basis, block])
             block = np.linalg.qr(without(block @ one).T)[0].T
-        cost += step * (1.0 + FORM_COST) + PILOT * FORM_COST
+        cost += (target - rank) * (1.0 + FORM_COST) + PILOT * FORM_COST
         measure()
-    looked = PILOT if strata.decide(more := left()) or strata.looked else looked
+    more = left()
+    strata.decide(more, len(basis))
+    looked = PILOT if strata.looked else looked
     if strata.own:
         strata.samples.append(strata.draw(more, without))
     elif more > 0:

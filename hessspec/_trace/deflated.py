@@ -23,6 +23,7 @@ from hessspec._krylov.blocks import gram, rescaled, row_forms, spherical
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import Parted
 from hessspec._operators.symmetry import Symmetry
+from hessspec._trace.choice import Choice
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import SURE, guarded_products, row_lengths
 from hessspec._trace.hutchinson import Hutchinson
@@ -118,7 +119,8 @@ class Deflated(Resumable):
         while (left := budget - self.spent) > 0:
             if self.strata.samples and not self.strata.is_decided:
                 # Beside a basis the pilot's forms are not by group.
-                self.strata.decide(left, beside=PILOT if self.krylov.rank else 0)
+                rank = self.krylov.rank
+                self.strata.decide(left, rank, beside=PILOT if rank else 0)
             self._sample(min(PILOT, left), bar)
             keep()
         return self._estimate()
@@ -184,7 +186,8 @@ class Deflated(Resumable):
         if variance <= (rounding * self.product_scale) ** 2:
             return False
         lost = sum(map(len, self.samples))
-        return growth_pays(self.variances, budget - self.spent, PILOT, lost=lost)
+        left, costs = budget - self.spent, self.strata.costs
+        return growth_pays(self.variances, left, PILOT, lost=lost, costs=costs)
 
     def _pilot_forms(self) -> tuple[np.ndarray, float]:
         """rᵢᵀHrᵢ of the pilot probes at this basis, and the variance of such samples."""
@@ -255,6 +258,7 @@ class Deflated(Resumable):
         return TraceEstimate.from_samples(
             np.concatenate(self._all_samples(first)),
             probes=self.strata.words,
+            choice=self._choice(),
             **self.strata.record(self.exact_of_groups),
             exact=np.trace(krylov.compressed) * krylov.scale,
             square=square,
@@ -270,3 +274,10 @@ class Deflated(Resumable):
         if self.krylov.rank == 0:
             return by_group  # with the pilot among them
         return [halved(first) if self.strata.looked else first, *by_group]
+
+    def _choice(self) -> Choice:
+        costs, rank, groups = self.strata.costs, self.krylov.rank, self.strata.groups
+        found = Choice.of(costs, rank, self.krylov.given, groups, 0.0)
+        further = max(self.spent - PILOT - rank, 0)  # beside the pilot's
+        whole = PILOT * costs.sample(0) + rank * found.direction + further * found.sample
+        return replace(found, predicted=whole)

@@ -121,7 +121,7 @@ class Run:
         """Spend what is left of `budget` on samples."""
         if not self.looked:
             self._add(self.pilot_samples)
-        self.strata.own = own
+        self.strata.groups = len(self.strata.parts) if own else 1
         while (more := min(PILOT, budget - self.spent)) > 0:
             if own:
                 self._add(self._own(more))
@@ -142,7 +142,7 @@ class Run:
     def _own(self, count: int) -> Float[Array, "k dim"]:
         """Σ_b v_b ∘ ΠH_bΠv_b, another v_b for each group of batches."""
         total: Any = 0.0
-        for part, signs in zip(self.strata.parts, self.strata.signs(count), strict=True):
+        for part, signs in zip(self.strata.parts, self.strata.by_part(count), strict=True):
             images = self.basis.basis.without(part.rows(self.basis.basis.without(signs)))
             check_finite(images, self.operator.space, "the product H v")
             total = total + signs * images

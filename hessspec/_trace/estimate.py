@@ -25,6 +25,7 @@ from hessspec._base.tasks import TaskAxis, task_labels
 from hessspec._pictures.frame import small_figure
 from hessspec._pictures.intervals import Estimates, draw_estimates
 from hessspec._trace import merging
+from hessspec._trace.choice import Choice
 from hessspec._trace.data_error import data_variance
 from hessspec._trace.saved import parts_of, restored
 
@@ -63,6 +64,8 @@ class TraceEstimate(Printed, TaskAxis):
         exact_by_group: the same of `exact`.
         group_shares: the share of the data that each group holds.
         probes: whether batches shared their probes, in words.
+        choice: rank, directions, groups and prices that `auto` decided on, of an operator or of all
+            its tasks; None for other methods, merged runs and files of versions before 0.2.0.
         quantity: what is estimated, as it is printed: "tr H", or "tr H_0 - tr H_1".
         runs: of a merged estimate, those that it was merged from; it has `samples` of them all,
             each with the `exact` part of its run, and `value` weighs runs, not samples.
@@ -88,6 +91,7 @@ class TraceEstimate(Printed, TaskAxis):
     product_plan: str = field(default="", metadata={"static": True})
     probes: str = field(default="common", metadata={"static": True})
     quantity: str = field(default="tr H", metadata={"static": True})
+    choice: Choice | None = field(default=None, metadata={"static": True})
     origin: Origin | None = field(default=None, metadata={"static": True})
 
     @classmethod
@@ -351,7 +355,8 @@ class TraceEstimate(Printed, TaskAxis):
         ends = [interval(*pair) for pair in zip(low, high, strict=True)]
         told = self.reliability_words()
         size = [("P", f"{self.dim:,}")] if self.dim else []
-        rest = [("method", self.method_words()), *size]
+        chosen = [] if self.choice is None else [("choice", str(self.choice))]
+        rest = [("method", self.method_words()), *chosen, *size]
         if self._lead():
             pairs = zip(found, ends, strict=True)
             rows = task_rows("task", [f"{self.quantity} = {a}, 95 % {b}" for a, b in pairs])

@@ -48,6 +48,8 @@ class HutchPlusPlus(Resumable):
         count = operator.num_tasks
         self.tasks = [operator] if count is None else [operator.task(t) for t in range(count)]
         self.strata = Strata(operator, key)
+        # A sample is a product of each task.
+        self.strata.costs = replace(self.strata.costs, form=float(len(self.tasks)))
         self.parted = [self._in_parts(t) for t in range(len(self.tasks))]
         self.symmetries = [Symmetry(task) for task in self.tasks]
         self.bases: list[Float[Array, "r dim"]] = []
@@ -76,7 +78,7 @@ class HutchPlusPlus(Resumable):
             self._sketch((budget - given) // 3, bar)
         while (left := budget - self.spent) > 0:
             if self.strata.samples and not self.strata.is_decided:
-                self.strata.decide(left)
+                self.strata.decide(left, self.bases[0].shape[0])
             size = min(left, BLOCK_ROWS if self.strata.is_decided else PILOT)
             self._sample(size)
             self.num_matvecs += size * len(self.tasks)
@@ -138,7 +140,7 @@ class HutchPlusPlus(Resumable):
         return forms
 
     def _own(self, size: int) -> list[Float[np.ndarray, "B k"]]:
-        signs = self.strata.signs(size)
+        signs = self.strata.by_part(size)
         forms = []
         for basis, parted in zip(self.bases, self.parted, strict=True):
             assert isinstance(parted, Parted)

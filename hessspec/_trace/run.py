@@ -13,6 +13,7 @@ from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._trace.by_block import Blockwise
+from hessspec._trace.choice import Goal
 from hessspec._trace.deflated import Deflated
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.exact import ExactRun, exact_trace
@@ -38,7 +39,7 @@ class TraceRun(Resumable):
     Args:
         operator: what is multiplied.
         method: what the answer says.
-        estimator: makes it, from the products that it is to have first.
+        estimator: makes it, from the products that it is to have first, and from the tolerance.
         wanted: products in all; with a tolerance at most, and then from P on the answer is exact.
         first_look: products before the first look.
         rtol, atol: the tolerance; with none of them no looks are taken.
@@ -50,7 +51,7 @@ class TraceRun(Resumable):
         self,
         operator: AbstractOperator,
         method: str,
-        estimator: Callable[[int], Estimator],
+        estimator: Callable[[int, Goal | None], Estimator],
         wanted: int,
         first_look: int,
         rtol: float,
@@ -66,7 +67,10 @@ class TraceRun(Resumable):
             self.budgets.append(min(2 * self.budgets[-1], last))
         if not self.is_adaptive:
             self.budgets = [] if self.exact_after else [wanted]
-        self.estimator = estimator(self.budgets[0]) if self.budgets else None
+        self.estimator = None
+        if self.budgets:
+            goal = Goal(rtol, atol, self.budgets[-1]) if self.is_adaptive else None
+            self.estimator = estimator(self.budgets[0], goal)
         self.exact = ExactRun(operator)
         self.look = 1  # the one that products are made for
         self.used = 0  # products of all looks, where they are over
@@ -116,17 +120,20 @@ def estimator_for(
     budget: int,
     room: int,
     given: Float[Array, "r dim"] | None,
+    goal: Goal | None = None,
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
     if isinstance(operator, Blockwise):
         if method == "auto" and (budget >= MIN_AUTO or given is not None):
-            return SharedDeflation(operator, key, room, given)
+            return SharedDeflation(operator, key, room, given, goal)
         return Hutchinson(operator, key)
     if not operator.has_products:
         return Hutchinson(operator, key)
     if method == "auto" and (budget >= MIN_AUTO or given is not None):
-        return (Deflated if scalar else SharedDeflation)(operator, key, room, given)
+        if scalar:
+            return Deflated(operator, key, room, given)
+        return SharedDeflation(operator, key, room, given, goal)
     if method in ("auto", "xtrace") and budget >= 4:
         return XTrace(operator, key)
     if method == "hutch++" and budget >= 6:
@@ -148,4 +155,6 @@ def beside(operator: AbstractOperator, method: str, given: int) -> int:
         return 6
     if operator.num_tasks is None:
         return PILOT
-    return 2 * PILOT + math.ceil(LOOKS / operator.form_cost) + -given % PILOT  # in whole blocks
+    # Forms in whole blocks: of the directions and the probes that are looked at, and of the pilot.
+    blocks = LOOKS + -(given + LOOKS) % PILOT if given else 0
+    return PILOT + math.ceil(LOOKS / operator.form_cost) + blocks

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hessspec._base.origin import Origin
+from hessspec._trace.choice import Choice
 
 if TYPE_CHECKING:
     from hessspec._trace.estimate import TraceEstimate
@@ -22,6 +23,7 @@ _STATIC = (
     "probes",
     "quantity",
     "origin",
+    "choice",
 )
 
 
@@ -31,7 +33,9 @@ def parts_of(
     """Arrays and metadata of an estimate, with those of its square and of its runs."""
     values = {name: getattr(estimate, name) for name in _LEAVES}
     arrays = {prefix + name: np.asarray(v) for name, v in values.items() if v is not None}
-    meta: dict[str, Any] = {"self": {name: getattr(estimate, name) for name in _STATIC}}
+    static = {name: getattr(estimate, name) for name in _STATIC}
+    static["choice"] = estimate.choice and estimate.choice.written()
+    meta: dict[str, Any] = {"self": static}
     meta |= {"square": None, "runs": []}
     if estimate.square is not None:
         inner, found = parts_of(estimate.square, f"{prefix}square.")
@@ -51,6 +55,7 @@ def restored(
     """The estimate whose arrays stand under `prefix`; metadata may be of an older version."""
     leaves: dict[str, Any] = {name: arrays.get(prefix + name) for name in _LEAVES}
     static = {**meta["self"], "origin": Origin.read(meta["self"].get("origin"))}
+    static["choice"] = Choice.read(meta["self"].get("choice"))
     square = meta["square"] and (
         meta["square"] if "self" in meta["square"] else {"self": meta["square"], "square": None}
     )

@@ -9,17 +9,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.kept import Keep, Long, Resumable, never
 from hessspec._base.progress import ProgressBar
-from hessspec._krylov.block_basis import (
-    ON_TRUST,
-    PILOT,
-    WIDTH,
-    KrylovBasis,
-    growth_pays,
-    rows_in,
-)
+from hessspec._krylov.block_basis import PILOT, WIDTH, KrylovBasis, rows_in
 from hessspec._krylov.blocks import rescaled, spherical, without
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.symmetry import Symmetry
+from hessspec._trace.choice import LEAST, Choice, Goal, geometric_mean, next_rank
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import LOOKS, disagreement, tasks_counted
 from hessspec._trace.hutchpp import SKETCH_STREAM
@@ -32,13 +26,15 @@ class SharedDeflation(Resumable):
     Q is a Krylov basis of one weighted sum of the task Hessians, each divided by its own spread,
     at one scalar product a direction; all the rest is quadratic forms, all tasks in each pass.
     Directions that are given (orthonormal rows) stand first in Q, at a form of all tasks each.
+    How large Q gets is a matter of expected cost to the error wanted (`next_rank`): that of a
+    `goal`, or the one that the products allowed would reach as things stand.
     What Q leaves is sampled with common probes or, where the pilot finds that this pays, with
     probes of their own for groups of batches (`Strata`).
     """
 
     method = "auto"
     changing = (
-        *("symmetry", "strata", "exact", "systematic", "cost", "num_matvecs", "drawn"),
+        *("symmetry", "strata", "exact", "systematic", "cost", "price", "num_matvecs", "drawn"),
         *("variances", "weights", "krylov", "entered", "wanted", "grown_for"),
     )
 
@@ -48,18 +44,22 @@ class SharedDeflation(Resumable):
         key: PRNGKeyArray,
         room: int,
         directions: Float[Array, "r dim"] | None = None,
+        goal: Goal | None = None,
     ) -> None:
-        self.operator, self.key, self.room = operator, key, room
+        self.operator, self.key, self.room, self.goal = operator, key, room, goal
         self.directions = directions
+        self.given = 0 if directions is None else directions.shape[0]
         self.max_rank = 0
         self.tasks = operator.num_tasks or 1
         self.krylov: KrylovBasis | None = None
         self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype, operator.mesh)
         self.symmetry = Symmetry(operator)
         self.strata = Strata(operator, key)
+        self.costs = self.strata.costs
         self.exact = np.zeros((len(self.strata.parts), self.tasks))  # of each group of batches
         self.systematic = np.zeros(self.tasks)
         self.cost = 0.0
+        self.price = 0.0  # of all so far, by the model of costs
         self.num_matvecs = 0
         self.drawn = PILOT
         self.variances: list[tuple[int, np.ndarray]] = []
@@ -82,19 +82,13 @@ class SharedDeflation(Resumable):
         """The estimate at no more than the cost of `budget` forms of all tasks."""
         allowed = budget * self.operator.form_cost
         if self.krylov is None:
-            self._measure_pilot(bar)
-            self.weights = self._weights()
-            self.krylov, self.symmetry = self._basis()
-            self._compare()
-            if self.directions is not None and self.directions.shape[0]:
-                self.krylov.begin_with(self.directions)
-                self._enter(bar)
+            self._begin(bar)
             keep()
-        while self.grown_for != budget and self._worth_growing(allowed):
+        while self.grown_for != budget and self._wanted_rank(allowed) > self.entered:
             self._grow(bar, keep)
         self.grown_for = budget
         if not self.strata.is_decided:
-            self.strata.decide(self._left(allowed))
+            self.strata.decide(self._left(allowed), self._rank())
         while (more := self._left(allowed)) > 0:
             self._sample(min(PILOT, more), bar)
             keep()
@@ -108,6 +102,40 @@ class SharedDeflation(Resumable):
     def samples(self) -> Float[np.ndarray, "T k"]:
         """The samples beside the present basis."""
         return np.concatenate(self.strata.samples, axis=-1).sum(axis=0)
+
+    def _begin(self, bar: ProgressBar) -> None:
+        """The pilot, beside the directions that were given; its first rows tell how sure forms are.
+
+        Those are taken as they are drawn, so that rounding is seen along the directions too. They
+        stand in the last block of the directions where that has room.
+        """
+        looked = self.pilot[:LOOKS]
+        if self.given:
+            assert self.directions is not None
+            forms = self._take(jnp.concatenate([self.directions, looked]), bar)
+            self.exact = self.exact + forms[..., : self.given].sum(axis=-1)
+            self.pilot = without(self.directions, self.pilot)
+            self._measure_pilot(bar)
+            forms = forms[..., self.given :].sum(axis=0)
+        else:
+            self._measure_pilot(bar)
+            forms = self.samples[:, :LOOKS]
+        self.weights = self._weights()
+        self.krylov, self.symmetry = self._basis()
+        self._compare(looked, forms)
+        if self.directions is not None and self.given:
+            self.krylov.begin_with(self.directions)
+        self.entered = self.wanted = self.given
+
+    def _take(self, rows: Float[Array, "r dim"], bar: ProgressBar) -> Float[np.ndarray, "B T r"]:
+        """Forms of rows in blocks of one size, so that they share their program."""
+        found = []
+        for first in range(0, rows.shape[0], PILOT):
+            block = rows[first : first + PILOT]
+            count = block.shape[0]
+            block = jnp.pad(block, ((0, PILOT - count), (0, 0)))
+            found.append(self._forms(block, bar, count))
+        return np.concatenate(found, axis=-1)
 
     def _weights(self) -> Float[np.ndarray, " T"]:
         """Of the tasks in the sum: 1 over the spread of each, times a random share."""
@@ -130,7 +158,7 @@ class SharedDeflation(Resumable):
         key = jax.random.fold_in(self.key, SKETCH_STREAM)
         return KrylovBasis(scalar, key, symmetry), symmetry
 
-    def _compare(self) -> None:
+    def _compare(self, looked: Float[Array, "k dim"], forms: Float[np.ndarray, "T k"]) -> None:
         """Forms of the tasks beside products with their sum, by the program that grows the basis.
 
         What is found of the sum is put to the account of each task in turn.
@@ -139,40 +167,45 @@ class SharedDeflation(Resumable):
             return
         assert self.krylov is not None
         scalar, weights = self.krylov.operator, self.weights
-        forms = weights @ self.samples[:, :LOOKS]
-        found = disagreement(scalar, self.pilot[:LOOKS], forms, self.symmetry)
+        found = disagreement(scalar, looked, weights @ forms, self.symmetry)
         self.systematic = np.divide(found, weights, out=self.systematic, where=weights > 0)
         self.cost += LOOKS
+        self.price += LOOKS
         self.num_matvecs += LOOKS
 
-    def _worth_growing(self, allowed: float) -> bool:
+    def _wanted_rank(self, allowed: float) -> int:
+        """Where the basis should go from here; the pilot that is asked counts half from then on."""
+        assert self.krylov is not None
+        rank, left = self._rank(), self._left(allowed)
         if self.entered < self.wanted:  # it has begun to
-            return True
-        if self.krylov is None or self.krylov.full:
-            return False
-        step = self._next_step()
-        form = self.operator.form_cost
-        left = int((allowed - self.cost) / form)
-        price = (1.0 + form) / form
-        # The next step is whole, and after it the pilot probes are measured again.
-        if left < step * price + PILOT or self.krylov.rank + step > self.max_rank:
-            return False
-        # Tasks differ in scale: their geometric mean falls if most of them fall.
-        means = [(rank, geometric_mean(v)) for rank, v in self.variances]
-        drawn = self.samples.shape[-1]
-        return means[-1][1] > 0 and growth_pays(means, left, 0, price, lost=drawn)
-
-    def _next_step(self) -> int:
-        # The first directions are taken on trust, so nothing is measured within them.
-        return ON_TRUST if self._rank() == 0 else PILOT
+            return self.wanted
+        tax = (1.0 + self.operator.form_cost) / self.operator.form_cost
+        # What is within these products: directions and their pilot, and samples beside them.
+        within = rank + PILOT * int((left - PILOT - LEAST) / tax / PILOT)
+        most = min(self.max_rank, self.operator.dim - 2 * WIDTH)
+        if self.krylov.full or rank + PILOT > min(most, within):
+            return rank
+        means = [(known, geometric_mean(values)) for known, values in self.variances]
+        self.strata.look()
+        held = self.samples.shape[-1]
+        room = wanted = left
+        if self.goal is not None:
+            room = self._left(self.goal.cap * self.operator.form_cost)
+            value = self.exact.sum(axis=0) + self.samples.mean(axis=-1)
+            total = self.goal.samples(value, self.variances[-1][1])
+            wanted = int(min(max(total - held, 0), room))
+        found = next_rank(
+            means, self.costs, held=held, wanted=wanted, room=room, tax=tax, most=most
+        )
+        self.wanted = min(found, within)
+        return self.wanted
 
     def _grow(self, bar: ProgressBar, keep: Keep) -> None:
         assert self.krylov is not None
-        if self.entered == self.wanted:
-            self.wanted += self._next_step()
         while self.krylov.rank < self.wanted and not self.krylov.full:
             products = self.krylov.grow()
             self.cost += products
+            self.price += products * (self.costs.direction(self._rank()) - self.costs.extra)
             self.num_matvecs += products
             keep()
         self._enter(bar)
@@ -203,7 +236,7 @@ class SharedDeflation(Resumable):
             # One pass: what it leaves is rounding, squared in the form.
             found = self.strata.draw(count, lambda rows: basis.split(rows)[0])
             self.strata.samples.append(found)
-            self._pay(count, bar)
+            self._pay(count, bar, self.costs.own_sample(self._rank(), self.strata.groups))
             return
         dim, dtype, mesh = self.operator.dim, self.operator.dtype, self.operator.mesh
         probes = spherical(self.key, self.drawn, count, dim, dtype, mesh)
@@ -218,17 +251,18 @@ class SharedDeflation(Resumable):
         return self._forms(rescaled(rows, length), bar, rows.shape[0])
 
     def _rank(self) -> int:
-        return 0 if self.krylov is None else self.krylov.rank
+        return self.given if self.krylov is None else self.krylov.rank
 
     def _forms(
         self, rows: Float[Array, "k dim"], bar: ProgressBar, count: int
     ) -> Float[np.ndarray, "B T k"]:
         """Forms of the first `count` rows; the others are zero and cost no further program."""
         forms = self.strata.common(rows)
-        self._pay(rows.shape[0], bar)
+        self._pay(rows.shape[0], bar, self.costs.sample(self._rank()))
         return forms[..., :count]
 
-    def _pay(self, count: int, bar: ProgressBar) -> None:
+    def _pay(self, count: int, bar: ProgressBar, price: float) -> None:
+        self.price += count * price
         self.cost += count * self.operator.form_cost
         self.num_matvecs += count * tasks_counted(self.operator)
         bar.update(count)
@@ -238,6 +272,7 @@ class SharedDeflation(Resumable):
             self.samples,
             exact=self.exact.sum(axis=0),
             probes=self.strata.words,
+            choice=Choice.of(self.costs, self._rank(), self.given, self.strata.groups, self.price),
             **self.strata.record(self.exact),
             systematic=self.systematic,
             method=self.method,
@@ -245,8 +280,3 @@ class SharedDeflation(Resumable):
             num_matvecs=self.num_matvecs + self.symmetry.num_matvecs,
             matvecs_per_sample=float(tasks_counted(self.operator)),
         )
-
-
-def geometric_mean(values: Float[np.ndarray, " T"]) -> float:
-    held = values[values > 0]
-    return float(np.exp(np.mean(np.log(held)))) if held.size else 0.0

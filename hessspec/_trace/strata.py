@@ -18,13 +18,16 @@ from hessspec._base.kept import Resumable
 from hessspec._base.probes import rademacher_on
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import parts_of, share_of
+from hessspec._trace.costs import Costs
 from hessspec._trace.guards import finite_forms
 
 # A sample with eight probes of their own takes this many times as long as one with a common probe:
-# eight draws of signs, eight projections and smaller batches (measured at P = 1.9 million).
+# eight draws of signs, eight projections (measured at P = 1.9 million, rank 16); of diagonals,
+# where vectors are projected before and after. For traces the price is that of `Costs`.
 OWN_PRICE = 1.25
-# Variances from eight forms: what is expected to gain less than this is not tried.
-LEAST_GAIN = 1.25
+# Variances from eight forms: what is expected to gain less than this is not tried. The ratio of two
+# of them, of the same forms, is known to about a third.
+LEAST_GAIN = 1.5
 _OWN_STREAM = 0x0B0B
 
 Project = Callable[[Float[Array, "k dim"]], Float[Array, "k dim"]]
@@ -34,16 +37,19 @@ class Strata(Resumable):
     """Forms of groups of batches, by common probes until it is decided otherwise.
 
     Attributes:
-        own: whether groups have probes of their own.
+        groups: how many groups have a probe of their own; 1 for a common one.
         is_decided: whether that has been asked at the present basis.
-        looked: whether samples were looked at for that, and so count half.
+        looked: whether samples were looked at for a choice, and so count half.
+        seen: those, each by itself.
+        costs: of samples of either kind.
     """
 
-    changing = ("own", "is_decided", "looked", "samples", "drawn")
+    changing = ("groups", "is_decided", "looked", "seen", "samples", "drawn")
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
         self.operator = operator
         self.key = jax.random.fold_in(key, _OWN_STREAM)
+        self.costs = Costs.of(operator)
         self.parts = parts_of(operator)
         shares = np.array([share_of(part) for part in self.parts] if self.several else [1.0])
         self.shares = shares / shares.sum()
@@ -58,54 +64,105 @@ class Strata(Resumable):
     @property
     def words(self) -> str:
         """Which probes were used."""
-        count = len(self.parts)
+        count = self.groups
         return f"own for each of {count} groups of batches" if self.own else "common"
+
+    @property
+    def own(self) -> bool:
+        """Whether groups have probes of their own."""
+        return self.groups > 1
 
     def begin_again(self) -> None:
         """Forget the samples: those to come belong to another basis."""
-        self.own, self.is_decided, self.looked = False, not self.several, False
+        self.groups, self.is_decided, self.looked = 1, not self.several, False
         self.samples: list[Float[np.ndarray, "B *T k"]] = []
+        self.seen: Float[np.ndarray, "B *T k"] = np.zeros((len(self.parts), 0))
+
+    def look(self) -> None:
+        """The first samples have been asked for a choice, and count half from here on.
+
+        Whatever they say: a pilot that were dropped by what it shows would pull the mean to where
+        it is kept.
+        """
+        if not self.looked:
+            self.looked = True
+            self.seen = self.samples[0]
+            self.samples[0] = halved(self.seen)
 
     def common(self, rows: Float[Array, "k dim"]) -> Float[np.ndarray, "B *T k"]:
         """vᵀH_b v of each group for each row. Cost: a form of all groups a row."""
         return np.stack([finite_forms(part, rows) for part in self.parts])
 
-    def decide(self, left: int, beside: int = 0) -> bool:
+    def decide(self, left: int, rank: int = 0, beside: int = 0) -> bool:
         """Whether groups have probes of their own from here on, for `left` further samples.
 
-        One decision for all tasks, by the geometric mean over them of the variance of the mean. The
-        samples that are looked at (and `beside` others) count half from here on, whatever they
-        say: a pilot that were dropped by what it shows would pull the mean to where it is kept.
+        One decision for all tasks, by the geometric mean over them of the variance of the mean, for
+        2, 4 or all groups: fewer draw and project less. The samples that are looked at (and
+        `beside` others) count half from here on.
         """
         self.is_decided = True
-        pilot = np.concatenate(self.samples, axis=-1)
+        pilot = self.seen if self.looked else self.samples[0]
         count = pilot.shape[-1]
         if count < 4 or left < 4:
             return False
-        self.looked, self.samples = True, [halved(pilot)]
-        common = pilot.sum(axis=0).var(axis=-1, ddof=1)
-        own = pilot.var(axis=-1, ddof=1).sum(axis=0)
-        both = np.atleast_1d((common > 0) & (own > 0))
-        if not both.any():
+        self.look()
+        common, best = self._variances(pilot, 1), 1
+        if not common.any():
             return False
-        ratios = np.log(np.atleast_1d(common)[both] / np.atleast_1d(own)[both])
-        self.own = own_pays(float(np.exp(np.mean(ratios))), count + beside, left)
+        pairs = (count + beside) / 2
+        least = _variance(pairs, left, 1.0, 1.0) / LEAST_GAIN
+        for groups in self._possible():
+            own = self._variances(pilot, groups)
+            both = (common > 0) & (own > 0)
+            if not both.any():
+                continue
+            share = float(np.exp(np.mean(np.log(own[both] / common[both]))))
+            price = self.costs.own_sample(rank, groups) / self._common_price(rank)
+            found = _variance(pairs, left / max(price, 1.0), 1.0, share)
+            if found < least:
+                least, best = found, groups
+        self.groups = best
         return self.own
+
+    def _common_price(self, rank: int) -> float:
+        return self.costs.sample(rank) if rank else self.costs.of_signs()
+
+    def _possible(self) -> list[int]:
+        """Numbers of groups that may have a probe of their own."""
+        return sorted({count for count in (2, 4) if count < len(self.parts)} | {len(self.parts)})
+
+    def _variances(self, pilot: Float[np.ndarray, "B *T k"], groups: int) -> np.ndarray:
+        """Of a sample of each task, if so many groups had probes of their own."""
+        sums = [pilot[members].sum(axis=0) for members in self._members(groups)]
+        return np.atleast_1d(sum(found.var(axis=-1, ddof=1) for found in sums))
+
+    def _members(self, groups: int) -> list[np.ndarray]:
+        """Which parts share a probe."""
+        return np.array_split(np.arange(len(self.parts)), groups)
 
     def signs(self, count: int) -> list[Float[Array, "k dim"]]:
         """The next random signs of each group."""
         indices = jnp.arange(self.drawn, self.drawn + count)
         self.drawn += count
         dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
-        keys = [jax.random.fold_in(self.key, number) for number in range(len(self.parts))]
+        keys = [jax.random.fold_in(self.key, number) for number in range(self.groups)]
         mesh = self.operator.mesh
         return [rademacher_on(key, indices, dim, dtype, mesh) for key in keys]
 
+    def by_part(self, count: int) -> list[Float[Array, "k dim"]]:
+        """The same for each part: those of its group."""
+        signs = zip(self._members(self.groups), self.signs(count), strict=True)
+        return [rows for members, rows in signs for _ in members]
+
     def draw(self, count: int, project: Project) -> Float[np.ndarray, "B *T k"]:
-        """Samples v_bᵀH_b v_b of each group, from random signs of its own brought to the complement
-        of a basis. E[Πv vᵀΠ] = Π for signs as for any probes, so their lengths are left alone."""
-        pairs = zip(self.parts, self.signs(count), strict=True)
-        return np.stack([finite_forms(part, project(rows)) for part, rows in pairs])
+        """Samples v_bᵀH_b v_b of each part, from random signs of its group's own brought to the
+        complement of a basis. E[Πv vᵀΠ] = Π for signs as for any probes, so their lengths are left
+        alone."""
+        found = []
+        for members, signs in zip(self._members(self.groups), self.signs(count), strict=True):
+            rows = project(signs)
+            found += [finite_forms(self.parts[part], rows) for part in members]
+        return np.stack(found)
 
     def record(self, exact: Float[np.ndarray, "B *T"] | None) -> dict[str, np.ndarray | None]:
         """What a `TraceEstimate` keeps of the groups, tasks in front."""

@@ -172,7 +172,7 @@ def trace(
         run = TraceRun(
             operator,
             method,
-            lambda first: estimator_for(operator, key, method, first, room, given),
+            lambda first, goal: estimator_for(operator, key, method, first, room, given, goal),
             wanted if adaptive else budget,
             first_look(operator, method, given),
             rtol,

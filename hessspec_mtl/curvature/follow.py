@@ -22,7 +22,7 @@ from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.training.checkpoints import CheckpointError
 
-_GRAPHS = 11  # the stream of random numbers that chooses the graphs (12 to 15: `subject`)
+_GRAPHS = 11  # the stream of random numbers that chooses the graphs (12 to 15, 17: `subject`)
 
 
 @dataclass(frozen=True)

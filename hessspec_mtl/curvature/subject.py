@@ -26,10 +26,11 @@ from hessspec_mtl.curvature.alignment import (
     eigenspaces,
     gradient_conflict,
 )
+from hessspec_mtl.curvature.sketches import LEAST_MATVECS, RANK, pull_backs, size_for_groups
 from hessspec_mtl.datasets.base import Examples
 from hessspec_mtl.files.timing import timed
 from hessspec_mtl.files.whole import write_whole
-from hessspec_mtl.graphs import balanced_batches
+from hessspec_mtl.graphs import GraphBatch, balanced_batches
 from hessspec_mtl.network.model import NetworkConfig, Params
 from hessspec_mtl.network.tasks import (
     is_shared,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 Kind = Literal["trace", "density", "gradients", "eigenspaces", "gauss_newton", "hutchinson"]
 
 # Streams of random numbers drawn from one seed, so that none of them is used twice (11: `follow`).
-_TRACE, _DENSITY, _HUTCHINSON, _EIGENPAIRS = 12, 13, 14, 15
+_TRACE, _DENSITY, _HUTCHINSON, _EIGENPAIRS, _SKETCHES = 12, 13, 14, 15, 17
 
 IDENTITY_FILE = "parameters.txt"
 """Which parameters the results beside it are of."""
@@ -84,6 +85,12 @@ def task_hessians(
     """
     params, network = _under_one_name(params, network)
     batches = balanced_batches(examples.graphs, examples.targets, batch_size)
+    return _hessians_over(params, network, batches)
+
+
+def _hessians_over(
+    params: Params, network: NetworkConfig, batches: list[GraphBatch]
+) -> HessianOperator:
     sizes = [batch.num_graphs for batch in batches]
     return HessianOperator(
         partial_losses(network),
@@ -203,10 +210,18 @@ class Subject:
         }
 
     def _trace(self) -> TraceEstimate:
+        """Beside pull-backs of random signs, where there are products enough for both."""
+        graphs, directions = self.examples.graphs, None
+        size = size_for_groups(len(graphs), self.config.batch_size)
+        batches = balanced_batches(graphs, self.examples.targets, size)
+        params, network = _under_one_name(self._params, self.network)
+        if self.config.trace_matvecs >= LEAST_MATVECS:
+            directions = pull_backs(params, network, batches, RANK, self._key(_SKETCHES))
         return hessspec.trace(
-            self.hessians,
+            _hessians_over(params, network, batches),
             key=self._key(_TRACE),
             num_matvecs=self.config.trace_matvecs,
+            directions=directions,
             progress=self._progress,
         )
 
