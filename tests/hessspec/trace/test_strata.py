@@ -165,13 +165,19 @@ def test_what_decides_counts_half_whatever_is_decided():
 
 @pytest.mark.any_dtype
 def test_they_are_chosen_where_batches_agree_and_not_where_they_cancel():
-    agreeing, cancelling = matrices(0.9), matrices(0.0)
-    # Pairs of opposite batches: their sum is small, and each alone is not.
-    cancelling = [m * (-1) ** i for i, m in enumerate(np.repeat(cancelling[:4], 2, axis=0))]
-    cancelling = [m + 0.1 * common for m, common in zip(cancelling, agreeing, strict=True)]
-    for batches, wanted in ((agreeing, True), (cancelling, False)):
+    """Opposite batches cancel under one probe: all of them, or each two in one of four groups."""
+    agreeing, parts = matrices(0.9), matrices(0.0)[:4]
+    apart, beside = [*parts, *(-m for m in parts)], [m * s for m in parts for s in (1, -1)]
+    cases = (
+        (agreeing, "own for each of 8 groups of batches"),
+        (apart, "common"),
+        (beside, "own for each of 4 groups of batches"),
+    )
+    for batches, wanted in cases:
+        if wanted != cases[0][1]:
+            batches = [m + 0.1 * common for m, common in zip(batches, agreeing, strict=True)]
         found = [trace_of(operator_of(batches, 2), "hutchinson", 60, seed) for seed in range(6)]
-        assert all((f.probes != "common") == wanted for f in found)
+        assert all(f.probes == wanted for f in found)
 
 
 @pytest.mark.any_dtype
@@ -188,6 +194,7 @@ def test_the_pilot_tells_the_variances_of_both_kinds(agreeing):
     common, own = variance(sum(parts)), sum(map(variance, parts))
     np.testing.assert_allclose(forms.sum(axis=0).var(ddof=1), common, rtol=0.2)
     np.testing.assert_allclose(forms.var(axis=-1, ddof=1).sum(), own, rtol=0.2)
+    strata.groups = COUNT
     drawn = strata.draw(400, lambda rows: rows)
     np.testing.assert_allclose(drawn.sum(axis=0).var(ddof=1), own, rtol=0.2)
 
