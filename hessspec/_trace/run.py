@@ -67,7 +67,7 @@ class TraceRun(Resumable):
             self.budgets.append(min(2 * self.budgets[-1], last))
         if not self.is_adaptive:
             self.budgets = [] if self.exact_after else [wanted]
-        self.estimator = None
+        self.estimator: Estimator | None = None
         if self.budgets:
             goal = Goal(rtol, atol, self.budgets[-1]) if self.is_adaptive else None
             self.estimator = estimator(self.budgets[0], goal)
