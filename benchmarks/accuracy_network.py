@@ -6,8 +6,9 @@
 The network of `--preset compare` (P = 73,120 shared parameters) on 16 molecules of QM8 in four
 batches, the traces of four tasks from one call of `hessspec.trace` a seed, at the initial
 parameters and after some epochs of training. Each piece adds the next seeds of each state to
-`benchmarks/results/accuracy_network.csv`, so a run may be stopped and gone on with; delete the file
-where the draws have changed.
+`benchmarks/results/accuracy_network.csv` with the revision at which they were drawn, so a run may
+be stopped and gone on with. Where the draws of `trace` have changed begin the file anew;
+`accuracy_network.before.csv` has the seeds of the draws before, which stand below on the page.
 
 The truth is a run of its own that shares no code with what it judges but the forms: a basis from a
 few steps of subspace iteration, and 2,048 samples beside it, by signs of NumPy for each batch.
@@ -29,6 +30,7 @@ import numpy as np
 from scipy import stats
 
 import hessspec
+from benchmarks.machine import revision
 from benchmarks.problems import is_shared
 from hessspec import Batches, HessianOperator
 
@@ -38,7 +40,12 @@ BUDGET = 96
 STATES = ("initial", "trained")
 TRUTH_RANK, TRUTH_STEPS, TRUTH_SAMPLES = 64, 3, 2048
 RESULTS = Path(__file__).parent / "results" / "accuracy_network.csv"
+BEFORE = RESULTS.with_suffix(".before.csv")
+DRAWN_BEFORE = "5dfb9a3 to 569434f, before ranks were chosen by their expected cost"
 NUMBERS = ("value", "stated", "low", "high")
+
+
+Row = dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +157,14 @@ def estimate(state: str, seed: int) -> hessspec.TraceEstimate:
 def columns(tasks: tuple[str, ...]) -> list[str]:
     """The names of what is kept of a seed."""
     numbers = [f"{number} {task}" for task in tasks for number in NUMBERS]
-    return ["state", "seed", "samples", "probes", *numbers]
+    return ["state", "seed", "samples", "rank", "probes", *numbers, "revision"]
 
 
 def add_seeds(state: str, count: int) -> None:
     """The next `count` seeds of a state, each written as soon as it is there."""
     tasks = _network().tasks
     new = not RESULTS.exists()
-    done = 0 if new else sum(row["state"] == state for row in read())
+    done, commit = sum(row["state"] == state for row in read()), revision()
     for seed in range(done, done + count):
         found = estimate(state, seed)
         numbers = np.stack([found.value, found.standard_error, *found.confidence_interval()])
@@ -167,12 +174,17 @@ def add_seeds(state: str, count: int) -> None:
             if new:
                 writer.writerow(columns(tasks))
                 new = False
-            writer.writerow([state, seed, found.num_samples, found.probes, *listed])
+            rank = 0 if found.choice is None else found.choice.rank
+            chosen = [found.num_samples, rank, found.probes]
+            writer.writerow([state, seed, *chosen, *listed, commit])
 
 
-def read() -> list[dict[str, str]]:
-    """All rows."""
-    with RESULTS.open(newline="") as file:
+def read(path: Path | None = None) -> list[Row]:
+    """All rows of a file, of that of the present draws by default."""
+    path = path or RESULTS
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -188,7 +200,7 @@ class Verdict:
     mean_error: float  # of the seeds' mean, in its own standard errors
 
 
-def judged(rows: list[dict[str, str]], task: str, trace: float, error: float) -> Verdict:
+def judged(rows: list[Row], task: str, trace: float, error: float) -> Verdict:
     """The true error over the stated one, and how often the interval held the truth.
 
     The truth's own variance is taken off the mean square. The ratio's interval is that of 2,000
@@ -216,14 +228,13 @@ def judged(rows: list[dict[str, str]], task: str, trace: float, error: float) ->
     )
 
 
-def table() -> list[str]:
+def table(rows: list[Row]) -> list[str]:
     """A line for each state and task."""
     lines = [
         "| state | task | trace | stated, rms | seeds | true / stated error | 95 % intervals held |"
         " mean of seeds - truth, in its errors |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = read()
     for state in STATES:
         own = [row for row in rows if row["state"] == state]
         if len(own) < 2:
@@ -242,12 +253,29 @@ def table() -> list[str]:
     return lines
 
 
+def drawn(rows: list[Row]) -> str:
+    """A table, and what was chosen in its seeds."""
+    told = []
+    for state in STATES:
+        mine = [row for row in rows if row["state"] == state]
+        if not mine:
+            continue
+        samples = np.mean([int(row["samples"]) for row in mine])
+        own = np.mean(["own" in row["probes"] for row in mine])
+        ranks = [int(row["rank"]) for row in mine if "rank" in row]
+        beside = f" beside {np.mean(ranks):.0f} directions" if ranks else ""
+        told.append(
+            f"{state}: {samples:.0f} samples{beside} on average, own probes for groups of batches "
+            f"in {own:.0%} of the seeds."
+        )
+    return "\n".join(table(rows)) + "\n\n" + " ".join(told) + "\n"
+
+
 def page() -> str:
     """The study."""
-    rows = read()
-    own = {s: np.mean(["own" in r["probes"] for r in rows if r["state"] == s]) for s in STATES}
-    count = {s: np.mean([int(r["samples"]) for r in rows if r["state"] == s]) for s in STATES}
-    return (
+    rows, before = read(), read(BEFORE)
+    revisions = ", ".join(sorted({row["revision"] for row in rows}))
+    text = (
         "# The stated error of a trace on a real network\n\n"
         "Written by `python -m benchmarks.accuracy_network --pieces 0 --page "
         "docs/studies/network_traces.md` "
@@ -260,15 +288,12 @@ def page() -> str:
         "its own, drawn by "
         "NumPy; its own variance is taken off. In brackets 95 % intervals (bootstrap over seeds; "
         "Clopper and Pearson).\n\n"
-        + "\n".join(table())
-        + "\n\n"
-        + " ".join(
-            f"{state}: {count[state]:.0f} samples on average, own probes for groups of batches in "
-            f"{own[state]:.0%} of the seeds."
-            for state in STATES
-        )
-        + "\n"
     )
+    if rows:
+        text += f"## Drawn at revision {revisions}\n\n{drawn(rows)}"
+    if before:
+        text += f"\n## Drawn at revisions {DRAWN_BEFORE}\n\n{drawn(before)}"
+    return text
 
 
 def main() -> None:
@@ -282,7 +307,7 @@ def main() -> None:
         for state in options.states:
             truth(state)
             add_seeds(state, options.seeds)
-        print("\n".join(table()), flush=True)
+        print("\n".join(table(read())), flush=True)
     if options.page:
         options.page.write_text(page())
 

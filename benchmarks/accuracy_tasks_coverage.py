@@ -1,6 +1,6 @@
 """Claim: intervals of traces of several tasks hold, with probes of their own and given directions.
 
-    python -m benchmarks.accuracy_tasks_coverage [--seeds 2000] [--calls 100] [--output PATH]
+    python -m benchmarks.accuracy_tasks_coverage [--seeds 2000] [--calls 100] [--page PATH]
 
 Three tasks with correlated Hessians of P = 120, each a sum over four groups of batches: parts that
 groups share and tasks share in part, and parts of their own, all of one of four spectra.
@@ -13,11 +13,22 @@ whose probes), the record and its interval are the package's. The last columns a
 standard deviations of the estimate, with its standard error. The choices look at samples that are
 averaged too, so a bias is looked for: that of the samples looked at alone, since all others are
 drawn after the choice. The second table calls `hessspec.trace` itself.
+
+Each row is added to `benchmarks/results/accuracy_tasks_coverage.csv` with the revision at which it
+was drawn, so a run may be stopped and gone on with; delete the file where the draws have changed.
+Matrices are small, so that one thread is faster than several: a row of 2,000 seeds takes seconds.
 """
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before NumPy is imported.
+    from hessspec_mtl.files.threads import keep_to_one_thread
+
+    keep_to_one_thread()
+
 import argparse
+import csv
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.accuracy_trace_coverage import p_value, spectra
+from benchmarks.machine import revision
 from hessspec import Batches, HessianOperator, TraceEstimate, trace
 from hessspec._krylov.block_basis import PILOT, WIDTH
 from hessspec._trace.choice import LEAST, geometric_mean, next_rank
@@ -36,10 +48,11 @@ from hessspec._trace.costs import Costs
 from hessspec._trace.strata import Strata
 
 DIM, TASKS, GROUPS, GIVEN = 120, 3, 4, 6
-FORM_COST = 0.6  # of a form of all tasks, in products
+FORM_COST = 5 / 8  # of a form of all tasks, in products: `HessianOperator.form_cost`
 LOOKS = 2
 AGREEMENT = {"agreeing": 0.9, "unlike": 0.1}
 SPECTRA = spectra(DIM, decades=3)
+RESULTS = Path(__file__).parent / "results" / "accuracy_tasks_coverage.csv"
 
 
 @cache
@@ -61,12 +74,18 @@ def hessians(spectrum: str, groups: str) -> np.ndarray:
     return found
 
 
+@cache
+def prices() -> Costs:
+    """Those of the calls: they count the loss, whatever the matrices are."""
+    return Costs.of(operator("flat", "unlike"))
+
+
 class Groups(Strata):
     """The package's decision, with forms by NumPy."""
 
     def __init__(self, matrices: np.ndarray, rng: np.random.Generator) -> None:
         self.parts = [None] * GROUPS  # type: ignore[list-item]
-        self.costs = Costs(FORM_COST, FORM_COST)  # products and forms are all there is
+        self.costs = prices()
         self.shares = np.full(GROUPS, 1.0 / GROUPS)
         self.side_by_side = np.moveaxis(matrices, 2, 0).reshape(DIM, -1)
         self.rng, self.drawn = rng, 0
@@ -74,7 +93,7 @@ class Groups(Strata):
 
     def common(self, rows: np.ndarray) -> np.ndarray:  # type: ignore[override]
         products = (rows @ self.side_by_side).reshape(len(rows), GROUPS * TASKS, DIM)
-        forms = np.einsum("kbp,kp->bk", products, rows)
+        forms = (products @ rows[:, :, None])[..., 0].T
         return forms.reshape(GROUPS, TASKS, len(rows))
 
     def draw(self, count: int, project: Callable) -> np.ndarray:
@@ -88,16 +107,17 @@ class Groups(Strata):
             rows = project(shared[b])
             own = self.side_by_side.reshape(DIM, GROUPS, TASKS * DIM)[:, b]
             products = (rows @ own).reshape(count, TASKS, DIM)
-            found.append(np.einsum("ktp,kp->tk", products, rows))
+            found.append((products @ rows[:, :, None])[..., 0].T)
         return np.stack(found)
 
 
 @dataclass(frozen=True)
 class Found:
-    """An estimate, and what the samples that a choice looked at have added to its error."""
+    """An estimate, what the samples that a choice looked at have added to its error, the rank."""
 
     estimate: TraceEstimate
     pull: np.ndarray
+    rank: int
 
 
 def spherical(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -105,12 +125,12 @@ def spherical(rng: np.random.Generator, count: int) -> np.ndarray:
     return rows * (DIM**0.5 / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def _found(strata: Groups, exact: np.ndarray, truth: np.ndarray, looked: int) -> Found:
+def _found(strata: Groups, exact: np.ndarray, truth: np.ndarray, looked: int, rank: int) -> Found:
     samples = np.concatenate(strata.samples, axis=-1).sum(axis=0)
     looked = looked // 2 if strata.looked else looked
     ahead = samples[:, :looked].sum(axis=-1) - looked * (truth - exact)
     estimate = TraceEstimate.from_samples(samples, exact=exact, dim=DIM, probes=strata.words)
-    return Found(estimate, ahead / samples.shape[-1])
+    return Found(estimate, ahead / samples.shape[-1], rank)
 
 
 def hutchinson(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int) -> Found:
@@ -123,7 +143,7 @@ def hutchinson(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int) 
         strata.samples.append(strata.draw(left, lambda rows: rows))
     else:
         strata.samples.append(strata.common(rng.choice([-1.0, 1.0], (left, DIM))))
-    return _found(strata, np.zeros(TASKS), truth, PILOT)
+    return _found(strata, np.zeros(TASKS), truth, PILOT, 0)
 
 
 def auto(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int, given: int = 0) -> Found:
@@ -191,8 +211,8 @@ def auto(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int, given:
         rows = without(spherical(rng, more))
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         strata.samples.append(strata.common(rows * ((DIM - len(basis)) ** 0.5 / length)))
-    exact = np.einsum("rp,tpq,rq->t", basis, whole, basis)
-    return _found(strata, exact, truth, looked)
+    exact = np.sum((basis @ whole) * basis, axis=(1, 2))
+    return _found(strata, exact, truth, looked, len(basis))
 
 
 def directed(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int) -> Found:
@@ -250,7 +270,65 @@ def study(estimates: list[TraceEstimate], truth: np.ndarray) -> dict[str, float]
         "paired": float(np.mean((lows <= truth[0] - truth[1]) & (truth[0] - truth[1] <= highs))),
         "ratio": float(ratios[np.argmax(np.abs(np.log(ratios)))]),
         "samples": float(np.mean([estimate.num_samples for estimate in estimates])),
+        "own": float(np.mean([estimate.probes != "common" for estimate in estimates])),
     }
+
+
+# What is kept of a row, in the order of the file; `way` is "emulated" or "called".
+KEYS = ("way", "method", "spectrum", "groups", "budget")
+NUMBERS = ("seeds", "samples", "own", "coverage", "worst", "paired", "ratio", "bias", "bias_error")
+
+
+def emulated(method: str, spectrum: str, groups: str, budget: int, seeds: int) -> dict[str, float]:
+    """What `study` finds of the emulation, and the bias of the samples that were looked at."""
+    matrices = hessians(spectrum, groups)
+    truth = np.einsum("btpp->t", matrices)
+    found = [METHODS[method](matrices, truth, seed, budget) for seed in range(seeds)]
+    errors = np.array([f.estimate.value - truth for f in found])
+    pulls = np.array([f.pull for f in found]) / errors.std(axis=0)
+    worst = int(np.argmax(np.abs(pulls.mean(axis=0))))
+    bias = {
+        "bias": float(pulls.mean(axis=0)[worst]),
+        "bias_error": float(pulls.std(axis=0)[worst] / seeds**0.5),
+    }
+    return study([f.estimate for f in found], truth) | bias
+
+
+def of_calls(method: str, spectrum: str, groups: str, budget: int, calls: int) -> dict[str, float]:
+    """What `study` finds of `hessspec.trace`."""
+    truth = np.einsum("btpp->t", hessians(spectrum, groups))
+    found = [called(method, spectrum, groups, seed, budget) for seed in range(calls)]
+    nothing = float("nan")  # the samples looked at are not told apart
+    return study(found, truth) | {"bias": nothing, "bias_error": nothing}
+
+
+WAYS = {"emulated": emulated, "called": of_calls}
+Row = dict[str, str]
+
+
+def read() -> list[Row]:
+    """All rows that are kept."""
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add(way: str, case: tuple[str, str, str, int], seeds: int) -> None:
+    """A row of this many seeds, unless there is one already."""
+    rows, key = read(), (way, *map(str, case))
+    others = [row for row in rows if tuple(row[name] for name in KEYS) != key]
+    if any(int(row["seeds"]) >= seeds for row in rows if row not in others):
+        return
+    begin = time.process_time()
+    found = WAYS[way](*case, seeds) | {"seeds": seeds}
+    took = time.process_time() - begin
+    new = dict(zip(KEYS, key, strict=True)) | {name: f"{found[name]:.5g}" for name in NUMBERS}
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, (*KEYS, *NUMBERS, "revision"))
+        writer.writeheader()
+        writer.writerows([*others, new | {"revision": revision()}])
+    print(*new.values(), f"{took:.0f} s of CPU", flush=True)
 
 
 HEAD = (
@@ -264,22 +342,56 @@ HEAD_OF_CALLS = (
 )
 
 
-def emulated(method: str, spectrum: str, groups: str, budget: int, seeds: int) -> tuple:
-    """What `study` finds, and a line of the table."""
-    matrices = hessians(spectrum, groups)
-    truth = np.einsum("btpp->t", matrices)
-    found = [METHODS[method](matrices, truth, seed, budget) for seed in range(seeds)]
-    r = study([f.estimate for f in found], truth)
-    errors = np.array([f.estimate.value - truth for f in found])
-    pulls = np.array([f.pull for f in found]) / errors.std(axis=0)
-    worst = int(np.argmax(np.abs(pulls.mean(axis=0))))
-    bias, known = pulls.mean(axis=0)[worst], pulls.std(axis=0)[worst] / seeds**0.5
-    own = np.mean([f.estimate.probes != "common" for f in found])
-    line = (
-        f"| {method} | {spectrum} | {groups} | {budget} | {r['samples']:.0f} | {own:.0%} | "
-        f"{r['worst']:.1%} | {r['paired']:.1%} | {r['ratio']:.2f} | {bias:+.3f} ± {known:.3f} |"
+def line(row: Row) -> str:
+    """A row of the first table."""
+    r = {name: float(row[name]) for name in NUMBERS}
+    return (
+        f"| {row['method']} | {row['spectrum']} | {row['groups']} | {row['budget']} | "
+        f"{r['samples']:.0f} | {r['own']:.0%} | {r['worst']:.1%} | {r['paired']:.1%} | "
+        f"{r['ratio']:.2f} | {r['bias']:+.3f} ± {r['bias_error']:.3f} |"
     )
-    return r, line
+
+
+def line_of_calls(row: Row, other: Row) -> str:
+    """A row of the second table: calls beside the emulation of the same case."""
+    c, r = ({name: float(one[name]) for name in NUMBERS} for one in (row, other))
+    p = p_value(c, int(c["seeds"]) * TASKS, r, int(r["seeds"]) * TASKS)
+    return (
+        f"| {row['method']} | {row['spectrum']} | {row['groups']} | {row['budget']} | "
+        f"{c['samples']:.0f}, {r['samples']:.0f} | {c['coverage']:.1%}, {r['coverage']:.1%} | "
+        f"{p:.2f} |"
+    )
+
+
+def page() -> str:
+    """The study, of all rows that are kept."""
+    rows = read()
+    first = [row for row in rows if row["way"] == "emulated"]
+    calls = [row for row in rows if row["way"] == "called"]
+    seeds = sorted({row["seeds"] for row in first}, key=int)
+    drawn = ", ".join(sorted({row["revision"] for row in rows}))
+    by_case = {tuple(row[name] for name in KEYS[1:]): row for row in first}
+    lines = [line_of_calls(row, by_case[tuple(row[n] for n in KEYS[1:])]) for row in calls]
+    least = min(float(row["worst"]) for row in first)
+    known = (0.05 * 0.95 / int(seeds[0])) ** 0.5
+    second = (
+        f"\n## `hessspec.trace` itself, {calls[0]['seeds']} calls a row\n\n"
+        "p: probability of two coverages that far apart if both had one law (Fisher's exact "
+        f"test, tasks counted as independent); one in twenty of {len(lines)} is expected below "
+        "0.05.\n\n" + "\n".join([HEAD_OF_CALLS, *lines]) + "\n"
+        if calls
+        else ""
+    )
+    return (
+        "# Coverage of the intervals of several tasks' traces\n\n"
+        "Written by `python -m benchmarks.accuracy_tasks_coverage --page "
+        f"docs/studies/tasks_coverage.md` with jax {jax.__version__}, drawn at revision {drawn}: "
+        f"{' or '.join(f'{int(s):,}' for s in seeds)} seeds a row, "
+        f"P = {DIM}, {TASKS} tasks with correlated Hessians over {GROUPS} groups of batches, "
+        f"nominal level 95 %. Budget: `num_matvecs`. A coverage is known to {known:.1%}; the least "
+        f"of a task is {least:.1%}. The bias is in standard deviations of the estimate.\n\n"
+        "## Emulated\n\n" + "\n".join([HEAD, *map(line, first)]) + "\n" + second
+    )
 
 
 def main() -> None:
@@ -288,51 +400,23 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=100, help="calls of `trace` in each row")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
-    parser.add_argument("--spectra", nargs="+", default=list(SPECTRA))
-    parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--spectra", nargs="+", default=list(SPECTRA), choices=list(SPECTRA))
+    parser.add_argument("--page", type=Path, default=None)
     options = parser.parse_args()
-    lines, calls = [HEAD], [HEAD_OF_CALLS]
-    for spectrum in options.spectra:
-        for groups in AGREEMENT:
-            begin = time.process_time()
-            truth = np.einsum("btpp->t", hessians(spectrum, groups))
-            for method in options.methods:
-                for budget in options.budgets:
-                    r, line = emulated(method, spectrum, groups, budget, options.seeds)
-                    lines.append(line)
-                    print(line, flush=True)
-                if options.calls and spectrum in ("decaying", "ten outliers"):
-                    budget = options.budgets[-1]
-                    r, _ = emulated(method, spectrum, groups, budget, options.seeds)
-                    found = [
-                        called(method, spectrum, groups, seed, budget)
-                        for seed in range(options.calls)
-                    ]
-                    c = study(found, truth)
-                    p = p_value(c, options.calls * TASKS, r, options.seeds * TASKS)
-                    calls.append(
-                        f"| {method} | {spectrum} | {groups} | {budget} | {c['samples']:.0f}, "
-                        f"{r['samples']:.0f} | {c['coverage']:.1%}, {r['coverage']:.1%} | {p:.2f} |"
-                    )
-                    print(calls[-1], flush=True)
-            print(f"  {time.process_time() - begin:.0f} s of CPU", flush=True)
-    if options.output:
-        asked = f"--seeds {options.seeds} --calls {options.calls}"
-        of_calls = (
-            f"\n## `hessspec.trace` itself, {options.calls} calls a row\n\n"
-            "p: probability of two coverages that far apart if both had one law (Fisher's exact "
-            "test, tasks counted as independent).\n\n" + "\n".join(calls) + "\n"
-        )
-        options.output.write_text(
-            "# Coverage of the intervals of several tasks' traces\n\n"
-            f"Written by one run of `python -m benchmarks.accuracy_tasks_coverage {asked} --output "
-            "docs/studies/tasks_coverage.md` "
-            f"with jax {jax.__version__}: {options.seeds} seeds, "
-            f"P = {DIM}, {TASKS} tasks with correlated Hessians over {GROUPS} groups of batches, "
-            "nominal level 95 %. Budget: `num_matvecs`. The bias is in standard deviations of the "
-            "estimate.\n\n"
-            "## Emulated\n\n" + "\n".join(lines) + "\n" + (of_calls if options.calls else "")
-        )
+    cases = [
+        (method, spectrum, groups, budget)
+        for spectrum in options.spectra
+        for groups in AGREEMENT
+        for method in options.methods
+        for budget in options.budgets
+    ]
+    for case in cases if options.seeds else ():
+        add("emulated", case, options.seeds)
+    for case in cases if options.calls else ():
+        if case[-1] == options.budgets[-1]:
+            add("called", case, options.calls)
+    if options.page:
+        options.page.write_text(page())
 
 
 if __name__ == "__main__":
