@@ -81,13 +81,16 @@ def candidates(num_tasks: int) -> tuple[tuple[str, tuple[float, ...]], ...]:
 
 
 def units(num_tasks: int, table: pd.DataFrame) -> tuple[Unit, ...]:
-    """What is to be run next: all rates on one seed, then the other seeds at the best ones."""
+    """What is to be run next: all rates on one seed, then the other seeds at the best ones.
+
+    Runs of one weighting follow each other, since they share their compiled programs.
+    """
     every = candidates(num_tasks)
-    first = tuple(Unit(*one, rate, RATE_SEED) for rate in RATES for one in every)
+    first = tuple(Unit(*one, rate, RATE_SEED) for one in every for rate in RATES)
     if missing := _without(first, table):
         return missing
     rates = best_rates(table)
-    second = (Unit(*one, rates[label_of(*one)], seed) for seed in SEEDS for one in every)
+    second = (Unit(*one, rates[label_of(*one)], seed) for one in every for seed in SEEDS)
     return _without(tuple(second), table)
 
 

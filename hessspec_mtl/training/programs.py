@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -96,9 +96,18 @@ class Programs:
     all_sums: Callable[..., Any]
 
 
-@cache
+# Linux grants a process 65,530 maps of memory, and a compiled training takes thousands of them: one
+# that goes through dozens of weightings would end in LLVM's "Cannot allocate memory". A study needs
+# as many as its tasks and one more.
+_KEPT = 8
+
+
+@lru_cache(maxsize=_KEPT)
 def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
-    """The programs that train `network`; they compile when they are first called."""
+    """The programs that train `network`; they compile when they are first called.
+
+    Those of the last few calls are kept and given again.
+    """
 
     def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
         errors = standardised_errors(predict(params, batch, network), batch)

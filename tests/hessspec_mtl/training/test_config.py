@@ -1,11 +1,17 @@
 """Settings of a training: the rate of each epoch, and what cannot be."""
 
+import gc
+import weakref
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hessspec_mtl.network.model import NetworkConfig
 from hessspec_mtl.training.config import TrainConfig
-from hessspec_mtl.training.programs import Optimization
+from hessspec_mtl.training.programs import Optimization, programs
+
+NETWORK = NetworkConfig(node_features=1, edge_features=1, tasks=("a",), num_steps=1, width=2)
 
 
 def test_the_learning_rate_is_that_of_the_paper():
@@ -44,3 +50,17 @@ def test_trainings_that_differ_in_rate_and_seed_share_their_programs():
     configs = (TrainConfig(learning_rate=rate, seed=seed) for rate, seed in ((1e-3, 0), (4e-3, 1)))
     first, second = (Optimization.of(config, 18) for config in configs)
     assert first == second
+
+
+def test_programs_of_many_trainings_are_let_go():
+    """A process may hold the maps of memory of a few dozens of them and no more."""
+
+    def made(decay_rate: float):
+        return programs(NETWORK, Optimization.of(TrainConfig(decay_rate=decay_rate), 18))
+
+    first = weakref.ref(made(0.5))
+    assert made(0.5) is first()
+    for number in range(20):
+        made(0.6 + 0.01 * number)
+    gc.collect()
+    assert first() is None
