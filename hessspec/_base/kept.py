@@ -95,7 +95,7 @@ class KeptRun:
         """Whether a state is to be written now. Of several processes the first one's clock says."""
         due = time.monotonic() - self.ended >= (_PARTS_OF_TIME - 1) * self.took
         if jax.process_count() > 1:
-            return bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
+            return bool(multihost_utils.broadcast_one_to_all(np.int32(due)))
         return due
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:

@@ -1,30 +1,32 @@
 """The verb `diagonal`: the diagonal of H as a tree of the chosen parameters, with errors."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.arguments import whole_number
+from hessspec._base.kept import Keep, KeptRun, Long, resumed
 from hessspec._base.memory import require_memory, resolve_budget
 from hessspec._base.printing import Facts, Printed, counted, listed, with_error
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.checkpoint import Checkpoint, Folder
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.rows import tree_of_rows
 from hessspec._operators.verbs import Call, verb
 from hessspec._pictures.intervals import draw_leaves
-from hessspec._trace.diagonal_run import Run, own_probes_pay
+from hessspec._trace.diagonal_run import DiagonalRun, Run
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.exact import ExactRun
 from hessspec._trace.layers import layers
+from hessspec._trace.saved import parts_of, restored
 
 DEFAULT_MATVECS = 64
 _KIND = "DiagonalEstimate"
@@ -151,6 +153,7 @@ def diagonal(
     call: Call,
     *,
     num_matvecs: int = DEFAULT_MATVECS,
+    checkpoint: Folder | None = None,
     progress: bool | None = None,
     memory_budget: int | None = None,
 ) -> DiagonalEstimate:
@@ -175,6 +178,11 @@ def diagonal(
         where: chooses the parameters that H is taken in, as for `HessianOperator`.
         num_matvecs: products with each task's H, at least 1. From P on the answer is exact, by
             P quadratic forms.
+        checkpoint: a folder of this run's own, in which it is kept on its way: called again with
+            the same arguments, a run that was killed goes on from the last block of products
+            written, and ends with the same numbers (on the same devices to the last bit); one that
+            is over is read. Takes the bytes of the bases on disk, at most a twentieth of the time,
+            and at the end those of the answer.
         progress: show a bar; by default where a person is looking.
         memory_budget: bytes for data and vectors; by default set from the device. The basis
             stops growing where it ends.
@@ -183,14 +191,15 @@ def diagonal(
         A `DiagonalEstimate` with trees like the chosen parameters, in loss / parameter².
 
     Raises:
-        ValueError: if `num_matvecs` is below 1, or products are not finite or not symmetric.
+        ValueError: if `num_matvecs` is below 1, products are not finite or not symmetric, or
+            `checkpoint` holds a run of another loss, point, data, key or setting.
         TypeError: if `num_matvecs` is no whole number, or for a call that mixes the two forms.
         MemoryError: if the vectors of the estimate exceed `memory_budget`, with the ways out.
 
     Source: derived here; checked against dense Hessians in `tests/hessspec/trace/test_diagonal.py`.
     """
     num_matvecs = whole_number("num_matvecs", num_matvecs)
-    operator, key = call.resolve(memory_budget)
+    operator, key = call.resolve(memory_budget, validate=checkpoint is None)
     tasks = [operator] if operator.num_tasks is None else _tasks(operator)
     budget = min(num_matvecs, operator.dim)
     row = operator.row_bytes
@@ -203,25 +212,57 @@ def diagonal(
         "raise `memory_budget`, or take the tasks one by one",
     )
     limit = (allowed // row - held) // len(tasks)  # rows that each task's basis may have
-    with progress_bar(budget * len(tasks), "diagonal", enabled=progress) as bar:
-        if budget >= operator.dim:
-            found = _exact(operator, bar)
-        else:
-            runs = [Run(task, key, limit) for task in tasks]
-            for run in runs:
-                run.deflate(budget, bar)
-            own = own_probes_pay(runs, budget, bar)
-            for run in runs:
-                run.sample(budget, bar, own=own)
-            found = _estimate(operator, runs)
-    return replace(found, product_plan=operator.product_plan)
+
+    def compute(kept: KeptRun | None = None) -> _Found:
+        with progress_bar(budget * len(tasks), "diagonal", enabled=progress) as shown:
+            if budget >= operator.dim:
+                exact = ExactRun(operator)
+                return _exact(exact, *resumed(exact, kept, shown))
+            run = DiagonalRun([Run(task, key, limit) for task in tasks])
+            run.advance(budget, *resumed(run, kept, shown))
+            return _estimate(operator, run.runs)
+
+    if checkpoint is None:
+        found = compute()
+    else:
+        asked = {"`num_matvecs`": num_matvecs}
+        folder = Checkpoint(checkpoint, "diagonal", key, operator, asked)
+        found = folder.of_run("run0", operator, compute, _Found)
+    counts = {name: getattr(found, name) for name in ("num_samples", "num_matvecs", "method")}
+    values, errors = (_tree(operator, rows) for rows in (found.values, found.errors))
+    plan = operator.product_plan
+    return DiagonalEstimate(values, errors, found.trace, product_plan=plan, **counts)
+
+
+class _Found(NamedTuple):
+    """A diagonal as rows, one for each task, and what else is told of it."""
+
+    values: Float[Array, "T dim"]
+    errors: Float[Array, "T dim"]
+    trace: TraceEstimate
+    num_samples: int
+    num_matvecs: int
+    method: str
+
+    def state(self) -> dict[str, Any]:
+        """As a run that is over is kept on disk."""
+        arrays, meta = parts_of(self.trace, "")
+        long = {"values": Long(lambda: self.values), "errors": Long(lambda: self.errors)}
+        return {**self._asdict(), **long, "trace": {"arrays": arrays, "meta": meta}}
+
+    @classmethod
+    def read(cls, state: dict[str, Any]) -> "_Found":
+        """What `state` returned."""
+        trace = restored(TraceEstimate, state["trace"]["arrays"], "", state["trace"]["meta"])
+        long = {name: state[name].rows() for name in ("values", "errors")}
+        return cls(**{**state, **long, "trace": trace})
 
 
 def _tasks(operator: AbstractOperator) -> list[AbstractOperator]:
     return [operator.task(t) for t in range(operator.num_tasks or 0)]
 
 
-def _estimate(operator: AbstractOperator, runs: list[Run]) -> DiagonalEstimate:
+def _estimate(operator: AbstractOperator, runs: list[Run]) -> _Found:
     values, errors = zip(*(run.result() for run in runs), strict=True)
     # Each task's basis has its own size, so budgets leave them different numbers of samples; the
     # first of them belong to the same probes.
@@ -241,20 +282,14 @@ def _estimate(operator: AbstractOperator, runs: list[Run]) -> DiagonalEstimate:
         num_matvecs=num_matvecs,
         matvecs_per_sample=float(len(runs)),
     )
-    return DiagonalEstimate(
-        _tree(operator, values),
-        _tree(operator, errors),
-        trace,
-        num_samples=num_samples,
-        num_matvecs=num_matvecs,
-        method=method,
-    )
+    rows = jnp.stack(values), jnp.stack(errors)
+    return _Found(*rows, trace, num_samples, num_matvecs, method)
 
 
-def _exact(operator: AbstractOperator, bar: ProgressBar) -> DiagonalEstimate:
+def _exact(run: ExactRun, bar: ProgressBar, keep: Keep) -> _Found:
     """H_ii = eᵢᵀHeᵢ: P quadratic forms for each task."""
-    found = ExactRun(operator).advance(bar)
-    values = [jnp.asarray(row, operator.dtype) for row in np.atleast_2d(found.entries)]
+    operator, found = run.operator, run.advance(bar, keep)
+    values = jnp.asarray(np.atleast_2d(found.entries), operator.dtype)
     common = {"method": "exact", "num_matvecs": found.num_matvecs}
     trace = TraceEstimate.from_samples(
         np.zeros((*found.entries.shape[:-1], 0)),
@@ -263,9 +298,8 @@ def _exact(operator: AbstractOperator, bar: ProgressBar) -> DiagonalEstimate:
         dim=operator.dim,
         **common,
     )
-    zeros = [jnp.zeros_like(value) for value in values]
-    return DiagonalEstimate(_tree(operator, values), _tree(operator, zeros), trace, **common)
+    return _Found(values, jnp.zeros_like(values), trace, num_samples=0, **common)
 
 
-def _tree(operator: AbstractOperator, rows: Sequence[Array]) -> PyTree:
-    return tree_of_rows(operator, rows[0] if operator.num_tasks is None else jnp.stack(rows))
+def _tree(operator: AbstractOperator, rows: Float[Array, "T dim"]) -> PyTree:
+    return tree_of_rows(operator, rows[0] if operator.num_tasks is None else rows)

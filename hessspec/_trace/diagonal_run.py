@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
+from hessspec._base.kept import Keep, Long, Resumable, never
 from hessspec._base.meshes import over_devices
 from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar
@@ -37,6 +38,15 @@ class _DiagonalBasis(KrylovBasis):
         super().__init__(operator, key, symmetry)
         self.crossed = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
 
+    def state(self) -> dict[str, Any]:
+        """With the sum that it keeps."""
+        return {**super().state(), "crossed": Long(lambda: self.crossed[None])}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up the basis and its sum."""
+        super().resume(state)
+        self.crossed = state["crossed"].rows()[0]
+
     def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
         self.crossed = _add_products(self.crossed, block, products)
 
@@ -54,8 +64,13 @@ class _DiagonalBasis(KrylovBasis):
         return np.pad(columns, ((0, 0), (0, BLOCK_ROWS - columns.shape[1])))
 
 
-class Run:
+class Run(Resumable):
     """The diagonal of one task's H."""
+
+    changing = (
+        *("symmetry", "basis", "strata", "count", "samples", "drawn", "spent", "asymmetry"),
+        *("forms", "size", "variances", "is_grown", "has_pilot", "ratio"),
+    )
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int) -> None:
         self.operator, self.key, self.max_rank = operator, key, max_rank
@@ -65,42 +80,79 @@ class Run:
         zeros = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
         self.count, self.mean, self.spread = 0, zeros, zeros
         self.strata = Strata(operator, key)
-        self.looked = False  # whether samples tell whose probes pay, and count half
+        self.forms, self.size = np.zeros((0, 0)), 0.0  # of the pilot
+        self.variances: list[tuple[int, float]] = []
+        self.is_grown = False  # whether the basis has its size
+        self.has_pilot = False  # whether the pilot is among the samples
+        # How variances of common and own probes compare; then samples were looked at, and count
+        # half.
+        self.ratio: float | None = None
         self.samples: list[np.ndarray] = []
         self.drawn = 0
         self.spent = 0
         self.asymmetry = 0.0
 
-    def deflate(self, budget: int, bar: ProgressBar) -> None:
+    def state(self) -> dict[str, Any]:
+        """With the pilot and the sums over samples; nothing before the pilot was multiplied."""
+        if not self.spent:
+            return {}
+        known = {"rows": Long(lambda: self.rows, "pilot")}
+        known |= {"mean": Long(lambda: self.mean[None]), "spread": Long(lambda: self.spread[None])}
+        if self.is_grown:
+            known["pilot"] = Long(lambda: self.pilot_samples, "outside")
+        return {**super().state(), **known}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up where all that was multiplied stands."""
+        if not state:
+            return
+        self.pilot = self._probes(state["forms"].shape[0])
+        super().resume(state)
+        self.rows = state["rows"].rows()
+        self.mean, self.spread = state["mean"].rows()[0], state["spread"].rows()[0]
+        if self.is_grown:
+            self.pilot_samples = state["pilot"].rows()
+
+    def deflate(self, budget: int, bar: ProgressBar, keep: Keep = never) -> None:
         """Multiply the pilot, and grow the basis as far as that pays with `budget` products."""
-        self.pilot = self._probes(min(PILOT, budget))
-        found = guarded_products(self.operator, self.pilot, self.symmetry)
-        rows = found.rows * jnp.asarray(found.scale, self.pilot.dtype)
-        forms = found.forms * found.scale
-        self.asymmetry = found.asymmetry
-        self._spend(self.pilot.shape[0], bar)
-        variances = [(0, off_diagonal(forms))]
-        if budget >= 3 * PILOT and diagonal_share(self.pilot, rows) < DIAGONAL_SHARE:
-            size = found.size * found.scale * self.operator.dim**0.5
-            largest = max(float(np.abs(forms).max()), size)
+        if not self.spent:
+            self._multiply_pilot(min(PILOT, budget), bar)
+            keep()
+        if self.is_grown:
+            return
+        if budget >= 3 * PILOT and diagonal_share(self.pilot, self.rows) < DIAGONAL_SHARE:
+            largest = max(float(np.abs(self.forms).max()), self.size * self.operator.dim**0.5)
             rounding = 8 * np.finfo(self.operator.dtype).eps * largest
             while (
                 not self.basis.full
                 and self.basis.rank + WIDTH <= self.max_rank
-                and variances[-1][1] > rounding**2
-                and growth_pays(variances, budget - self.spent, PILOT)
+                and self.variances[-1][1] > rounding**2
+                and growth_pays(self.variances, budget - self.spent, PILOT)
             ):
                 self._spend(self.basis.grow(), bar)
-                left = self._left(self.pilot, rows, forms)
-                variances.append((self.basis.rank, off_diagonal(left)))
-        self.pilot_samples = self.pilot * self._outside(self.pilot, rows)
+                left = self._left(self.pilot, self.rows, self.forms)
+                self.variances.append((self.basis.rank, off_diagonal(left)))
+                keep()
+        self.pilot_samples = self.pilot * self._outside(self.pilot, self.rows)
+        self.is_grown = True
 
-    def look(self, bar: ProgressBar) -> float:
+    def _multiply_pilot(self, count: int, bar: ProgressBar) -> None:
+        self.pilot = self._probes(count)
+        found = guarded_products(self.operator, self.pilot, self.symmetry)
+        self.rows = found.rows * jnp.asarray(found.scale, self.pilot.dtype)
+        self.forms, self.size = found.forms * found.scale, found.size * found.scale
+        self.asymmetry = found.asymmetry
+        self._spend(count, bar)
+        self.variances = [(0, off_diagonal(self.forms))]
+
+    def look(self, bar: ProgressBar, keep: Keep = never) -> float:
         """log of the variance of a sample, common probes over own ones, both summed over entries.
 
         From one more block of common probes, multiplied group by group. What was looked at counts
         half, as in `Strata`.
         """
+        if self.ratio is not None:
+            return self.ratio
         own = 0.0
         probes = self._probes(PILOT)
 
@@ -114,13 +166,16 @@ class Run:
         common = float(_total_variance(probes, images))
         self._add(_in_pairs(self.pilot_samples))
         self._add(_in_pairs(probes * images))
-        self.looked = True
-        return float(np.log(common / own)) if common > 0 and own > 0 else -np.inf
+        self.has_pilot = True
+        self.ratio = float(np.log(common / own)) if common > 0 and own > 0 else -np.inf
+        keep()
+        return self.ratio
 
-    def sample(self, budget: int, bar: ProgressBar, *, own: bool) -> None:
+    def sample(self, budget: int, bar: ProgressBar, keep: Keep = never, *, own: bool) -> None:
         """Spend what is left of `budget` on samples."""
-        if not self.looked:
+        if not self.has_pilot:
             self._add(self.pilot_samples)
+            self.has_pilot = True
         self.strata.groups = len(self.strata.parts) if own else 1
         while (more := min(PILOT, budget - self.spent)) > 0:
             if own:
@@ -129,6 +184,7 @@ class Run:
                 probes = self._probes(more)
                 self._add(probes * self._common(self.operator, probes))
             self._spend(more, bar)
+            keep()
 
     def _common(
         self, operator: AbstractOperator | Parted, probes: Float[Array, "k dim"]
@@ -239,14 +295,47 @@ def _in_pairs(samples: Float[Array, "k dim"]) -> Float[Array, "half dim"]:
     return (samples[0::2] + samples[1::2]) / 2
 
 
-def own_probes_pay(runs: list[Run], budget: int, bar: ProgressBar) -> bool:
-    """Whether groups of batches have probes of their own: one decision for all tasks.
+class DiagonalRun(Resumable):
+    """The diagonals of all tasks, one after the other in each of three stages.
 
-    It takes a block of products of each, and is not asked where no more than half as many are left
-    beside that. With pilot samples, 2 `PILOT` are looked at.
+    Deflate, look whether groups of batches shall have probes of their own, and sample.
     """
-    left = min(budget - run.spent for run in runs) - PILOT
-    if left < PILOT // 2 or not all(run.strata.several for run in runs):
-        return False
-    ratio = float(np.exp(np.mean([run.look(bar) for run in runs])))
-    return own_pays(ratio, 2 * PILOT, left)
+
+    changing = ("own",)
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.runs = runs
+        self.own: bool | None = None  # whether they have; None while that is not decided
+
+    def state(self) -> dict[str, Any]:
+        """Of all tasks."""
+        return {**super().state(), "runs": [run.state() for run in self.runs]}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up all tasks where they stand."""
+        super().resume(state)
+        for run, known in zip(self.runs, state["runs"], strict=True):
+            run.resume(known)
+
+    def advance(self, budget: int, bar: ProgressBar, keep: Keep = never) -> None:
+        """Spend `budget` products on each task."""
+        for run in self.runs:
+            run.deflate(budget, bar, keep)
+        if self.own is None:
+            self.own = self._own_probes_pay(budget, bar, keep)
+        for run in self.runs:
+            run.sample(budget, bar, keep, own=self.own)
+
+    def _own_probes_pay(self, budget: int, bar: ProgressBar, keep: Keep) -> bool:
+        """Whether groups of batches have probes of their own: one decision for all tasks.
+
+        It takes a block of products of each, and is not asked where no more than half as many are
+        left beside that. With pilot samples, 2 `PILOT` are looked at.
+        """
+        looked = [PILOT * (run.ratio is not None) for run in self.runs]
+        spent = (run.spent - count for run, count in zip(self.runs, looked, strict=True))
+        left = min(budget - count for count in spent) - PILOT
+        if left < PILOT // 2 or not all(run.strata.several for run in self.runs):
+            return False
+        ratio = float(np.exp(np.mean([run.look(bar, keep) for run in self.runs])))
+        return own_pays(ratio, 2 * PILOT, left)
