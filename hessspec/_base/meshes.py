@@ -170,6 +170,15 @@ def example_like(leaf: Any) -> Any:
     return jax.device_put(zeros, layout.update(spec=PartitionSpec(*layout.spec[1:])))
 
 
+def entry_of(leaf: Any, number: int) -> Any:
+    """One entry of the leading axis, which it keeps, laid out as the leaf is along the others."""
+    layout = _explicit_layout(leaf)
+    if layout is None:
+        return leaf[number : number + 1]
+    entry = _automatic(leaf)[number : number + 1]
+    return jax.device_put(entry, layout.update(spec=PartitionSpec(None, *layout.spec[1:])))
+
+
 def on_explicit_axes(
     function: Callable[..., Any], mesh: Any, specs: tuple[PartitionSpec, ...]
 ) -> Callable[..., Any]:

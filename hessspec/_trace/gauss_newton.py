@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from hessspec._base.checks import MOST_ASYMMETRY
 from hessspec._base.memory import require_memory, resolve_budget
+from hessspec._base.meshes import entry_of
 from hessspec._base.selection import Where
 from hessspec._operators.batches import Batches, BatchGroup
 from hessspec._operators.calls import require_values
@@ -238,7 +239,7 @@ def _split(batch: PyTree, count: int, place: int) -> list[PyTree]:
                 f"`independent` needs arrays with one entry for each of the {count} outputs of "
                 f"batch {place}, got one of shape {tuple(leaf.shape)}; {_WAY_OUT}."
             )
-        return leaf[i : i + 1]
+        return entry_of(leaf, i)
 
     return [jax.tree.map(lambda leaf, i=i: entry(leaf, i), batch) for i in range(count)]
 

@@ -8,11 +8,13 @@ import contextlib
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -27,6 +29,7 @@ from hessspec._krylov.basis import Basis, LockstepBases
 from hessspec._krylov.blocks import orthonormal_rows, spherical
 from hessspec._krylov.lanczos import Recurrence
 from hessspec._krylov.tiles import Layout
+from tests.hessspec.killed import counted, killed, same
 
 # The largest difference allowed, in eps of the largest entry: sums over 40 examples, 24 features
 # and (in Lanczos steps) some hundred parameters are taken in another order. Adding n terms in two
@@ -60,6 +63,17 @@ def loss(params, x):
 def losses(params, x):
     """Two of them."""
     return jnp.stack([loss(params, x), loss(jax.tree.map(jnp.sin, params), x)])
+
+
+def model(params, x):
+    """What `loss` makes a loss of, of each example."""
+    return jnp.tanh(jnp.tanh(x @ whole(params["first"])) @ whole(params["second"]))
+
+
+def outer(outputs, x):
+    """Two losses of the outputs, of curvatures of either sign."""
+    del x
+    return jnp.stack([jnp.mean(jnp.sum(outputs**2, axis=1)), jnp.mean(jnp.cos(outputs))])
 
 
 def whole(leaf):
@@ -174,6 +188,13 @@ def quick():
     pieces = [piece.data.shape for piece in pilot.addressable_shards]
     assert pieces == [(16, 96)] * DEVICES, pieces  # three words of 32 on each, for 581 entries
     assert default_memory_budget() == host_memory() // 2 // DEVICES
+    one, spread = (H.plan for H in operators(loss, a_mesh("Explicit"), split="equal"))
+    eight, size = spread.demand, one.demand.vector // 581
+    assert one.demand.tree == one.demand.vector == 581 * size
+    assert eight.vector == 96 * size
+    assert eight.tree == ((16 * 24 + 24 * 8) // DEVICES + 5) * size  # five are on every device
+    vectors = (replace(demand, linearised=0.0).of(16, False) for demand in (one.demand, eight))
+    assert list(vectors) == [(32 + 3) * 581 * size, 32 * 96 * size + 3 * eight.tree]
 
 
 def products():
@@ -200,10 +221,101 @@ def several():
     same_answers(*operators(losses, a_mesh("Auto"), split="equal"))
 
 
+def gauss_newton():
+    """The trace of a Gauss-Newton matrix, batch by batch and example by example."""
+    params, x = problem(ragged=False)
+    for independent in (False, True):
+        split = "equal" if independent else "ragged"
+        parts = jnp.split(x, np.cumsum(SPLITS[split])[:-1])
+
+        def ask(params, parts, independent=independent):
+            data, options = hessspec.Batches(parts), {"independent": independent}
+            return hessspec.gauss_newton_trace(model, outer, params, data, **options)
+
+        expected = ask(params, parts)
+        for mesh in (a_mesh("Auto"), a_mesh("Explicit"), a_mesh("Auto", (4, 2))):
+            put = placed(mesh, params, x)[0]
+            spread = [placed(mesh, {}, part)[1] for part in parts]
+            found = ask(put, spread)
+            close(found.value, expected.value)
+            assert (found.method, found.num_matvecs) == (expected.method, expected.num_matvecs)
+            print("as on one device", flush=True)
+
+
+def on_the_way():
+    """Runs killed in between and called again end with the same bits, over either kind of axes."""
+    for kind, asks in (("Explicit", KEPT[:1]), ("Auto", KEPT)):
+        spread = operators(loss, a_mesh(kind), split="equal")[1]
+        for ask in asks:
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name) / "run"
+                with counted() as seen:
+                    expected = ask(spread, None)
+                killed(ask, len(seen) // 2, H=spread, checkpoint=folder)
+                pieces = {int(path.name.split(".")[1]) for path in folder.rglob("*basis-*.npy")}
+                # A file for each device's share of 96 entries; 581 of them end on the seventh.
+                assert pieces == {96 * device for device in range(7)}, pieces
+                with counted() as left:
+                    found = ask(spread, folder)
+                assert len(left) < len(seen)
+                same(found, expected)
+                for new, old in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+                    if isinstance(old, jax.Array):
+                        assert new.sharding.is_equivalent_to(old.sharding, old.ndim)
+                print("goes on", flush=True)
+
+
+KEPT = (
+    lambda H, checkpoint: hessspec.eigenpairs(
+        H, key=jax.random.key(2), k=2, max_matvecs=120, tol=1e-4, checkpoint=checkpoint
+    ),
+    lambda H, checkpoint: hessspec.trace(
+        H, key=jax.random.key(2), rtol=1e-2, num_matvecs=100, checkpoint=checkpoint
+    ),
+)
+
+
 def processes():
     """Two of them, with four devices each."""
     same_products(losses, a_mesh("Explicit"), split="equal")
     same_answers(*operators(loss, a_mesh("Auto"), split="equal"))
+
+
+def apart(folder):
+    """Each of two processes asks alone, with a key of its own, and the first one merges the files.
+
+    Process 0 of them; the other one only saves.
+    """
+    process, devices = jax.process_index(), jax.local_devices()
+    params, x = jax.device_put(problem(ragged=True), devices[0])
+    key = jax.random.fold_in(jax.random.key(5), process)
+    hessspec.density(loss, params, key, data=x, num_steps=6).save(folder / f"d{process}.npz")
+    options = {"data": x, "num_matvecs": 48}
+    hessspec.trace(losses, params, key, **options).save(folder / f"t{process}.npz")
+    multihost_utils.sync_global_devices("both have saved")
+    for kind, name in ((hessspec.SpectralDensity, "d"), (hessspec.TraceEstimate, "t")):
+        one, other = (kind.load(folder / f"{name}{number}.npz") for number in range(2))
+        merged = one.merge(other)
+        assert merged.num_matvecs == one.num_matvecs + other.num_matvecs
+        values = [record.value if name == "t" else record.trace().value for record in (one, other)]
+        found = merged.value if name == "t" else merged.trace().value
+        np.testing.assert_allclose(found, np.mean(values, axis=0), rtol=1e-6)
+        with pytest.raises(ValueError, match="the same key"):
+            one.merge(kind.load(folder / f"{name}0.npz"))
+
+
+def kept_together(folder):
+    """Two processes keep one run in one folder; it is killed in both, and goes on in both."""
+    spread = operators(loss, a_mesh("Auto"), split="equal")[1]
+    for number, ask in enumerate(KEPT):
+        with counted() as seen:
+            expected = ask(spread, None)
+        killed(ask, len(seen) // 2, H=spread, checkpoint=folder / str(number))
+        with counted() as left:
+            found = ask(spread, folder / str(number))
+        assert len(left) < len(seen)
+        for new, old in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_array_equal(on_host(new), on_host(old))
 
 
 def bases():
@@ -315,11 +427,13 @@ def _messages_of_starts(mesh, dim, dtype):
     assert sent(blocks._qr.lower(rows, mesh)) == [("[32,4]", "all-gather")]  # factors
 
 
-CHECKS = {check.__name__: check for check in (quick, products, scalar, several, bases, processes)}
+_ALL = (quick, products, scalar, several, bases, gauss_newton, on_the_way, processes)
+_OF_TWO = (apart, kept_together)
+CHECKS = {check.__name__: check for check in _ALL + _OF_TWO}
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:  # one of two processes: its number, and the address of the first
-        number, address = sys.argv[2:]
+        number, address, *folders = sys.argv[2:]
         jax.distributed.initialize(address, num_processes=2, process_id=int(number))
     assert jax.device_count() == DEVICES, jax.devices()
-    CHECKS[sys.argv[1]]()
+    CHECKS[sys.argv[1]](*map(Path, folders if len(sys.argv) > 2 else ()))

@@ -32,14 +32,30 @@ def test_products_over_explicit_axes_are_those_of_one_device_and_devices_share_t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", ["bases", "products", "scalar", "several"])
+@pytest.mark.parametrize(
+    "check", ["bases", "products", "scalar", "several", "gauss_newton", "on_the_way"]
+)
 def test_over_8_devices_all_is_as_on_one(check):
     passes(on_8_devices(check))
 
 
-@pytest.mark.slow
-def test_over_2_processes_all_is_as_on_one():
+def in_2_processes(check, *words):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    passes(*[on_8_devices("processes", str(i), address, processes=2) for i in range(2)])
+    passes(*[on_8_devices(check, str(i), address, *words, processes=2) for i in range(2)])
+
+
+@pytest.mark.slow
+def test_over_2_processes_all_is_as_on_one():
+    in_2_processes("processes")
+
+
+@pytest.mark.slow
+def test_records_that_2_processes_save_apart_are_merged(tmp_path):
+    in_2_processes("apart", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_run_that_2_processes_keep_in_one_folder_goes_on(tmp_path):
+    in_2_processes("kept_together", str(tmp_path))
