@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import hessspec
-from hessspec._operators.parts import MOST_PARTS
 from hessspec_mtl.graphs import GraphBatch
 from hessspec_mtl.network.model import NetworkConfig, Params, predict
 
 # Two less than two blocks of forms: the probes that tell how sure forms are stand beside them.
 RANK = 14
+# Groups of batches that a trace tells apart, at most.
+GROUPS = 8
 # Below, they and the pilot would leave hardly a sample; `trace` has another method there.
 LEAST_MATVECS = 48
 
@@ -81,4 +82,4 @@ def size_for_groups(num_graphs: int, batch_size: int) -> int:
     """
     if batch_size >= num_graphs:
         return batch_size
-    return min(batch_size, math.ceil(num_graphs / MOST_PARTS))
+    return min(batch_size, math.ceil(num_graphs / GROUPS))
