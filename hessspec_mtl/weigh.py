@@ -2,7 +2,7 @@
 
 The study that `docs/weighting.md` describes, with the reduced network of the preset "weighting".
 Stage 1 tries every weighting on validation data, with a learning rate of its own; stage 2 trains
-five of them and each task alone with twenty seeds.
+five of them and each task alone with twenty seeds; stage 3 measures the curvature along these runs.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ class Options:
 
     Attributes:
         stage: 1 tries every weighting on validation data; 2 trains those that it chose, and each
-            task alone, with twenty seeds.
+            task alone, with twenty seeds; 3 measures the curvature along ten of these.
         dataset: of the preset "weighting": qm8 or mp.
         data_dir: folder with the data; by default the variable HESSSPEC_DATA, then a cache.
         encoded_dir: folder with encoded data sets, which are read at once.
-        out: folder of all runs; rows go to `weighting/screen_<dataset>.csv` and
-            `weighting/stage2_<dataset>.csv` in it.
-        most: stop after so many runs, to go on another time; by default all that are missing.
+        out: folder of all runs; rows go to `weighting/screen_<dataset>.csv`,
+            `stage2_<dataset>.csv` and `stage3_<dataset>.csv` in it.
+        most: stop after so many runs (states, in stage 3), to go on another time; by default all
+            that are missing.
         progress: progress bars; by default shown in a terminal only.
     """
 
-    stage: Literal[1, 2] = 1
+    stage: Literal[1, 2, 3] = 1
     dataset: Literal["qm8", "mp"] = "qm8"
     data_dir: Path | None = None
     encoded_dir: Path | None = None
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         with jax.default_matmul_precision("highest"):
-            _screen(options) if options.stage == 1 else _decide(options)
+            {1: _screen, 2: _decide, 3: _explain}[options.stage](options)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on.", file=sys.stderr)
         return 130
@@ -135,6 +136,43 @@ def _write_decision(options: Options) -> None:
     plot = delta_m_figure(decisions(options.out, list(PRESETS["weighting"].studies)))
     if plot is not None:
         print(f"Figure: {write_plot(plot, folder).png}")
+
+
+def _explain(options: Options) -> None:
+    from hessspec_mtl.study.delta_m import decisions
+    from hessspec_mtl.study.stages import StageError
+    from hessspec_mtl.study.tables import write_table
+    from hessspec_mtl.study.why import (
+        best_and_worst,
+        correlation_table,
+        measure,
+        predictors,
+        states,
+    )
+
+    if not (found := decisions(options.out, [options.dataset])):
+        raise StageError(
+            "stage 3 looks at the runs of stage 2, which is not complete; run "
+            "`python -m hessspec_mtl.weigh --stage 2` for this set to its end first."
+        )
+    config, dataset = _study(options)
+    table = measure(
+        config,
+        dataset,
+        found[0],
+        options.out,
+        options.dataset,
+        most=options.most,
+        progress=options.progress,
+    )
+    if left := states(found[0], table):
+        print(f"{len(left)} states are left; the same command goes on.")
+        return
+    made = correlation_table(found[0], table)
+    write_table(made, options.out / "weighting")
+    print(made.to_markdown())
+    print("\n".join(predictors(made.data)))
+    print("Best and worst: " + ", ".join(best_and_worst(found[0])))
 
 
 def _study(options: Options) -> tuple[StudyConfig, MultitaskDataset]:

@@ -42,10 +42,8 @@ ALONE = "alone"
 # A process does so many seeds of everything before it goes on: what is cut short is balanced, and
 # programs compile once for many runs.
 _BLOCK = 5
-# `compare` takes the curvature of ten seeds; of the other weightings the best and the worst are
-# looked at with three.
-KEPT_SEEDS = {"equal": 10, ALONE: 10}
-_KEPT_OTHERWISE = 3
+# `compare` takes the curvature of so many seeds, and so does stage 3.
+KEPT_SEEDS = 10
 
 PUBLISHED = (
     *("random", "uncertainty", "average", "famo", "gradnorm", "ntk", "pcgrad", "imtl-g"),
@@ -140,7 +138,7 @@ class Run:
     @property
     def stays(self) -> bool:
         """Whether its states are needed later."""
-        return self.seed < KEPT_SEEDS.get(self.method.weighting, _KEPT_OTHERWISE)
+        return self.seed < KEPT_SEEDS
 
 
 def runs(chosen: Sequence[Method], tasks: Sequence[str], table: pd.DataFrame) -> tuple[Run, ...]:

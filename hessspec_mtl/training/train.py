@@ -240,6 +240,14 @@ class Training:
         self._sound = [epoch for epoch in self._sound if epoch in there]
         return load_history(self._folder)
 
+    def after(self, epoch: int) -> TrainingState:
+        """The state after `epoch`, which was kept.
+
+        Raises:
+            CheckpointError: if it was not, or cannot be read.
+        """
+        return self._restored(epoch)
+
     def _save(self, epoch: int, state: TrainingState, keep: Collection[int], newest: int) -> None:
         if self._along is not None and epoch >= newest:
             self._along.save(self._steps * epoch)
