@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hessspec_mtl.claims.by_seeds import with_many_seeds
 from hessspec_mtl.claims.spectra import (
     concentrated,
     effective_rank,
@@ -51,8 +52,10 @@ def judge(studies: Sequence[Study], appendix: AppendixE | None = None) -> tuple[
     """
     found: list[Judgement] = []
     for study in studies:
-        found += [
+        judged = [
             rough_equality(study),
+            poisson_ratio(study),
+            oscillator_strengths(study),
             traces_differ(study),
             concentrated(study),
             outliers(study),
@@ -63,7 +66,7 @@ def judge(studies: Sequence[Study], appendix: AppendixE | None = None) -> tuple[
             effective_rank(study),
             smooth_training(study),
         ]
-        found += [j for j in (poisson_ratio(study), oscillator_strengths(study)) if j is not None]
+        found += [with_many_seeds(j, study) for j in judged if j is not None]
     if appendix is not None:
         found.append(known_spectrum(appendix))
     for number, how in _LACKING.items():
@@ -200,7 +203,24 @@ def ledger_rows(judgements: Sequence[Judgement]) -> list[tuple[str, ...]]:
                     shown if first else "",
                 )
             )
+        rows += [_row_of_former(statistic) for statistic in judgement.former]
     return rows
+
+
+def _row_of_former(statistic: Statistic) -> tuple[str, ...]:
+    """A statistic that would decide with fewer seeds."""
+    return (
+        "",
+        "",
+        f"(with few seeds: {statistic.name})",
+        number(statistic.value),
+        _within(statistic),
+        _seeds(statistic),
+        _interval(statistic),
+        _threshold(statistic),
+        "",
+        "",
+    )
 
 
 def ledger_markdown(judgements: Sequence[Judgement]) -> str:
@@ -255,6 +275,9 @@ def ledger_html(judgements: Sequence[Judgement]) -> str:
             )
             if judgement.statistics:
                 parts.append(_statistics_html(judgement.statistics))
+                if judgement.former:
+                    parts.append('<p class="note">What would decide with few seeds:</p>')
+                    parts.append(_statistics_html(judgement.former))
             elif judgement.how_to_measure:
                 parts.append(
                     f'<p class="note">To measure it: <code>{html.escape(judgement.how_to_measure)}'
@@ -310,29 +333,31 @@ def ledger_records(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
             "figure": judgement.figure,
             "remark": judgement.remark,
             "how_to_measure": judgement.how_to_measure,
-            "statistics": [
-                {
-                    "name": statistic.name,
-                    "value": _finite(statistic.value),
-                    "values_by_seed": [_finite(v.value) for v in statistic.values],
-                    "error_within_run": _finite(statistic.within_error),
-                    "error_within_run_is_of": statistic.within,
-                    "error_between_seeds": _finite(statistic.seed_error),
-                    "interval_95": [_finite(end) for end in statistic.interval],
-                    "threshold": statistic.threshold,
-                    "claim_is_above": statistic.above,
-                    "comparisons": max(
-                        statistic.comparisons,
-                        *(v.comparisons for v in statistic.values if isinstance(v, Bounded)),
-                        1,
-                    ),
-                    "holds": statistic.holds,
-                }
-                for statistic in judgement.statistics
-            ],
+            "statistics": [_record(statistic) for statistic in judgement.statistics],
+            "former": [_record(statistic) for statistic in judgement.former],
         }
         for judgement in judgements
     ]
+
+
+def _record(statistic: Statistic) -> dict[str, Any]:
+    return {
+        "name": statistic.name,
+        "value": _finite(statistic.value),
+        "values_by_seed": [_finite(v.value) for v in statistic.values],
+        "error_within_run": _finite(statistic.within_error),
+        "error_within_run_is_of": statistic.within,
+        "error_between_seeds": _finite(statistic.seed_error),
+        "interval_95": [_finite(end) for end in statistic.interval],
+        "threshold": statistic.threshold,
+        "claim_is_above": statistic.above,
+        "comparisons": max(
+            statistic.comparisons,
+            *(v.comparisons for v in statistic.values if isinstance(v, Bounded)),
+            1,
+        ),
+        "holds": statistic.holds,
+    }
 
 
 def write_ledger(judgements: Sequence[Judgement], directory: Path) -> tuple[Path, Path]:

@@ -232,7 +232,11 @@ def prominence(path: Sequence[TaskSpectrum], num_tasks: int = 1) -> Bounded:
     extreme cases of sizes whose intervals hold together.
     """
     many = len(path) * num_tasks
-    values, low, high = _log_radii(path, many)
+    return replace(rises(*_log_radii(path, many)), comparisons=many)
+
+
+def rises(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> Bounded:
+    """The largest rise and fall along `values`, each known to lie from `low` to `high`."""
 
     def rise(top: np.ndarray, foot: np.ndarray) -> float:
         before, after = np.minimum.accumulate(foot), np.minimum.accumulate(foot[::-1])[::-1]
@@ -240,9 +244,7 @@ def prominence(path: Sequence[TaskSpectrum], num_tasks: int = 1) -> Bounded:
         with np.errstate(invalid="ignore"):
             return float(np.fmax(np.minimum(top - before, top - after), 0.0).max())
 
-    return Bounded(
-        rise(values, values), low=rise(low, high), high=rise(high, low), comparisons=many
-    )
+    return Bounded(rise(values, values), low=rise(low, high), high=rise(high, low))
 
 
 def outlier_share(spectrum: TaskSpectrum, trace: float, trace_error: float) -> Measured:
@@ -371,10 +373,24 @@ def lanczos_steps(study: Study) -> Judgement:
 def rank_share(spectrum: TaskSpectrum, comparisons: int = 1) -> Bounded:
     """(Σ|λ|)² / Σλ² as a share of P, with an interval that Lanczos cannot overstate.
 
+    Either of `rank_bounds` varies from probe to probe, by Student's t with one degree of freedom
+    fewer than there are probes.
+    """
+    least, most = rank_bounds(spectrum)
+    return Bounded(
+        0.5 * (least.value + most.value),
+        low=max(ends(least, comparisons)[0], 0.0),
+        high=ends(most, comparisons)[1],
+        comparisons=comparisons,
+    )
+
+
+def rank_bounds(spectrum: TaskSpectrum) -> tuple[Measured, Measured]:
+    """A lower and an upper bound on (Σ|λ|)² / Σλ² as a share of P, each a mean over probes.
+
     Σλ² is exact for the measure of each start. Of Σ|λ| the nodes give a lower bound, since a
     node is a mean of what it stands for; for those below `NEAR_ZERO` of the largest, Cauchy and
-    Schwarz give the upper bound (mass · Σ w λ²)^(1/2). Either bound varies from probe to probe,
-    by Student's t with one degree of freedom fewer than there are probes.
+    Schwarz give the upper bound (mass · Σ w λ²)^(1/2).
     """
     limit = NEAR_ZERO * spectrum.radius
 
@@ -385,14 +401,11 @@ def rank_share(spectrum: TaskSpectrum, comparisons: int = 1) -> Bounded:
             first += float((near.sum() * (near @ nodes**2)) ** 0.5 - near @ np.abs(nodes))
         return first**2 / max(float(weights @ nodes**2), np.finfo(float).tiny)
 
-    least = spectrum.measure(lambda x, w: bound(x, w, upper=False))
-    most = spectrum.measure(lambda x, w: bound(x, w, upper=True))
-    return Bounded(
-        0.5 * (least.value + most.value),
-        low=max(ends(least, comparisons)[0], 0.0),
-        high=ends(most, comparisons)[1],
-        comparisons=comparisons,
+    least, most = (
+        spectrum.measure(lambda x, w, upper=upper: bound(x, w, upper=upper))
+        for upper in (False, True)
     )
+    return least, most
 
 
 def effective_rank(study: Study) -> Judgement:

@@ -211,6 +211,7 @@ class Judgement:
         figure: the figure that shows it.
         remark: what a reader must know besides, e.g. of what was not compared.
         how_to_measure: what to run where the data are lacking.
+        former: statistics that decide where seeds are few, shown beside those that decide here.
     """
 
     number: int
@@ -221,6 +222,7 @@ class Judgement:
     figure: str
     remark: str = ""
     how_to_measure: str = ""
+    former: tuple[Statistic, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

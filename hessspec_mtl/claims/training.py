@@ -90,15 +90,15 @@ def shared(measured: Measured) -> Bounded:
     return Bounded(measured.value, measured.error, measured.dof, low, high)
 
 
-class _FinalErrors:
+class FinalErrors:
     """Errors of several tasks at the end of one run, compared two by two."""
 
     def __init__(self, study: Study, run: SeedRun, split: str, tasks: list[str]) -> None:
         self._errors = error_matrix(run.history, split, tasks)
         window = final_window(self._errors.shape[0])
-        self._means = self._errors[-window:].mean(axis=0)
+        self.means = self._errors[-window:].mean(axis=0)
         # What is said of the training set is said of that very set.
-        self._sampling = (
+        self.sampling = (
             sampling_errors(run.history, split, tasks, _test_sizes(study, run))
             if split == "test"
             else np.zeros(len(tasks))
@@ -106,13 +106,13 @@ class _FinalErrors:
 
     def difference(self, i: int, j: int) -> Measured:
         """Error of task i minus that of task j."""
-        sampling = float(np.hypot(self._sampling[i], self._sampling[j]))
+        sampling = float(np.hypot(self.sampling[i], self.sampling[j]))
         return with_sampling(at_the_end(self._errors, lambda row: row[i] - row[j]), sampling)
 
     def ratio(self, i: int, j: int) -> Measured:
         """Error of task i over that of task j."""
         measured = at_the_end(self._errors, lambda row: row[i] / row[j])
-        relative = np.hypot(*(self._sampling[[i, j]] / self._means[[i, j]]))
+        relative = np.hypot(*(self.sampling[[i, j]] / self.means[[i, j]]))
         return with_sampling(measured, measured.value * float(relative))
 
 
@@ -139,7 +139,7 @@ def rough_equality(study: Study) -> Judgement:
     pairs = list(itertools.permutations(range(len(study.tasks)), 2))
 
     def statistic(split: str, side: str) -> Statistic:
-        errors = [_FinalErrors(study, run, split, _names(study)) for run in study.runs]
+        errors = [FinalErrors(study, run, split, _names(study)) for run in study.runs]
         ratios = [tuple(e.ratio(i, j) for e in errors) for i, j in pairs]
         shown = Statistic(
             f"largest / smallest final {side} error over tasks",
@@ -192,7 +192,7 @@ def poisson_ratio(study: Study) -> Judgement | None:
     order = [poisson[0], *moduli]
 
     def gap(run: SeedRun) -> Measured:
-        errors = _FinalErrors(study, run, "test", order)
+        errors = FinalErrors(study, run, "test", order)
         return smallest([errors.difference(0, 1), errors.difference(0, 2)])
 
     return Judgement(
@@ -221,7 +221,7 @@ def oscillator_strengths(study: Study) -> Judgement | None:
         return None
     first, second = names.index("f1"), names.index("f2")
 
-    errors = [_FinalErrors(study, run, "test", names) for run in study.runs]
+    errors = [FinalErrors(study, run, "test", names) for run in study.runs]
     others_of = [[i for i in range(len(names)) if i != mine] for mine in (first, second)]
     lowest = tuple(smallest([e.difference(i, first) for i in others_of[0]]) for e in errors)
     highest = tuple(smallest([e.difference(second, i) for i in others_of[1]]) for e in errors)
@@ -269,7 +269,7 @@ def multi_against_single(study: Study) -> Judgement:
         measured = at_the_end(
             together[-length:] / alone[-length:], lambda row: float(np.exp(np.log(row).mean()))
         )
-        sampling = _sampling_of_ratio(study, run, names)
+        sampling = sampling_of_ratio(study, run, names)
         # Seeds share the test set: its sampling does not average out over them.
         return shared(with_sampling(measured, measured.value * sampling))
 
@@ -299,7 +299,7 @@ def multi_against_single(study: Study) -> Judgement:
     )
 
 
-def _sampling_of_ratio(study: Study, run: SeedRun, names: list[str]) -> float:
+def sampling_of_ratio(study: Study, run: SeedRun, names: list[str]) -> float:
     """Relative error that the choice of test examples leaves on the ratio of `run`."""
     if run.predictions is not None and set(names) <= set(run.single_predictions):
         return paired_log_ratio(run.predictions, run.single_predictions, names)[1]
