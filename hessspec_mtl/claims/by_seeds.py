@@ -313,7 +313,8 @@ def _effective_rank(former: tuple[Statistic, ...], study: Study) -> tuple[Statis
     items = []
     for of_runs in zip(*(run.spectra[-1] for run in study.runs), strict=True):
         least, most = zip(*map(rank_bounds, of_runs), strict=True)
-        items.append(Item(*(np.array([bound.value for bound in side]) for side in (least, most))))
+        low, high = (np.array([bound.value for bound in side]) for side in (least, most))
+        items.append(Item(low, high))
     return (largest_item(former[0], items),)
 
 

@@ -49,7 +49,11 @@ INITIALIZERS: dict[str, Callable[..., Any]] = {
     "lecun_normal": nn.initializers.lecun_normal(),
     "glorot_normal": nn.initializers.glorot_normal(),
     "glorot_uniform": nn.initializers.glorot_uniform(),
+    # PyTorch's default of a linear layer: uniform within 1 / sqrt(inputs), a variance of a third.
+    "torch_uniform": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
 }
+SKIPS = ("input", "hidden")
+CARRIED = ("normalised", "raw")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ class NetworkConfig:
         head_layers: hidden layers of a head; 0 makes it affine. The paper does not state it.
         initializer: of every matrix, one of `INITIALIZERS`; biases start at 0. The paper does not
             state it; "lecun_normal" (variance 1 / inputs) is flax's own default.
+        skip: where the skip connection of an update network starts: at its "input" c, or at its
+            first "hidden" layer, tanh(W1 c + b1). Our reading is the first.
+        carried: what goes on to the next step and to the heads: the "normalised" features, or the
+            "raw" ones, those normalised serving the later updates of their own step alone. Our
+            reading is the first.
     """
 
     node_features: int
@@ -76,6 +85,8 @@ class NetworkConfig:
     head_width: int = 64
     head_layers: int = 1
     initializer: str = "lecun_normal"
+    skip: str = "input"
+    carried: str = "normalised"
 
     def __post_init__(self) -> None:
         for name in ("node_features", "edge_features", "num_steps", "width", "head_width"):
@@ -87,11 +98,13 @@ class NetworkConfig:
             raise ValueError(
                 f"`tasks` must name at least one target and each once, got {self.tasks}."
             )
-        if self.initializer not in INITIALIZERS:
-            raise ValueError(
-                f"`initializer` must be one of {sorted(INITIALIZERS)}, got {self.initializer!r}"
-                f"{did_you_mean(self.initializer, INITIALIZERS)}."
-            )
+        known = {"initializer": sorted(INITIALIZERS), "skip": SKIPS, "carried": CARRIED}
+        for name, options in known.items():
+            if (given := getattr(self, name)) not in options:
+                raise ValueError(
+                    f"`{name}` must be one of {list(options)}, got {given!r}"
+                    f"{did_you_mean(given, options)}."
+                )
 
 
 def copied(rows: Array) -> Array:
@@ -120,17 +133,22 @@ class PartsDense(nn.Module):
 
 
 class Update(nn.Module):
-    """phi(c) = W3 h + b3 with h = tanh(W2 tanh(W1 c + b1) + b2) + c, c = cat of the parts."""
+    """phi(c) = W3 h + b3 with h = tanh(W2 tanh(W1 c + b1) + b2) + c, c = cat of the parts.
+
+    Or with + tanh(W1 c + b1), where the skip starts at the first hidden layer.
+    """
 
     width: int
     kernel_init: Callable[..., Any]
+    skip: str
 
     @nn.compact
     def __call__(self, parts: Sequence[Part]) -> Float[Array, "rows width"]:
         skip = jnp.concatenate([copy(x) for x, copy in parts], axis=-1)
         dense = partial(nn.Dense, kernel_init=self.kernel_init)
-        hidden = tanh(PartsDense(skip.shape[-1], self.kernel_init, name="layer_1")(parts))
-        hidden = tanh(dense(skip.shape[-1], name="layer_2")(hidden)) + skip
+        first = tanh(PartsDense(skip.shape[-1], self.kernel_init, name="layer_1")(parts))
+        start = skip if self.skip == "input" else first
+        hidden = tanh(dense(skip.shape[-1], name="layer_2")(first)) + start
         return dense(self.width, name="output")(hidden)
 
 
@@ -139,28 +157,31 @@ class MessagePassing(nn.Module):
 
     width: int
     kernel_init: Callable[..., Any]
+    skip: str
+    carried: str
 
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, ways: Ways) -> jraph.GraphsTuple:
         arrays: Any = graph  # jraph's fields may be trees; ours are single arrays
         x, e, u = arrays.nodes, arrays.edges, arrays.globals
-        update = partial(Update, self.width, self.kernel_init)
+        update = partial(Update, self.width, self.kernel_init, self.skip)
         # The variance as a mean of squared deviations: the difference of two means that flax takes
         # by default cancels, and its second derivative more so.
         norm = partial(nn.LayerNorm, use_fast_variance=False)
 
         parts: list[Part] = [(e, copied), (x, ways.at_sender), (x, ways.at_receiver)]
-        e = update(name="edge_update")([*parts, (u, ways.graph_of_edge)]) + e
-        e = norm(name="edge_norm")(e)
+        raw_e = update(name="edge_update")([*parts, (u, ways.graph_of_edge)]) + e
+        e = norm(name="edge_norm")(raw_e)
 
         parts = [(ways.leaving(e), copied), (ways.entering(e), copied), (x, copied)]
-        x = update(name="node_update")([*parts, (u, ways.graph_of_node)]) + x
-        x = norm(name="node_norm")(x)
+        raw_x = update(name="node_update")([*parts, (u, ways.graph_of_node)]) + x
+        x = norm(name="node_norm")(raw_x)
 
         parts = [(ways.over_edges(e), copied), (ways.over_nodes(x), copied), (u, copied)]
-        u = update(name="global_update")(parts) + u
-        u = norm(name="global_norm")(u)
-        return graph._replace(nodes=x, edges=e, globals=u)
+        raw_u = update(name="global_update")(parts) + u
+        if self.carried == "raw":
+            return graph._replace(nodes=raw_x, edges=raw_e, globals=raw_u)
+        return graph._replace(nodes=x, edges=e, globals=norm(name="global_norm")(raw_u))
 
 
 class GraphNetwork(nn.Module):
@@ -169,6 +190,8 @@ class GraphNetwork(nn.Module):
     num_steps: int
     width: int
     kernel_init: Callable[..., Any]
+    skip: str
+    carried: str
 
     @nn.compact
     def __call__(
@@ -181,7 +204,9 @@ class GraphNetwork(nn.Module):
         graph = graph._replace(nodes=nodes, edges=edges, globals=ones)
         ways = by_segments(graph) if incidence is None else by_lists(graph, incidence)
         for step in range(self.num_steps):
-            passing = MessagePassing(self.width, self.kernel_init, name=f"step_{step + 1}")
+            passing = MessagePassing(
+                self.width, self.kernel_init, self.skip, self.carried, name=f"step_{step + 1}"
+            )
             graph = passing(graph, ways)
         return jnp.asarray(graph.globals)
 
@@ -205,7 +230,7 @@ class Head(nn.Module):
 def _modules(config: NetworkConfig) -> tuple[GraphNetwork, Head]:
     kernel_init = INITIALIZERS[config.initializer]
     return (
-        GraphNetwork(config.num_steps, config.width, kernel_init),
+        GraphNetwork(config.num_steps, config.width, kernel_init, config.skip, config.carried),
         Head(config.head_width, config.head_layers, kernel_init),
     )
 

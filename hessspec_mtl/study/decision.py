@@ -40,8 +40,8 @@ from hessspec_mtl.study.stages import StageError
 SEEDS = tuple(range(20))
 ALONE = "alone"
 # A process does so many seeds of everything before it goes on: what is cut short is balanced, and
-# programs compile once for many runs.
-_BLOCK = 5
+# programs, of which a process keeps a few, compile once for so many runs.
+_BLOCK = 10
 # `compare` takes the curvature of so many seeds, and so does stage 3.
 KEPT_SEEDS = 10
 

@@ -26,12 +26,19 @@ class NetworkSizes:
         width: size of the features of nodes, edges and graph; hidden layers have 3 to 4 times it.
         head_width: hidden size of a head. The paper does not state it.
         head_layers: hidden layers of a head; 0 makes it affine. The paper does not state it.
+        initializer: of every matrix: lecun_normal, glorot_normal, glorot_uniform, torch_uniform.
+            The paper does not state it.
+        skip: where the skip connection of an update network starts: input or hidden.
+        carried: which features go on to the next step: normalised or raw.
     """
 
     num_steps: int = 5
     width: int = 64
     head_width: int = 64
     head_layers: int = 1
+    initializer: str = "lecun_normal"
+    skip: str = "input"
+    carried: str = "normalised"
 
     def __post_init__(self) -> None:
         # One place says what is possible; asked here, the answer comes before any data are read.

@@ -19,6 +19,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 MATMUL_PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}
 """Names for users, and JAX's names of the same."""
 
+LOSSES = ("squared", "absolute")
+REDUCTIONS = ("mean", "sum")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -48,6 +51,9 @@ class TrainConfig:
         matmul_precision: of training, one of `MATMUL_PRECISIONS`. "tf32" rounds what goes into a
             product of matrices to 10 bits, on GPUs that gain by it; a CPU takes it for "highest".
             It says nothing of curvature, which is in full precision always.
+        loss: of each standardised error, the "squared" one, as in the paper, or the "absolute".
+        reduction: of the examples of a batch: their "mean", or their "sum", as the paper writes it.
+            A factor of the loss does not matter to Adam but for its eps.
         weighting: how the tasks are weighed: "equal", as in the paper, fixed, random, uncertainty,
             average, famo, gradnorm, ntk, pcgrad, imtl-g, aligned, mgda, cagrad, nash, or by the
             inverse of a curvature: gauss-newton-root, gauss-newton, frobenius, sharpness,
@@ -69,6 +75,8 @@ class TrainConfig:
     keep_epochs: tuple[int, ...] = ()
     checkpoint_seconds: float | None = None
     matmul_precision: str = "highest"
+    loss: str = "squared"
+    reduction: str = "mean"
     weighting: str = "equal"
     task_weights: tuple[float, ...] = ()
     measure_every: int = 50
@@ -95,6 +103,12 @@ class TrainConfig:
                 f"got {self.matmul_precision!r}"
                 f"{did_you_mean(self.matmul_precision, MATMUL_PRECISIONS)}."
             )
+        for name, options in {"loss": LOSSES, "reduction": REDUCTIONS}.items():
+            if (given := getattr(self, name)) not in options:
+                raise ValueError(
+                    f"`{name}` must be one of {list(options)}, got {given!r}"
+                    f"{did_you_mean(given, options)}."
+                )
         self._check_weighting()
         if self.checkpoint_seconds is not None and not self.checkpoint_seconds >= 0:
             raise ValueError(
@@ -119,6 +133,11 @@ class TrainConfig:
         if not all(0 <= weight < float("inf") for weight in self.task_weights):
             raise ValueError(
                 f"`task_weights` must be finite and not negative, got {self.task_weights}."
+            )
+        if self.weighting in MEASURES and self.loss != "squared":
+            raise ValueError(
+                f"`weighting` {self.weighting!r} measures the curvature of squared errors, and "
+                f"`loss` is {self.loss!r}; take 'squared', or a weighting that is not by curvature."
             )
         if MEASURES.get(self.weighting) == "preconditioned" and self.optimizer == "sgd":
             raise ValueError(

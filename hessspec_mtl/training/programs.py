@@ -16,7 +16,7 @@ from hessspec_mtl.graphs import GraphBatch, Padding
 from hessspec_mtl.network.model import NetworkConfig, Params, predict
 from hessspec_mtl.network.tasks import standardised_errors, weighted_sums
 from hessspec_mtl.training.batches import epoch_members
-from hessspec_mtl.training.config import OPTIMIZERS, TrainConfig
+from hessspec_mtl.training.config import LOSSES, OPTIMIZERS, TrainConfig
 from hessspec_mtl.training.resident import ResidentGraphs
 from hessspec_mtl.training.weighted import weighted_step
 from hessspec_mtl.training.weightings import Choice
@@ -38,6 +38,8 @@ class Optimization:
     weighting: str = "equal"
     task_weights: tuple[float, ...] = ()
     measure_every: int = 1
+    loss: str = "squared"
+    reduction: str = "mean"
 
     @classmethod
     def of(cls, config: TrainConfig, num_examples: int) -> Optimization:
@@ -51,6 +53,8 @@ class Optimization:
             config.weighting,
             config.task_weights,
             config.measure_every,
+            config.loss,
+            config.reduction,
         )
 
     @property
@@ -108,20 +112,27 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
 
     Those of the last few calls are kept and given again.
     """
+    which = LOSSES.index(optimization.loss)
 
     def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
         errors = standardised_errors(predict(params, batch, network), batch)
         return jnp.stack([weighted_sums(e, batch) for e in (jnp.square(errors), jnp.abs(errors))])
 
+    def losses(params: Params, batch: GraphBatch) -> tuple[Float[Array, " tasks"], Array]:
+        sums = error_sums(params, batch)
+        of_tasks = sums[which]
+        return of_tasks / batch.mask.sum() if optimization.reduction == "mean" else of_tasks, sums
+
     def objective(params: Params, batch: GraphBatch) -> tuple[Float[Array, ""], Array]:
         sums = error_sums(params, batch)
-        return sums[0].sum() / batch.mask.sum(), sums
+        total = sums[which].sum()  # summed first: runs that were begun so go on to the same digits
+        return total / batch.mask.sum() if optimization.reduction == "mean" else total, sums
 
     def stepping(rate: Float[Array, ""]) -> tuple[Callable[[Params], Any], Callable[..., Any]]:
         """How a state begins, and a step at the learning rate `rate`."""
         optimizer = OPTIMIZERS[optimization.optimizer](partial(optimization.schedule, rate))
         if optimization.weighting != "equal":
-            return weighted_step(network, optimization.choice, optimizer, error_sums)
+            return weighted_step(network, optimization.choice, optimizer, losses)
 
         def plain_step(
             params: Params, opt_state: Any, batch: GraphBatch, measured: GraphBatch | None

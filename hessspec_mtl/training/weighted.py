@@ -44,9 +44,9 @@ def weighted_step(
     network: NetworkConfig,
     choice: Choice,
     optimizer: optax.GradientTransformation,
-    error_sums: Callable[[Params, GraphBatch], Array],
+    losses_of: Callable[[Params, GraphBatch], tuple[Array, Array]],
 ) -> tuple[Callable[[Params], WeightedState], Step]:
-    """How the state begins, and the step.
+    """How the state begins, and the step; `losses_of` gives the tasks' losses and sums of errors.
 
     A step returns sums like `error_sums` with one row more: the weights, times the graphs of the
     batch, so that sums over an epoch are means of the weights over its graphs.
@@ -73,10 +73,6 @@ def weighted_step(
             key=jax.random.key(_PROBES),
             steps=jnp.zeros((), jnp.int32),
         )
-
-    def losses_of(params: Params, batch: GraphBatch) -> tuple[Array, Array]:
-        sums = error_sums(params, batch)
-        return sums[0] / batch.mask.sum(), sums
 
     def step(
         params: Params, state: WeightedState, batch: GraphBatch, measured: Any

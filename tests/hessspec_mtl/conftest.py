@@ -21,6 +21,7 @@ from hessspec_mtl.curvature.alignment import Eigenspaces, GradientConflict
 from hessspec_mtl.curvature.follow import EpochCurvature
 from hessspec_mtl.datasets.base import LeftOut, MultitaskDataset, Split, Task
 from hessspec_mtl.datasets.sources import Source
+from hessspec_mtl.featurize.molecules import graph_of
 from hessspec_mtl.study import decision, screening
 from hessspec_mtl.study.records import SeedRun, Study
 
@@ -300,3 +301,20 @@ def decided(
 def weighed() -> SimpleNamespace:
     """Makers of the tables of a study of weightings: what stage 1 found, and what stage 2 did."""
     return SimpleNamespace(screened=screened, decided=decided)
+
+
+@pytest.fixture(scope="session")
+def alcohols() -> MultitaskDataset:
+    """Twelve molecules and two targets, one called "NA", with graphs to train on."""
+    names = tuple("C" * n + "O" for n in range(1, 13))
+    return MultitaskDataset(
+        name="alcohols",
+        domain="molecules",
+        ids=names,
+        structures=names,
+        graphs=tuple(graph_of(text, add_hydrogens=True) for text in names),
+        targets=np.stack([np.arange(12.0), np.arange(12.0) ** 2], axis=1),
+        tasks=tuple(Task(name, name, "1") for name in ("a", "NA")),
+        groups=np.arange(12),
+        elements=(1, 6, 8),
+    )

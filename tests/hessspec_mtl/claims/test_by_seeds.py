@@ -114,7 +114,7 @@ def many_seeds(study, count: int):
 
 
 @pytest.mark.parametrize("name", [pytest.param("QM8", marks=pytest.mark.slow), "MP"])
-def test_with_seeds_enough_others_decide_the_former_beside_and_open_ones_say_what_would_do(records, name):
+def test_with_seeds_enough_others_decide_and_open_ones_say_what_would(records, name):
     study = records.study(name, 2, name == "QM8")
     few = {j.number: j for j in judge([study])}
     assert not any(judgement.former for judgement in few.values())

@@ -82,7 +82,8 @@ def transcribed_prediction(params, graph: MultiGraph, config: NetworkConfig) -> 
     def phi(p, c):
         first = tanh(c @ p["layer_1"]["kernel"] + p["layer_1"]["bias"])
         second = tanh(first @ p["layer_2"]["kernel"] + p["layer_2"]["bias"])
-        return (second + c) @ p["output"]["kernel"] + p["output"]["bias"]
+        start = c if config.skip == "input" else first
+        return (second + start) @ p["output"]["kernel"] + p["output"]["bias"]
 
     def layer_norm(p, a):
         return (a - a.mean()) / np.sqrt(a.var() + 1e-6) * p["scale"] + p["bias"]
@@ -94,21 +95,24 @@ def transcribed_prediction(params, graph: MultiGraph, config: NetworkConfig) -> 
     ends = list(zip(graph.senders, graph.receivers, strict=True))
     for m in range(config.num_steps):
         p = shared[f"step_{m + 1}"]
-        e = [
-            layer_norm(p["edge_norm"], phi(p["edge_update"], cat([e[j], x[v], x[w], u])) + e[j])
+        raw_e = [
+            phi(p["edge_update"], cat([e[j], x[v], x[w], u])) + e[j]
             for j, (v, w) in enumerate(ends)
         ]
+        e = [layer_norm(p["edge_norm"], one) for one in raw_e]
         zero = np.zeros(config.width)
         out = [sum([e[j] for j, (v, _) in enumerate(ends) if v == n], zero) for n in range(len(x))]
         into = [sum([e[j] for j, (_, w) in enumerate(ends) if w == n], zero) for n in range(len(x))]
-        x = [
-            layer_norm(
-                p["node_norm"], phi(p["node_update"], cat([out[n], into[n], x[n], u])) + x[n]
-            )
-            for n in range(len(x))
+        raw_x = [
+            phi(p["node_update"], cat([out[n], into[n], x[n], u])) + x[n] for n in range(len(x))
         ]
+        x = [layer_norm(p["node_norm"], one) for one in raw_x]
         c = cat([sum(e, zero), sum(x, zero), u])
-        u = layer_norm(p["global_norm"], phi(p["global_update"], c) + u)
+        u = phi(p["global_update"], c) + u
+        if config.carried == "raw":
+            x, e = raw_x, raw_e
+        else:
+            u = layer_norm(p["global_norm"], u)
     predicted = []
     for task in config.tasks:
         head, z = params["heads"][task], u
@@ -118,9 +122,11 @@ def transcribed_prediction(params, graph: MultiGraph, config: NetworkConfig) -> 
     return predicted
 
 
-@pytest.mark.parametrize("head_layers", [1, 2])
-def test_the_network_is_the_papers_equations(head_layers):
-    config = replace(CONFIG, head_layers=head_layers)
+@pytest.mark.parametrize(
+    "reading", [{}, {"head_layers": 2, "skip": "hidden"}, {"head_layers": 0, "carried": "raw"}]
+)
+def test_the_network_is_the_papers_equations_in_each_reading(reading):
+    config = replace(CONFIG, **reading)
     params = random_params(config)
     expected = [transcribed_prediction(params, graph, config) for graph in multigraphs()]
     tight = Padding.holding(8, 10, 3)
@@ -245,6 +251,8 @@ def test_networks_for_one_task_and_for_several_start_alike():
         ({"tasks": ()}, "`tasks` must name at least one"),
         ({"tasks": ("a", "a")}, "each once"),
         ({"initializer": "ones"}, "`initializer` must be one of"),
+        ({"skip": "hiden"}, "`skip` must be one of .* got 'hiden' .did you mean 'hidden'"),
+        ({"carried": "both"}, "`carried` must be one of"),
     ],
 )
 def test_an_impossible_network_is_refused(change, message):

@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 
 from hessspec_mtl import weigh
-from hessspec_mtl.datasets.base import MultitaskDataset, Task
-from hessspec_mtl.featurize.molecules import graph_of
 from hessspec_mtl.study import decision, why
 from hessspec_mtl.study.decision import (
     ALONE,
@@ -29,26 +27,10 @@ from hessspec_mtl.study.seeds import SeedWork
 from hessspec_mtl.study.stages import StageError
 from hessspec_mtl.training.weightings import WEIGHTINGS
 
-TASKS = ("a", "NA")
+TASKS = ("a", "NA")  # of the alcohols
 FACTORS = {"equal": 1.0, "fixed 1 0.333333": 0.99, "nash": 0.9, "frobenius": 0.95}
 CONFIG = replace(PRESETS["compare"].studies["qm8"], num_examples=None)
 CONFIG = replace(CONFIG, curvature=replace(CONFIG.curvature, num_graphs=4))
-
-
-@pytest.fixture(scope="module")
-def dataset() -> MultitaskDataset:
-    names = tuple("C" * n + "O" for n in range(1, 13))
-    return MultitaskDataset(
-        name="alcohols",
-        domain="molecules",
-        ids=names,
-        structures=names,
-        graphs=tuple(graph_of(text, add_hydrogens=True) for text in names),
-        targets=np.stack([np.arange(12.0), np.arange(12.0) ** 2], axis=1),
-        tasks=tuple(Task(name, name, "1") for name in TASKS),
-        groups=np.arange(12),
-        elements=(1, 6, 8),
-    )
 
 
 @pytest.fixture
@@ -115,7 +97,7 @@ def test_stage_2_does_not_start_before_stage_1_is_complete(weighed, tmp_path, ca
 
 
 def test_runs_are_done_once_in_pieces_and_leave_their_states_where_they_are_needed(
-    weighed, dataset, trained, tmp_path, monkeypatch
+    weighed, alcohols, trained, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(decision, "SEEDS", tuple(range(11)))  # one more than are kept
     screen = weighed.screened(TASKS, FACTORS)
@@ -124,7 +106,7 @@ def test_runs_are_done_once_in_pieces_and_leave_their_states_where_they_are_need
 
     def go_on(most):
         return decide(
-            CONFIG, dataset, screen, tmp_path, "qm8", most=most, progress=False, say=told.append
+            CONFIG, alcohols, screen, tmp_path, "qm8", most=most, progress=False, say=told.append
         )
 
     assert len(go_on(4)) == 4 * len(TASKS)
@@ -150,10 +132,10 @@ def test_runs_are_done_once_in_pieces_and_leave_their_states_where_they_are_need
 def test_a_piece_is_balanced_and_a_program_serves_several_seeds(weighed):
     chosen = methods(weighed.screened(TASKS, FACTORS))
     order = runs(chosen, TASKS, read_decided(SimpleNamespace(exists=lambda: False)))
-    first = order[: 7 * 5]
-    assert {run.seed for run in first} == set(range(5))
-    assert [run.seed for run in first[:5]] == list(range(5))
-    assert len({(run.method, run.task) for run in first[:5]}) == 1
+    first = order[: 7 * 10]
+    assert {run.seed for run in first} == set(range(10))
+    assert [run.seed for run in first[:10]] == list(range(10))
+    assert len({(run.method, run.task) for run in first[:10]}) == 1
 
 
 def test_a_table_of_other_choices_is_refused(weighed):
@@ -163,11 +145,11 @@ def test_a_table_of_other_choices_is_refused(weighed):
         runs(methods(screen), TASKS, table)
 
 
-def test_networks_are_those_that_the_preset_compare_trains(weighed, dataset, tmp_path):
+def test_networks_are_those_that_the_preset_compare_trains(weighed, alcohols, tmp_path):
     chosen = methods(weighed.screened(TASKS, FACTORS))
     config = replace(CONFIG, seeds=(0, 3))
     # As `reproduce --preset compare --name weighting-equal --seeds 0 3` makes them.
-    theirs = seed_works(config, dataset, tmp_path / "weighting-equal" / "qm8")[1]
+    theirs = seed_works(config, alcohols, tmp_path / "weighting-equal" / "qm8")[1]
     ours = [
         work_of(Run(method, 3, task), theirs, tmp_path, "qm8")
         for method, task in ((chosen[0], None), (chosen[-1], "a"))
@@ -185,7 +167,7 @@ def test_networks_are_those_that_the_preset_compare_trains(weighed, dataset, tmp
 
 @pytest.mark.slow
 def test_what_was_trained_here_the_command_and_stage_3_take_the_curvature_of(
-    weighed, dataset, monkeypatch, tmp_path
+    weighed, alcohols, monkeypatch, tmp_path
 ):
     """Real trainings, of one seed with equal weights and of each task alone."""
     monkeypatch.setattr(decision, "SEEDS", (0,))
@@ -194,10 +176,10 @@ def test_what_was_trained_here_the_command_and_stage_3_take_the_curvature_of(
     monkeypatch.setattr(decision, "methods", lambda screened: (equal, alone))
     sizes = replace(CONFIG.network, num_steps=1, width=4, head_width=4)
     config = replace(CONFIG, network=sizes, train=replace(CONFIG.train, num_epochs=2))
-    table = decide(config, dataset, screen, tmp_path, "qm8", progress=False, say=lambda _: None)
+    table = decide(config, alcohols, screen, tmp_path, "qm8", progress=False, say=lambda _: None)
     assert np.isfinite(table["mae"]).all()
     folder = tmp_path / "weighting-equal" / "qm8"
-    work = begin_study(replace(config, seeds=(0,)), dataset, folder, progress=False)
+    work = begin_study(replace(config, seeds=(0,)), alcohols, folder, progress=False)
     missing = work.unfinished()
     assert missing
     assert not [text for text in missing if text.startswith("training")]
@@ -208,7 +190,7 @@ def test_what_was_trained_here_the_command_and_stage_3_take_the_curvature_of(
     monkeypatch.setattr(why, "EPOCHS", (1, 2))
     found = Decision("QM8", TASKS, (equal,), table)
     rows = [
-        why.measure(config, dataset, found, tmp_path, "qm8", most=1, say=lambda _: None)
+        why.measure(config, alcohols, found, tmp_path, "qm8", most=1, say=lambda _: None)
         for _ in range(3)
     ]
     assert [len(some) for some in rows] == [2, 4, 4]

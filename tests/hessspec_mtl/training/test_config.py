@@ -38,6 +38,12 @@ def test_the_learning_rate_warms_up_in_proportion():
         ({"optimizer": "lamb"}, r"`optimizer` must be one of \['adam', 'adamw', 'sgd'\]"),
         ({"matmul_precision": "half"}, r"`matmul_precision` must be one of .* got 'half'"),
         ({"checkpoint_seconds": -1.0}, "`checkpoint_seconds` must be at least 0, got -1.0"),
+        ({"loss": "huber"}, r"`loss` must be one of \['squared', 'absolute'\], got 'huber'"),
+        ({"reduction": "none"}, "`reduction` must be one of"),
+        (
+            {"loss": "absolute", "weighting": "sharpness"},
+            "the curvature of squared errors",
+        ),
         ({"keep_epochs": (600,)}, r"`keep_epochs` must lie in \[0, 512\]"),
     ],
 )

@@ -70,7 +70,12 @@ def sums_of(params, batch):
 def stepped(name: str, **changes):
     """Parameters after one step of plain descent, and the sums that come with it."""
     choice = Optimization.of(weighted(name, **changes), 20).choice
-    init, step = weighted_step(NETWORK, choice, optax.sgd(0.5), sums_of)
+
+    def losses_of(params, batch):
+        sums = sums_of(params, batch)
+        return sums[0] / batch.mask.sum(), sums
+
+    init, step = weighted_step(NETWORK, choice, optax.sgd(0.5), losses_of)
     after, state, sums = jax.jit(lambda params: step(params, init(params), BATCH, None))(PARAMS)
     assert int(state.steps) == 1
     return after, sums
