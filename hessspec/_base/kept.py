@@ -129,7 +129,10 @@ class KeptRun:
             ValueError: if the file is damaged.
         """
         exists = self._file.exists()
-        arrays, about = load_record(self._file, _KIND) if exists else ({}, {"rows": []})
+        arrays: dict[str, np.ndarray] = {}
+        about: dict[str, Any] = {"rows": []}
+        if exists:
+            arrays, about = load_record(self._file, _KIND)
         together("read")
         if jax.process_index() == 0:  # rows that were being written
             for path in [*self.folder.glob("*-*.npy"), *self.folder.glob("*.part")]:

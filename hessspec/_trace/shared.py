@@ -166,6 +166,7 @@ class SharedDeflation(Resumable):
         if not self.operator.has_products:
             return
         assert self.krylov is not None
+        assert isinstance(self.krylov.operator, AbstractOperator)  # the sum of tasks as a whole
         scalar, weights = self.krylov.operator, self.weights
         found = disagreement(scalar, looked, weights @ forms, self.symmetry)
         self.systematic = np.divide(found, weights, out=self.systematic, where=weights > 0)
