@@ -61,6 +61,12 @@ class Item:
         array = np.array(values, np.float64)
         return cls(array, array, shared)
 
+    @classmethod
+    def between(cls, bounds: Sequence[tuple[float, float]]) -> Item:
+        """Of what each seed knows by two ends alone."""
+        low, high = np.array(bounds, np.float64).T
+        return cls(low, high)
+
     @property
     def middle(self) -> Float[np.ndarray, " seeds"]:
         return 0.5 * (self.low + self.high)
@@ -250,8 +256,18 @@ def _traces_differ(former: tuple[Statistic, ...], study: Study) -> tuple[Statist
 
 def _concentrated(former: tuple[Statistic, ...], study: Study) -> tuple[Statistic, ...]:
     share, balance = former
-    items = [Item.of([near_zero(s).value for s in of_runs]) for of_runs in _by_place(study)]
+    # Nodes do not tell where in their cells the eigenvalues are: that is no matter of seeds, and in
+    # the density's own intervals.
+    items = [
+        Item.between([_ends_of_share(near_zero(s)) for s in of_runs])
+        for of_runs in _by_place(study)
+    ]
     return smallest_item(share, items), balance
+
+
+def _ends_of_share(share: Measured) -> tuple[float, float]:
+    """Of its interval: the whole of what a share can be where nothing was resolved."""
+    return (share.low, share.high) if isinstance(share, Bounded) else (0.0, 1.0)
 
 
 def _outliers(former: tuple[Statistic, ...], study: Study) -> tuple[Statistic, ...]:
@@ -294,9 +310,11 @@ def _spreading(former: tuple[Statistic, ...], study: Study) -> tuple[Statistic, 
     for run in study.runs:
         ends = run.spectra[0], run.spectra[-1]
         limit = max(spectrum.blur for row in ends for spectrum in row)
-        first, last = ([s.log_count_beyond(limit).value for s in row] for row in ends)
-        changes.append(np.subtract(last, first))
-    return smallest_item(widening, [Item.of(column) for column in np.array(changes).T]), parting
+        first, last = ([s.log_count_beyond(limit) for s in row] for row in ends)
+        pairs = zip(first, last, strict=True)
+        changes.append([(b.low - a.high, b.high - a.low) for a, b in pairs])
+    items = [Item.between(of_runs) for of_runs in zip(*changes, strict=True)]
+    return smallest_item(widening, items), parting
 
 
 def _samples_for_trace(former: tuple[Statistic, ...], study: Study) -> tuple[Statistic, ...]:
@@ -312,9 +330,8 @@ def _samples_for_trace(former: tuple[Statistic, ...], study: Study) -> tuple[Sta
 def _effective_rank(former: tuple[Statistic, ...], study: Study) -> tuple[Statistic, ...]:
     items = []
     for of_runs in zip(*(run.spectra[-1] for run in study.runs), strict=True):
-        least, most = zip(*map(rank_bounds, of_runs), strict=True)
-        low, high = (np.array([bound.value for bound in side]) for side in (least, most))
-        items.append(Item(low, high))
+        bounds = map(rank_bounds, of_runs)
+        items.append(Item.between([(least.value, most.value) for least, most in bounds]))
     return (largest_item(former[0], items),)
 
 

@@ -12,6 +12,7 @@ from hessspec_mtl.claims.by_seeds import (
     ENOUGH,
     RUNS,
     Item,
+    _ends_of_share,
     decided_by,
     largest_item,
     seeds_to_decide,
@@ -111,6 +112,11 @@ def many_seeds(study, count: int):
         history = run.history.assign(mae=run.history["mae"] * (1 + 0.01 * seed))
         runs.append(replace(run, seed=seed, history=history))
     return replace(study, runs=tuple(runs))
+
+
+def test_a_share_of_which_nothing_is_resolved_may_be_anything():
+    assert _ends_of_share(Bounded(0.9, low=0.8, high=0.95)) == (0.8, 0.95)
+    assert _ends_of_share(Measured(0.9)) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("name", [pytest.param("QM8", marks=pytest.mark.slow), "MP"])
