@@ -20,7 +20,7 @@ from datetime import datetime
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
@@ -39,6 +39,9 @@ from hessspec_mtl.study.options import StudyOptions, command_line, configured, f
 from hessspec_mtl.study.pipeline import StudyWork, begin_study
 from hessspec_mtl.study.presets import DATA_SEED, PRESETS, DatasetName, StudyConfig
 from hessspec_mtl.study.stages import STAGES, Stage, StageError, check_stages
+
+if TYPE_CHECKING:
+    from hessspec_mtl.curvature.appendix_e import AppendixE
 
 # Presets whose networks those of the study of weightings are (`hessspec_mtl.weigh`).
 WEIGHED = ("compare", "weighting")
@@ -232,12 +235,13 @@ def _reproduce(options: Options, configs: Mapping[str, StudyConfig], folder: Pat
         _write_config(options, folder, {w.dataset.name: asdict(w.config) for _, w in done.values()})
         if not has_workers:
             _work_here(options, folder / name, work)
+    appendix = None
     if has_workers and not {"train", "curvature"}.isdisjoint(options.stages):
-        _work_elsewhere(options, [work for _, work in done.values()])
+        appendix = _work_elsewhere(options, [work for _, work in done.values()])
     if "report" not in options.stages:
         _say(f"Results: {folder}")
         return None
-    return _report(options, done, folder, start)
+    return _report(options, done, folder, start, appendix)
 
 
 def _has_workers(options: Options) -> bool:
@@ -263,11 +267,12 @@ def _work_here(options: Options, folder: Path, work: StudyWork) -> None:
         work.run(options.stages)
 
 
-def _work_elsewhere(options: Options, studies: Sequence[StudyWork]) -> None:
+def _work_elsewhere(options: Options, studies: Sequence[StudyWork]) -> AppendixE | None:
+    """Have the studies done by workers, with what of the report they could do on the way."""
     # Imported late: Dask takes a second.
     from hessspec_mtl.cluster.team import run_studies
 
-    run_studies(
+    return run_studies(
         studies,
         options.stages,
         workers=options.workers,
@@ -295,6 +300,7 @@ def _report(
     done: Mapping[str, tuple[MultitaskDataset, StudyWork]],
     folder: Path,
     start: float,
+    appendix: AppendixE | None = None,
 ) -> Path:
     # Imported late: plotting and chemistry need seconds to load, training needs neither.
     from hessspec_mtl.curvature.appendix_e import appendix_e
@@ -302,9 +308,10 @@ def _report(
     from hessspec_mtl.study.delta_m import decisions
 
     studies = [work.read() for _, work in done.values()]
-    _say("Appendix E: a Hessian whose spectrum is known")
-    with full_precision():
-        appendix = appendix_e()
+    if appendix is None:
+        _say("Appendix E: a Hessian whose spectrum is known")
+        with full_precision():
+            appendix = appendix_e()
     _say("Tables, figures and report")
     made = [machine for name in done for machine in machines(folder / name)]
     made = made or [this_machine(PACKAGES)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
 import time
 from pathlib import Path
@@ -68,12 +69,23 @@ def forest_errors(
     """
     if reason := unavailable(dataset):
         raise ValueError(reason)
-    path, made_by = Path(path), _fingerprint(dataset, split)
+    path = Path(path)
     if path.exists():
-        held = pd.read_csv(path, dtype={"task": str, "made_by": str}, keep_default_na=False)
+        held, made_by = _read(path.read_bytes()), _fingerprint(dataset, split)
         if list(held.columns) == _COLUMNS and (held["made_by"] == made_by).all():
             return held.assign(seconds=unit_seconds(path.parent).get(_UNIT, np.nan))
+    content, seconds = forest_file(dataset, split)
+    keep_forest(path, content, seconds)
+    return _read(content).assign(seconds=seconds)
+
+
+def forest_file(dataset: MultitaskDataset, split: Split) -> tuple[bytes, float]:
+    """The file that `forest_errors` keeps, and the seconds of one core that its forests took.
+
+    For whoever has it made by another process, and keeps it (`keep_forest`).
+    """
     start = time.process_time()
+    made_by = _fingerprint(dataset, split)
     describe = fragment_counts if dataset.domain == "molecules" else composition_statistics
     inputs = describe(dataset.structures)
     rows = [
@@ -81,11 +93,24 @@ def forest_errors(
         for t in range(dataset.num_tasks)
         for seed in SEEDS
     ]
-    table = pd.DataFrame(rows, columns=_COLUMNS)
-    seconds = round(time.process_time() - start, 1)
-    write_whole(path, table.to_csv(index=False, float_format="%.9g"))
-    note_seconds(path.parent, _UNIT, seconds)
-    return table.assign(seconds=seconds)
+    table = pd.DataFrame(rows, columns=_COLUMNS).to_csv(index=False, float_format="%.9g")
+    return table.encode("utf-8"), round(time.process_time() - start, 1)
+
+
+def keep_forest(path: str | os.PathLike[str], content: bytes, seconds: float) -> None:
+    """Keep what `forest_file` returned where `forest_errors` looks for it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    note_seconds(Path(path).parent, _UNIT, seconds)
+    write_whole(path, content)
+
+
+def _read(content: bytes) -> pd.DataFrame:
+    """The table in a file: also of one just made, so that no digit tells which it was."""
+    kinds = {"task": str, "made_by": str}
+    return pd.read_csv(io.BytesIO(content), dtype=kinds, keep_default_na=False)
 
 
 def _one_forest(

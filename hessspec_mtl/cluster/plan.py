@@ -1,8 +1,8 @@
-"""Which units of studies are to be done by others, and which of them waits for which."""
+"""Which units of studies are to be done by others, which waits for which, and which comes first."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from hessspec_mtl.study.pipeline import StudyWork
@@ -12,6 +12,9 @@ from hessspec_mtl.study.units import Unit, units
 
 # A training is sent in stretches of at most such a share, and of five epochs at least.
 _SHARES = 8
+
+# Of what nothing waits for, the longest first: at the end no worker is busy long after the others.
+_LONGEST_FIRST = ("density", "hutchinson", "eigenspaces")
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,61 @@ def left(studies: Sequence[StudyWork], stages: Collection[Stage]) -> list[Item]:
     """
     works = [work for study in studies for work in study.seeds]
     return [item for work in works for item in items(work.folder.parent.name, work, stages)]
+
+
+def in_order(
+    ready: Sequence[Item],
+    under_way: Collection[Item],
+    known: Collection[Hashable],
+    last: Item | None = None,
+) -> list[Item]:
+    """`ready`, and in front what a worker that is free should do first.
+
+    Training, since others wait for it. Then what runs programs that no worker has compiled yet
+    (`programs`; `known` are those that were run to the end). But not while another worker compiles
+    the same ones, for then both would: that comes last. Then units of the study of which `last`
+    was, the unit that the free worker has just done, since it has traced what they run; and the
+    longest of them.
+    """
+
+    def place(item: Item) -> tuple[bool, bool, bool, bool, bool]:
+        return (
+            _is_compiled_now(item, under_way, known),
+            item.unit.kind != "training",
+            programs(item) in known,
+            last is not None and item.study != last.study,
+            item.unit.kind not in _LONGEST_FIRST,
+        )
+
+    return sorted(ready, key=place)
+
+
+def is_pressing(item: Item, under_way: Collection[Item], known: Collection[Hashable]) -> bool:
+    """Whether others gain by `item`: they wait for it, or run the programs that it compiles."""
+    if _is_compiled_now(item, under_way, known):
+        return False
+    return item.unit.kind == "training" or programs(item) not in known
+
+
+def programs(item: Item) -> Hashable:
+    """What is equal for units that run the same compiled programs: seeds and epochs share them."""
+    unit = item.unit
+    if unit.kind in ("training", "predictions"):
+        return item.study, unit.kind, unit.task, item.start < 0  # no step is taken to epoch 0
+    # Of the curvature, networks for single tasks share their programs (`subject`).
+    return item.study, unit.kind, unit.task is None
+
+
+def _is_compiled_now(item: Item, under_way: Collection[Item], known: Collection[Hashable]) -> bool:
+    """Whether a unit that is under way compiles some of the programs of `item`."""
+    if programs(item) in known:
+        return False
+    compiling = (_compiled_with(other) for other in under_way if programs(other) not in known)
+    return _compiled_with(item) in compiling
+
+
+def _compiled_with(item: Item) -> Hashable:
+    """Units that are new and equal in this compile some of the same programs."""
+    if item.unit.kind in ("training", "predictions"):
+        return programs(item)
+    return item.study, item.unit.task is None  # each kind evaluates the losses and linearises them

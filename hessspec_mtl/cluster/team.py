@@ -6,13 +6,13 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.config
 import numpy as np
@@ -22,7 +22,8 @@ from distributed.utils import silence_logging_cmgr
 from hessspec._base.memory import host_memory
 from hessspec._base.progress import is_watched, progress_bar
 from hessspec_mtl.cluster import parcels
-from hessspec_mtl.cluster.plan import Item, left
+from hessspec_mtl.cluster.errands import Errand, of_report
+from hessspec_mtl.cluster.plan import Item, in_order, is_pressing, left, programs
 from hessspec_mtl.cluster.workers import Described, Order, Studies, done, terms
 from hessspec_mtl.datasets.encoded import write_encoded
 from hessspec_mtl.files.threads import ONE_THREAD, usable_cores
@@ -31,6 +32,9 @@ from hessspec_mtl.study.pipeline import StudyWork
 from hessspec_mtl.study.stages import Stage
 from hessspec_mtl.study.units import Unit, finish
 from hessspec_mtl.training.checkpoints import Checkpoints
+
+if TYPE_CHECKING:
+    from hessspec_mtl.curvature.appendix_e import AppendixE
 
 _LOST = (
     "the scheduler is gone, and with it what the workers were doing. Start it again, then say the "
@@ -51,9 +55,14 @@ class ClusterError(RuntimeError):
 @contextmanager
 def local_workers(count: int) -> Iterator[Client]:
     """`count` processes of this machine, with one thread each; they end with the block."""
-    # One unit at a time in each worker, and the next from the common queue: by priority.
-    one_each = {"distributed.scheduler.worker-saturation": 1.0}
-    with tempfile.TemporaryDirectory(prefix="hessspec-") as folder, dask.config.set(one_each):
+    settings = {
+        # One unit at a time in each worker, and the next from the common queue: by priority.
+        "distributed.scheduler.worker-saturation": 1.0,
+        # By default Dask has freed memory given back at once: each product then asks the kernel
+        # for its pages anew, 900 of them where it is 70 with the usual threshold.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    }
+    with tempfile.TemporaryDirectory(prefix="hessspec-") as folder, dask.config.set(settings):
         environment = {**ONE_THREAD, **_shared_programs(Path(folder) / "programs")}
         environment = {name: os.environ.get(name, value) for name, value in environment.items()}
         with (
@@ -106,8 +115,11 @@ def run_studies(
     scheduler: str | None = None,
     progress: bool | None = None,
     say: Callable[[str], None] = print,
-) -> None:
+) -> AppendixE | None:
     """Do what `stages` ask for of all `studies` and is not done, by workers.
+
+    Where a report is asked for too, workers of this machine do what of it takes longest on the way:
+    the random forests, and appendix E, which is returned.
 
     Args:
         workers: so many processes of this machine; None for as many as it has cores, memory and
@@ -119,28 +131,35 @@ def run_studies(
             does it.
         Exception: what a unit raised, as if it had been done here.
     """
+    found: list[AppendixE] = []
     todo = left(studies, stages)
     if todo:
+        ours = scheduler is None
+        errands = of_report(studies, found.append) if ours and "report" in stages else []
         count = workers or worth_starting(len(todo))
-        team = local_workers(count) if scheduler is None else workers_at(scheduler)
+        team = workers_at(scheduler) if scheduler is not None else local_workers(count)
         # What a user needs to know of the engine's troubles is told in sentences.
         with silence_logging_cmgr(logging.CRITICAL), team as client:
-            carry_out(client, studies, todo, ours=scheduler is None, progress=progress, say=say)
+            carry_out(client, studies, todo, errands, ours=ours, progress=progress, say=say)
     for study in studies:
         for work in study.seeds:
             finish(work)
+    return found[0] if found else None
 
 
 def carry_out(
     client: Client,
     studies: Sequence[StudyWork],
     todo: Sequence[Item],
+    errands: Sequence[Errand] = (),
     *,
     ours: bool,
     progress: bool | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Have all of `todo` done by the workers of `client`, and put what they make in its place.
+
+    `errands` are done on the way, by a worker that would otherwise do what another is compiling.
 
     Args:
         ours: whether the workers are this process's own, and end with it.
@@ -149,7 +168,8 @@ def carry_out(
         ClusterError, Exception: as `run_studies`.
     """
     told = [_described(study) for study in studies]
-    _Run(client, todo, told, ours=ours, progress=progress, say=say).to_the_end()
+    run = _Run(client, todo, errands, told, ours=ours, progress=progress, say=say)
+    run.to_the_end()
 
 
 def worth_starting(units: int) -> int:
@@ -179,6 +199,7 @@ class _Run:
         self,
         client: Client,
         todo: Sequence[Item],
+        errands: Sequence[Errand],
         studies: Sequence[Described],
         *,
         ours: bool,
@@ -187,8 +208,10 @@ class _Run:
     ) -> None:
         self._client, self._waiting, self._say = client, list(todo), say
         self._plugin = Studies(f"hessspec-{uuid.uuid4().hex[:12]}", studies, ours=ours)
-        self._progress, self._total = progress, len(todo)
+        self._progress, self._total, self._ours = progress, len(todo) + len(errands), ours
         self._under_way: dict[Future, Item] = {}
+        self._errands, self._on_errands = list(errands), dict[Future, Errand]()
+        self._known: set[Hashable] = set()  # programs that were run to the end
         self._terms = terms()
 
     def to_the_end(self) -> None:
@@ -211,33 +234,52 @@ class _Run:
         told = self._progress is False or (self._progress is None and not is_watched())
         with progress_bar(self._total, "study", enabled=self._progress, unit="unit") as bar:
             queue = as_completed(self._ready())
-            for future in queue:
-                item = self._take(future)
+            for count, future in enumerate(queue, start=1):
+                done = self._take(future)
                 bar.update(1)
                 if told:
-                    left = len(self._waiting) + len(self._under_way)
-                    item.work.tell(f"{item.unit}; {self._total - left} of {self._total}")
-                queue.update(self._ready_there())
+                    say = done.work.tell if isinstance(done, Item) else self._say
+                    what = done.unit if isinstance(done, Item) else done.words
+                    say(f"{what}; {count} of {self._total}")
+                queue.update(self._ready_there(done if isinstance(done, Item) else None))
 
-    def _ready_there(self) -> list[Future]:
+    def _ready_there(self, last: Item | None) -> list[Future]:
         try:
-            return self._ready()
+            return self._ready(last)
         except Exception as error:
             if self._client.status == "running":
                 raise
             raise ClusterError(_LOST) from error
 
-    def _ready(self) -> list[Future]:
-        """Send off units whose state is there, but no more than keeps the workers busy: each is
-        held by the scheduler with what it builds on."""
-        room = max(_FEWEST_SENT, _SENT_A_WORKER * self._num_workers()) - len(self._under_way)
+    def _ready(self, last: Item | None = None) -> list[Future]:
+        """Send off units whose state is there: those that a worker is free for, where it is near.
+
+        More where it is far, but no more than keeps all busy: each is held by the scheduler with
+        what it builds on.
+        """
+        workers = self._num_workers()
+        most = max(1, workers) if self._ours else max(_FEWEST_SENT, _SENT_A_WORKER * workers)
         behind = {(i.study, i.unit) for i in (*self._waiting, *self._under_way.values())}
         ready = [i for i in self._waiting if (i.study, i.after) not in behind]
-        ready = sorted(ready, key=lambda i: -_priority(i.unit))[: max(0, room)]
-        self._waiting = [i for i in self._waiting if i not in ready]
-        sent = {self._sent(item): item for item in ready}
-        self._under_way |= sent
-        return list(sent)
+        sent: list[Future] = []
+        while len(self._under_way) + len(self._on_errands) < most and (ready or self._errands):
+            under_way = self._under_way.values()
+            first = in_order(ready, under_way, self._known, last)[0] if ready else None
+            if self._errands and (first is None or not is_pressing(first, under_way, self._known)):
+                future = self._sent_on(self._errands.pop(0))
+            else:
+                assert first is not None
+                ready.remove(first)
+                self._waiting.remove(first)
+                self._under_way[future := self._sent(first)] = first
+            sent.append(future)
+        return sent
+
+    def _sent_on(self, errand: Errand) -> Future:
+        key = ("errand", self._plugin.name, errand.words)
+        future = self._client.submit(errand.make, key=key, pure=False)
+        self._on_errands[future] = errand
+        return future
 
     def _sent(self, item: Item) -> Future:
         unit = item.unit
@@ -252,8 +294,14 @@ class _Run:
             pure=False,
         )
 
-    def _take(self, future: Future) -> Item:
-        """What has come of a unit, put in its place."""
+    def _take(self, future: Future) -> Item | Errand:
+        """What has come of a unit or an errand, put in its place."""
+        if future in self._on_errands:
+            errand = self._on_errands.pop(future)
+            if future.status == "finished":  # else the report does it
+                errand.keep(future.result())
+            future.release()
+            return errand
         item = self._under_way.pop(future)
         try:
             made = future.result()
@@ -266,6 +314,7 @@ class _Run:
             raise ClusterError(_LOST) from error
         parcels.accept(item.work, item.unit, made)
         note_machine(item.work.folder.parent, made.machine)
+        self._known.add(programs(item))
         self._prune(item)
         future.release()
         return item
@@ -281,8 +330,9 @@ class _Run:
 
     def _end(self) -> None:
         """Keep what has been finished meanwhile, and leave the cluster as it was found."""
-        for future in [f for f in self._under_way if f.status == "finished"]:
-            self._take(future)
+        for future in [*self._under_way, *self._on_errands]:
+            if future.status == "finished":
+                self._take(future)
         if self._client.status == "running":
-            self._client.cancel(list(self._under_way))
+            self._client.cancel([*self._under_way, *self._on_errands])
             self._client.unregister_worker_plugin(self._plugin.name)

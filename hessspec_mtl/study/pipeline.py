@@ -120,12 +120,16 @@ class StudyWork:
         settings = asdict(self.config)
         return Study(self.dataset, runs, num_params, settings, self.copies, self._forest())
 
+    @property
+    def forest_path(self) -> Path:
+        """Where the errors of random forests are kept, once they have been made."""
+        return self.seeds[0].folder.parent / "forest.csv"
+
     def _forest(self) -> pd.DataFrame | str:
         """Errors of random forests on the same split, or why there are none."""
-        seed = self.seeds[0]
         if reason := unavailable(self.dataset):
             return reason
-        return forest_errors(self.dataset, seed.split, seed.folder.parent / "forest.csv")
+        return forest_errors(self.dataset, self.seeds[0].split, self.forest_path)
 
 
 def begin_study(

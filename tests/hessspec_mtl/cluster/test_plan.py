@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hessspec_mtl.cluster.plan import _stops, items
+from hessspec_mtl.cluster.plan import Item, _stops, in_order, is_pressing, items, programs
 from hessspec_mtl.study.stages import StageError
+from hessspec_mtl.study.units import Unit
 from hessspec_mtl.training.checkpoints import Checkpoints
 
 KINDS = {"training", "predictions", "trace", "density", "gradients", "eigenspaces", "hutchinson"}
@@ -84,3 +85,49 @@ def test_curvature_alone_asks_for_states_and_never_trains(study):
 def test_no_stretch_of_training_is_longer_than_an_eighth(start, goal, num_epochs, stops):
     assert list(_stops(start, goal, num_epochs)) == stops
     assert max(np.diff([start, *stops])) <= max(5, -(-num_epochs // 8))
+
+
+def item(study: str, kind: str, epoch: int, task: str | None = None, *, seed: int = 0) -> Item:
+    """A unit of a study of that name, which waits for nothing."""
+    return Item(study, None, Unit(seed, kind, epoch, task), None)
+
+
+@pytest.mark.any_dtype
+def test_training_comes_first_then_what_no_worker_has_compiled_then_the_longest():
+    trace, density, training = (item("a", kind, 1) for kind in ("trace", "density", "training"))
+    assert in_order([trace, density, training], [], {programs(trace)}) == [training, density, trace]
+    known = {programs(trace), programs(density)}
+    assert in_order([trace, density], [], known) == [density, trace]
+    assert is_pressing(training, [], known)
+    assert is_pressing(density, [], {programs(trace)})
+    assert not is_pressing(density, [], known)
+
+
+@pytest.mark.any_dtype
+def test_what_another_worker_compiles_is_left_to_it_while_there_is_other_work():
+    """Traces and densities of a study share programs; those of another study, and of networks for
+    one task, have their own."""
+    first, twin = item("a", "trace", 0), item("a", "density", 0)
+    others = [item("b", "trace", 0), item("a", "trace", 4, "E1"), item("a", "training", 1)]
+    found = in_order([twin, *others], [first], set())
+    assert found[-1] == twin
+    assert set(found[:-1]) == set(others)
+    assert not is_pressing(twin, [first], set())
+    assert in_order([twin], [first], set()) == [twin]  # better than nothing
+    # Once the programs have been run to the end nobody compiles them.
+    assert in_order([twin, others[0]], [first], {programs(first)})[0] == twin
+
+
+@pytest.mark.any_dtype
+def test_a_worker_goes_on_with_the_study_that_it_has_traced():
+    ready = [item("a", "trace", 1), item("b", "trace", 1)]
+    known = {programs(each) for each in ready}
+    for last in ("a", "b"):
+        assert in_order(ready, [], known, item(last, "density", 0))[0].study == last
+
+
+@pytest.mark.any_dtype
+def test_seeds_and_epochs_run_the_same_programs():
+    assert programs(item("a", "trace", 1)) == programs(item("a", "trace", 3, seed=2))
+    assert programs(item("a", "trace", 4, "E1")) == programs(item("a", "trace", 4, "E2"))
+    assert programs(item("a", "training", 4, "E1")) != programs(item("a", "training", 4, "E2"))
