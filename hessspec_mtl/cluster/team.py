@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 import numpy as np
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.comm import connect
 from distributed.utils import silence_logging_cmgr
 
 from hessspec._base.memory import host_memory
@@ -41,11 +43,14 @@ _LOST = (
     "same."
 )
 
+_PATIENCE = 20  # seconds for a scheduler to answer
+
 _FEWEST_SENT, _SENT_A_WORKER = 16, 4
 
 # A process takes some seconds to start and half a gigabyte with what it imports and compiles.
 _UNITS_OF_A_WORKER = 4
 _BYTES_OF_A_WORKER = 2 * 2**30
+_LEAST_OF_A_WORKER = 2**29
 
 
 class ClusterError(RuntimeError):
@@ -97,14 +102,36 @@ def workers_at(address: str) -> Iterator[Client]:
         ClusterError: if no scheduler answers there.
     """
     try:
-        client = Client(address, timeout="20s")
-    except (OSError, ValueError) as error:
+        _greet(address)
+        client = Client(address, timeout=_PATIENCE)
+    except (OSError, ValueError, TypeError) as error:  # the last of an address with TLS
         raise ClusterError(
-            f"no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), or "
+            f"no Dask scheduler answers at {address!r} ({error}); start one (`dask scheduler`), or "
             "give its address with `--scheduler tcp://HOST:PORT`."
         ) from error
     with client:
         yield client
+
+
+def _greet(address: str) -> None:
+    """Wait for an answer, but not for ever: a client of Dask would, where something listens that
+    is no scheduler, as its dashboard does.
+
+    Raises:
+        OSError, ValueError, TypeError: if none comes.
+    """
+
+    async def greeted() -> None:
+        try:
+            comm = await asyncio.wait_for(connect(address, timeout=_PATIENCE), _PATIENCE)
+        except TimeoutError as error:
+            raise OSError(
+                "something listens there that is none; its dashboard has another port"
+            ) from error
+        comm.abort()
+
+    with ThreadPoolExecutor(1) as apart:  # a notebook has a loop of its own in this thread
+        apart.submit(asyncio.run, greeted()).result()
 
 
 def run_studies(
@@ -127,10 +154,12 @@ def run_studies(
         scheduler: the address of a cluster's scheduler, whose workers do it instead.
 
     Raises:
+        ValueError: for more workers than this machine has memory for.
         ClusterError: if the cluster cannot be had or is lost, or a unit ends every worker that
             does it.
         Exception: what a unit raised, as if it had been done here.
     """
+    require_room_for(workers or 0)
     found: list[AppendixE] = []
     todo = left(studies, stages)
     if todo:
@@ -170,6 +199,21 @@ def carry_out(
     told = [_described(study) for study in studies]
     run = _Run(client, todo, errands, told, ours=ours, progress=progress, say=say)
     run.to_the_end()
+
+
+def require_room_for(workers: int) -> None:
+    """Refuse so many processes of this machine if they could not even start.
+
+    Raises:
+        ValueError: if they could not.
+    """
+    most = host_memory() // _LEAST_OF_A_WORKER
+    if workers > most:
+        raise ValueError(
+            f"`--workers` must be at most {most} on this machine, got {workers}: each is a process "
+            f"of half a gigabyte, and there are {host_memory() / 2**30:.0f} GB. Take as many as it "
+            "has cores, or leave it out."
+        )
 
 
 def worth_starting(units: int) -> int:
@@ -219,12 +263,26 @@ class _Run:
         workers = self._num_workers() or "no workers yet: it begins when there are"
         self._say(f"{self._total} units of work, workers: {workers}{link}")
         try:
-            self._client.register_plugin(self._plugin)
+            self._bring()
             # States of large networks are what Dask takes for a mistake.
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
                 self._loop()
         finally:
             self._end()
+
+    def _bring(self) -> None:
+        """Give the studies to all workers, those included that come later."""
+        try:
+            self._client.register_plugin(self._plugin)
+        except Exception as error:
+            if self._client.status != "running":
+                raise ClusterError(_LOST) from error
+            raise ClusterError(
+                f"a worker of the cluster cannot take the studies ({type(error).__name__}: "
+                f"{error}); start the workers in the environment of this command, with the same "
+                "hessspec_mtl installed, and with a folder that they can write "
+                "(`--local-directory`)."
+            ) from error
 
     def _num_workers(self) -> int:
         threads: Any = self._client.nthreads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import signal
 import threading
@@ -125,6 +126,9 @@ class Place:
         return seed_works(config, read_encoded(path), self._root, progress=False)
 
     def _retold(self, error: Exception) -> Exception:
+        """`error` as it would have been here; one of this machine's own disk says whose it is."""
+        if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+            return RuntimeError(f"on the machine of a worker, {platform.node()}: {error}")
         text, there = str(error), str(self._described.folder)
         for folder in (self._aside, self._root):
             text = text.replace(str(folder), there)

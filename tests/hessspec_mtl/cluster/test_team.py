@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("distributed")
 
+from hessspec_mtl.cluster import team
+
 ROOT = Path(__file__).parents[3]
 KINDS = {"training", "predictions", "trace", "density", "gradients", "eigenspaces", "hutchinson"}
 
@@ -34,6 +36,37 @@ def do(self, work, unit, alive=Bench.do):
 
 Bench.do = do
 """
+
+
+@pytest.mark.any_dtype
+def test_more_workers_than_there_is_memory_for_are_refused(monkeypatch):
+    monkeypatch.setattr(team, "host_memory", lambda: 8 * 2**30)
+    team.require_room_for(16)
+    with pytest.raises(
+        ValueError, match=r"at most 16 on this machine, got 1000: .* there are 8 GB"
+    ):
+        team.require_room_for(1000)
+
+
+@pytest.mark.any_dtype
+def test_what_listens_and_is_no_scheduler_is_not_waited_for_for_ever(monkeypatch):
+    """As the port of a dashboard does, where one is mistaken for the other."""
+    monkeypatch.setattr(team, "_PATIENCE", 1)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        refused = pytest.raises(team.ClusterError, match="no Dask scheduler answers at 'tcp://127")
+        with refused, team.workers_at(address):
+            pass
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize("address", ["localhost", "http://127.0.0.1:8786", "tls://127.0.0.1:8786"])
+def test_an_address_that_is_none_is_told_in_a_sentence(address):
+    refused = pytest.raises(team.ClusterError, match=f"no Dask scheduler answers at '{address}' ")
+    with refused, team.workers_at(address):
+        pass
 
 
 def free_port() -> int:
@@ -166,7 +199,7 @@ def test_what_a_unit_raises_is_told_as_if_it_had_been_done_here(site):
 def test_no_scheduler_is_told_in_a_sentence(site):
     done = site.run("nobody", "--scheduler", f"tcp://127.0.0.1:{free_port()}")
     assert done.returncode == 1
-    assert "Stopped: no Dask scheduler answers at tcp://127.0.0.1" in done.stderr
+    assert "Stopped: no Dask scheduler answers at 'tcp://127.0.0.1" in done.stderr
 
 
 def wait_for_results(site, name: str, command: subprocess.Popen[str]) -> list:

@@ -1,6 +1,8 @@
 """What a worker refuses, and how it speaks of the folders of the one who asked."""
 
+import errno
 import os
+import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +40,24 @@ def test_an_error_names_the_folder_of_the_one_who_asked(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError) as error:
         place.do(Order("", "m", UNIT, -1, {}, {}))
     assert str(error.value) == "/home/me/runs/m/seed-0/training is damaged, as /home/me/runs/m/x"
+
+
+@pytest.mark.any_dtype
+def test_a_full_disk_of_a_worker_is_told_as_its_own(tmp_path, monkeypatch):
+    """Space must be made there: the folder of the one who asked has nothing to do with it."""
+    place = Place(Described("m", StudyConfig(), Path("/home/me/runs/m"), b""), tmp_path / "m")
+
+    def failing(self, order):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise CheckpointError(f"{tmp_path}/m/seed-0 cannot be written") from error
+
+    monkeypatch.setattr(Place, "_do", failing)
+    with pytest.raises(RuntimeError) as error:
+        place.do(Order("", "m", UNIT, -1, {}, {}))
+    told = f"on the machine of a worker, {platform.node()}: {tmp_path}/m/seed-0 cannot be written"
+    assert str(error.value) == told
 
 
 @pytest.mark.any_dtype
