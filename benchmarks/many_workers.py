@@ -1,20 +1,27 @@
 """What it costs that a study is done by many workers, and what it gains.
 
     python -m benchmarks.many_workers               scheduling: 200 units that do nothing, 8 workers
-    python -m benchmarks.many_workers --quick       and the preset `quick` with 1 and 2 workers
+    python -m benchmarks.many_workers --quick 2     and the preset `quick` with 2 workers
+    python -m benchmarks.many_workers --quick 1 2   with 1 and with 2: a quarter of an hour on two
+                                                    quiet cores
+    python -m benchmarks.many_workers --render      the table of docs/cluster.md alone
 
-Prints rows of a table in Markdown. The second takes a quarter of an hour on two quiet cores.
+Each measurement takes the place of the last one of its kind in benchmarks/results/many_workers.csv,
+of which the table of the page is made.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from distributed import Worker, WorkerPlugin
@@ -26,11 +33,16 @@ from hessspec_mtl.cluster.team import carry_out, local_workers
 from hessspec_mtl.curvature.follow import CurvatureConfig
 from hessspec_mtl.curvature.subject import IDENTITY_FILE
 from hessspec_mtl.datasets.computed import load_molecules
+from hessspec_mtl.files.threads import usable_cores
 from hessspec_mtl.files.versions import Machine
 from hessspec_mtl.study.pipeline import begin_study
 from hessspec_mtl.study.presets import StudyConfig
 from hessspec_mtl.training.config import TrainConfig
 from hessspec_mtl.training.predictions import predictions_file
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "many_workers.csv", ROOT / "docs" / "cluster.md"
+HEAD = "| work | workers | wall clock | processor | cores, load before |\n|---|---|---|---|---|\n"
 
 WORKERS, UNITS = 8, 200
 # Three states, three traces and densities, one table of predictions: ten units of each seed.
@@ -40,6 +52,62 @@ STUDY = StudyConfig(
     train=TrainConfig(num_epochs=4),
     curvature=CurvatureConfig(num_epochs=3, num_graphs=6),
 )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `work` took by so many workers, in seconds, and the machine that did it.
+
+    Attributes:
+        processor: of the command's process alone where units do nothing, else of all processes.
+        load: of the machine just before, over one minute; 0 where nothing else ran.
+    """
+
+    work: str
+    workers: int
+    wall: float
+    processor: float
+    cores: int
+    load: float
+
+    @property
+    def row(self) -> str:
+        """As a row of the page's table."""
+        took = (self.wall, self.processor)
+        minutes = max(took) >= 100
+        shown = [f"{t / 60:.1f} min" if minutes else f"{t:.1f} s" for t in took]
+        machine = f"{self.cores}, {self.load:.1f}"
+        return f"| {self.work} | {self.workers} | {' | '.join(shown)} | {machine} |\n"
+
+
+def measurements() -> list[Measured]:
+    """Those that are kept."""
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    kinds = {"work": str, "workers": int, "cores": int}
+    return [Measured(**{k: kinds.get(k, float)(v) for k, v in row.items()}) for row in rows]
+
+
+def keep(new: Measured) -> None:
+    """Put a measurement in the place of the last one of its kind."""
+    held = [old for old in measurements() if (old.work, old.workers) != (new.work, new.workers)]
+    held = sorted([*held, new], key=lambda each: (each.work, each.workers))
+    with RESULTS.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.DictWriter(
+            stream, [item.name for item in fields(Measured)], lineterminator="\n"
+        )
+        table.writeheader()
+        table.writerows(asdict(each) for each in held)
+
+
+def rendered(page: str) -> str:
+    """The page with the table of what is kept."""
+    before, after = page.split(HEAD)
+    while after.startswith("|"):
+        after = after.partition("\n")[2]
+    return before + HEAD + "".join(each.row for each in measurements()) + after
 
 
 class Idle(WorkerPlugin):
@@ -70,9 +138,9 @@ def _silent(text: str) -> None:
     del text
 
 
-def scheduling() -> str:
+def scheduling() -> Measured:
     """Seconds from the first unit sent to the last one put in its place, all workers there."""
-    dataset = load_molecules(progress=False).subset(24, 0)
+    dataset, load = load_molecules(progress=False).subset(24, 0), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, local_workers(WORKERS) as client:
         study = begin_study(STUDY, dataset, Path(folder) / "m", progress=False, say=_silent)
         todo = left([study], ("train", "curvature"))
@@ -86,32 +154,37 @@ def scheduling() -> str:
         found = len(list(Path(folder).rglob("*.npz")))
         assert found == 6 * len(STUDY.seeds), found
     wall, own = times[-1]
-    return (
-        f"| {UNITS} units that do nothing, {WORKERS} workers | {wall:.1f} s, "
-        f"{1e3 * wall / UNITS:.0f} ms a unit | {own:.1f} s of the command |"
-    )
+    work = f"{UNITS} units that do nothing; processor of the command alone"
+    return _measured(work, WORKERS, wall, own, load)
 
 
-def quick(count: int) -> str:
+def quick(count: int) -> Measured:
     """The preset `quick`, with its report, by `count` workers."""
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "hessspec_mtl.reproduce", "--workers", str(count)]
         start, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*command, "--out", folder], check=True, stdout=subprocess.DEVNULL)
         wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
-    return f"| preset `quick`, {count} workers | {wall / 60:.1f} min | {cpu / 60:.1f} min |"
+    return _measured("preset `quick`, with its report", count, wall, cpu, load)
+
+
+def _measured(work: str, workers: int, wall: float, cpu: float, load: float) -> Measured:
+    return Measured(work, workers, round(wall, 2), round(cpu, 2), usable_cores(), round(load, 1))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.many_workers")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", type=int, nargs="+", default=(), metavar="WORKERS")
+    parser.add_argument("--render", action="store_true")
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
-    print("| | wall clock | processor |\n|---|---|---|", flush=True)
-    print(scheduling(), flush=True)
-    for count in (1, 2) if options.quick else ():
-        print(quick(count), flush=True)
+    if not options.render:
+        for measure in (scheduling, *(partial(quick, count) for count in options.quick)):
+            found = measure()
+            print(found.row, end="", flush=True)
+            keep(found)
+    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 

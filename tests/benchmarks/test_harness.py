@@ -203,3 +203,18 @@ def test_a_library_that_cannot_start_says_why(tmp_path):
             worker.answer()
     finally:
         worker.close()
+
+
+@pytest.mark.any_dtype
+def test_the_table_of_many_workers_is_the_one_of_its_measurements(monkeypatch, tmp_path):
+    many_workers = pytest.importorskip("benchmarks.many_workers")
+    page = many_workers.PAGE.read_text(encoding="utf-8")
+    assert many_workers.rendered(page) == page
+    monkeypatch.setattr(many_workers, "RESULTS", tmp_path / "many_workers.csv")
+    for wall in (600.0, 300.0):  # the second takes the place of the first
+        many_workers.keep(many_workers.Measured("quick", 2, wall, 640.0, 2, 0.25))
+    many_workers.keep(many_workers.Measured("idle", 8, 6.5, 6.5, 2, 0.0))
+    rows = "| idle | 8 | 6.5 s | 6.5 s | 2, 0.0 |\n| quick | 2 | 5.0 min | 10.7 min | 2, 0.2 |\n"
+    shown = many_workers.rendered(page)
+    assert many_workers.HEAD + rows + "\n" in shown
+    assert many_workers.rendered(shown) == shown
