@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 import numpy as np
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
-from distributed.comm import connect
+from distributed.comm.core import connect
 from distributed.utils import silence_logging_cmgr
 
 from hessspec._base.memory import host_memory

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
+pytest.importorskip("distributed")
 
 from hessspec_mtl.baselines.forest import forest_errors
-from hessspec_mtl.cluster.errands import of_report
+from hessspec_mtl.cluster.errands import Errand, of_report
+from hessspec_mtl.cluster.team import carry_out, local_workers
 from hessspec_mtl.curvature.appendix_e import appendix_e
 
 
@@ -50,3 +52,20 @@ def test_appendix_e_comes_back_from_another_process_as_it_left():
     assert there.num_covering == here.num_covering
     low, high = there.density.cdf_band(0.0, level=0.9)
     assert (low, high) == here.density.cdf_band(0.0, level=0.9)
+
+
+@pytest.mark.slow
+@pytest.mark.any_dtype
+def test_errands_are_done_by_workers_and_one_that_fails_is_left_out(study):
+    """The command goes on: what a report lacks it makes, and says what is wrong with it."""
+    kept, told = [], []
+    small = partial(appendix_e, n=12, num_steps=4, num_probes=2, num_matvecs=4, num_trials=1)
+    _, forest = of_report([study], kept.append)
+    errands = [Errand("a small one", small, kept.append), Errand("bad", partial(int, "x"), print)]
+    with local_workers(1) as client:
+        carry_out(client, [study], [], [*errands, forest], ours=True, say=told.append)
+    (there,) = kept
+    np.testing.assert_array_equal(there.trace.samples, small().trace.samples)
+    assert of_report([study], kept.append)[1:] == []
+    assert told[0].startswith("3 units of work, workers: 1")
+    assert told[1:] == [f"{e}; {n} of 3" for n, e in enumerate((*errands, forest), start=1)]
