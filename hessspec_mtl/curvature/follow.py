@@ -36,7 +36,8 @@ class CurvatureConfig:
             in any case.
         num_graphs: training graphs over which the Hessians are averaged, the same at all epochs;
             that of a task over those of them that have its target.
-        batch_size: graphs in one batch of a product; it changes the speed and nothing else.
+        batch_size: graphs in one batch of a product; it changes the speed and nothing else, but for
+            traces, where eight batches (smaller ones, if need be) may have probes of their own.
         trace_matvecs: products for each task's trace.
         num_probes: random starts of each density. Two or more let the multiplicity of outliers
             be proved.
@@ -174,8 +175,9 @@ def follow(
         seed: of the probes; each epoch has its own.
 
     Cost, in products of one task on `examples`, for each epoch and task: `config.trace_matvecs`
-    for the trace, `config.num_probes * config.num_steps` for the density, and that of
-    `hessspec.eigenpairs` for the eigenvectors.
+    for the trace (from 48 on, beside them 14 reverse passes for all tasks, see `sketches`),
+    `config.num_probes * config.num_steps` for the density, and that of `hessspec.eigenpairs` for
+    the eigenvectors.
     """
     records = []
     for epoch in epochs:
