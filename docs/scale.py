@@ -77,7 +77,7 @@ def of_a_step(mesh: jax.sharding.Mesh, dim: int) -> dict[str, list[tuple[str, in
     rows = gaussian_on(key, one, dim, jnp.dtype("float32"), mesh)
     lanes = LockstepBases(layout)
     lanes.append(rows)
-    chunk = lanes.chunks[0]
+    chunk = lanes.parts[0].chunks[0]
     block = jax.jit(lambda rows: layout.tiled(rows)[:, :, 0])(rows)
     found, known = Recurrence.begin(jnp.ones(1, bool), 16, rows.dtype), jnp.zeros((1, 16))
     first = lockstep._first_pass.lower(rows, rows, rows, jnp.ones(1), found, 1, layout=layout)
@@ -86,7 +86,7 @@ def of_a_step(mesh: jax.sharding.Mesh, dim: int) -> dict[str, list[tuple[str, in
         "two terms": messages(first),
         "a chunk of 16 rows": messages(basis._project.lower(chunk, block, known, 0)),
         "the next row": messages(
-            lockstep._extend_tiles.lower(found, 1, block, known, layout=layout)
+            lockstep._extend_tiles.lower(found, 1, (block,), (known,), layout=layout)
         ),
     }
 

@@ -3,7 +3,8 @@
 Rows lie in chunks of 16 in the layout of `hessspec._krylov.tiles`, the last chunk filled up with
 zeros, which change no projection: compiled programs are the same at every size, and no chunk is
 copied when another is added. A pass over a basis reads each chunk for the inner products and once
-more to subtract, whether it projects one row or sixteen.
+more to subtract, whether it projects one row or sixteen. Lanes that are projected one by one have
+chunks of 8 rows: less of what is read is empty, and the second reading may find them in the cache.
 
 `Basis` is one orthonormal basis with what deflation and restarts do with it; `LockstepBases` are
 those of several probes, which grow by one row each at a time.
@@ -26,12 +27,18 @@ from hessspec._krylov.tiles import Layout, combination, components, project, spl
 # Rows read together: enough that the vector's own traffic is small beside theirs, few enough
 # that the half-empty last chunk is (measured: 8 to 32 are alike, within a tenth).
 ROWS_PER_CHUNK = 16
+_ROWS_APART = 8  # of one lane: 4 and 16 take a few percent longer
 _COLUMNS_AT_ONCE = 1 << 16  # of a basis that is replaced
 
 
-def in_chunks(rows: int) -> int:
-    """`rows`, rounded up to whole chunks."""
-    return ROWS_PER_CHUNK * math.ceil(rows / ROWS_PER_CHUNK)
+def in_chunks(rows: int, size: int = ROWS_PER_CHUNK) -> int:
+    """`rows`, rounded up to whole chunks of that size."""
+    return size * math.ceil(rows / size)
+
+
+def rows_read_together(layout: Layout) -> int:
+    """Rows in a chunk of `LockstepBases`."""
+    return _ROWS_APART if layout.apart else ROWS_PER_CHUNK
 
 
 class _Chunks:
@@ -39,55 +46,89 @@ class _Chunks:
 
     Attributes:
         layout: how the vectors lie.
-        chunks: `ROWS_PER_CHUNK` rows of every lane in each; slots past the last row are zero.
+        size: rows of every lane in a chunk.
+        chunks: slots past the last row are zero.
         rank: rows of each lane.
+    """
+
+    def __init__(self, layout: Layout, size: int = ROWS_PER_CHUNK) -> None:
+        self.layout, self.size = layout, size
+        self.chunks: list[Float[Array, "lanes tiles size width"]] = []
+        self.rank = 0
+
+    def place(self) -> int:
+        """Where in the last chunk the next row goes; that is a new one if the last is full."""
+        place = self.rank % self.size
+        if place == 0:
+            self.chunks.append(self.layout.zeros(self.size))
+        return place
+
+
+class LockstepBases:
+    """The orthonormal bases of k probes, one lane for each, that grow by a row each at a time.
+
+    Rows of a probe that is exhausted are zero. Nothing here waits for the device but what returns
+    arrays of the host. Not a record: it grows in place.
+
+    Attributes:
+        layout: of all lanes.
+        parts: the rows of the lanes that are projected together, for each of `layout.parts`.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.chunks: list[Float[Array, "lanes tiles 16 width"]] = []
-        self.rank = 0
+        self.parts = [_Chunks(part, rows_read_together(layout)) for part in layout.parts]
 
-    def _enter(self, block: Float[Array, "n dim"]) -> None:
-        """Add rows to the last chunk, where they must fit, or to a new one."""
-        place = self.rank % ROWS_PER_CHUNK
-        if place == 0:
-            self.chunks.append(self.layout.zeros(ROWS_PER_CHUNK))
-        self.chunks[-1] = _store(self.chunks[-1], block, place, layout=self.layout)
-        self.rank += block.shape[0] // self.layout.lanes
+    @property
+    def rank(self) -> int:
+        """Rows of each probe."""
+        return self.parts[0].rank
 
+    @property
+    def _room(self) -> int:
+        return len(self.parts[0].chunks) * self.parts[0].size
 
-class LockstepBases(_Chunks):
-    """The orthonormal bases of k probes, one lane for each, that grow by a row each at a time.
-
-    Rows of a probe that is exhausted are zero. Nothing here waits for the device but what returns
-    arrays of the host.
-    """
+    @property
+    def _chunks(self) -> tuple[tuple[Float[Array, "l tiles size width"], ...], ...]:
+        return tuple(tuple(part.chunks) for part in self.parts)
 
     def append(self, rows: Float[Array, "k dim"]) -> None:
         """One more row for each probe."""
-        self._enter(rows)
+        places = [part.place() for part in self.parts]
+        chunks = tuple(part.chunks[-1] for part in self.parts)
+        for part, chunk in zip(
+            self.parts, _store_each(chunks, rows, places[0], layout=self.layout), strict=True
+        ):
+            part.chunks[-1] = chunk
+            part.rank += 1
 
     def project(
-        self, block: Float[Array, "k tiles width"], known: Float[Array, "k n"]
-    ) -> tuple[Float[Array, "k tiles width"], Float[Array, "k n"]]:
+        self,
+        blocks: tuple[Float[Array, "l tiles width"], ...],
+        known: tuple[Float[Array, "l n"], ...],
+    ) -> tuple[tuple[Float[Array, "l tiles width"], ...], tuple[Float[Array, "l n"], ...]]:
         """Remove from a row for each probe its parts along the probe's basis; add them to `known`.
 
-        One pass. Both arguments are used up. `known` has room for all rows: n >= rank, in chunks.
+        One pass, over one part after the other. Both arguments are used up. `known` has room for
+        all rows: n >= rank, in chunks.
         """
-        for number, chunk in enumerate(self.chunks):
-            block, known = _project(chunk, block, known, number * ROWS_PER_CHUNK)
-        return block, known
+        done = []
+        for part, block, coefficients in zip(self.parts, blocks, known, strict=True):
+            for number, chunk in enumerate(part.chunks):
+                block, coefficients = _project(chunk, block, coefficients, number * part.size)
+            done.append((block, coefficients))
+        left, found = zip(*done, strict=True)
+        return left, found
 
     def gram(self) -> Float[np.ndarray, "k rank k rank"]:
         """Inner products of the rows of each probe with those of later ones; the rest is zero.
 
         The bases are read once, in tiles of columns.
         """
-        k, rows = self.layout.lanes, len(self.chunks) * ROWS_PER_CHUNK
+        k, rows = self.layout.lanes, self._room
         gram = np.zeros((k, rows, k, rows))
         if k > 1:
-            found = _gram_of_later(tuple(self.chunks), layout=self.layout)
+            found = _gram_of_later(self._chunks, layout=self.layout)
             gram = np.asarray(found, np.float64).reshape(gram.shape)
         return gram[:, : self.rank, :, : self.rank]
 
@@ -99,32 +140,41 @@ class LockstepBases(_Chunks):
         Unlike a length taken from inner products, it is right to eps |c|, not eps^(1/2) |c|.
         """
         d = coefficients.shape[0]
-        spare = len(self.chunks) * ROWS_PER_CHUNK - self.rank
+        spare = self._room - self.rank
         largest = np.abs(coefficients).max(axis=(1, 2), keepdims=True)  # its square may overflow
         padded = np.pad(coefficients / largest, ((0, 0), (0, 0), (0, spare)))
         parts = jnp.asarray(padded.reshape(d, -1), self.layout.dtype)
-        found = _combined_squares(tuple(self.chunks), parts, layout=self.layout)
+        found = _combined_squares(self._chunks, parts, layout=self.layout)
         squares = np.asarray(found, np.float64)
         return np.sqrt(squares) * largest[:, 0, 0]
 
     def of(self, probes: slice) -> "LockstepBases":
         """The bases of some of the probes, copied."""
-        count = len(range(self.layout.lanes)[probes])
-        part = LockstepBases(replace(self.layout, lanes=count))
-        part.chunks, part.rank = [chunk[probes] for chunk in self.chunks], self.rank
-        return part
+        chosen = range(self.layout.lanes)[probes]
+        some = LockstepBases(replace(self.layout, lanes=len(chosen)))
+        if self.layout.apart:
+            sources = [(self.parts[lane], slice(None)) for lane in chosen]
+        else:
+            sources = [(self.parts[0], probes)]
+        for part, (source, lanes) in zip(some.parts, sources, strict=True):
+            part.chunks, part.rank = [jnp.copy(c[lanes]) for c in source.chunks], source.rank
+        return some
 
     def row(self, number: int) -> Float[Array, "k dim"]:
         """One row of each probe, flat, copied."""
-        chunk, place = divmod(number, ROWS_PER_CHUNK)
-        return _slots(self.chunks[chunk], place, size=1, layout=self.layout)
+        place = divmod(number, self.parts[0].size)
+        each = [_slots(p.chunks[place[0]], place[1], size=1, layout=p.layout) for p in self.parts]
+        return each[0] if len(each) == 1 else jnp.concatenate(each)
 
     def rows(self) -> Float[Array, "k rank dim"]:
         """All rows, flat, copied."""
-        size, lanes = ROWS_PER_CHUNK, self.layout.lanes
-        flat = [_slots(chunk, 0, size=size, layout=self.layout) for chunk in self.chunks]
+        return jnp.concatenate([self._rows_of(part) for part in self.parts])
+
+    def _rows_of(self, part: _Chunks) -> Float[Array, "l rank dim"]:
+        lanes, size = part.layout.lanes, part.size
+        flat = [_slots(chunk, 0, size=size, layout=part.layout) for chunk in part.chunks]
         every = [rows.reshape(lanes, size, -1) for rows in flat]
-        return jnp.concatenate(every, axis=1)[:, : self.rank]
+        return jnp.concatenate(every, axis=1)[:, : part.rank]
 
 
 class Basis(_Chunks, Resumable):
@@ -155,6 +205,12 @@ class Basis(_Chunks, Resumable):
             self._enter(rows[:free])
             rows, free = rows[free:], ROWS_PER_CHUNK
         self._enter(rows)
+
+    def _enter(self, rows: Float[Array, "b dim"]) -> None:
+        """Rows that fit into one chunk."""
+        place = self.place()
+        self.chunks[-1] = _store(self.chunks[-1], rows, place, layout=self.layout)
+        self.rank += rows.shape[0]
 
     def split(
         self, rows: Float[Array, "b dim"]
@@ -235,13 +291,28 @@ _split = jax.jit(split, static_argnums=0)
 
 @partial(jax.jit, donate_argnums=0, static_argnames="layout")
 def _store(
-    chunk: Float[Array, "lanes tiles 16 width"],
-    block: Float[Array, "n dim"],
+    chunk: Float[Array, "1 tiles 16 width"],
+    block: Float[Array, "b dim"],
     place: int,
     *,
     layout: Layout,
-) -> Float[Array, "lanes tiles 16 width"]:
+) -> Float[Array, "1 tiles 16 width"]:
     return jax.lax.dynamic_update_slice(chunk, layout.tiled(block), (0, 0, place, 0))
+
+
+@partial(jax.jit, donate_argnums=0, static_argnames="layout")
+def _store_each(
+    chunks: tuple[Float[Array, "l tiles size width"], ...],
+    rows: Float[Array, "k dim"],
+    place: int,
+    *,
+    layout: Layout,
+) -> tuple[Float[Array, "l tiles size width"], ...]:
+    """A row of each lane in the chunks of its part."""
+    return tuple(
+        jax.lax.dynamic_update_slice(chunk, part.tiled(mine), (0, 0, place, 0))
+        for part, chunk, mine in zip(layout.parts, chunks, layout.by_part(rows), strict=True)
+    )
 
 
 @partial(jax.jit, static_argnames="layout")
@@ -311,10 +382,10 @@ def _recombined_here(
 
 @partial(jax.jit, static_argnames="layout")
 def _gram_of_later(
-    chunks: tuple[Float[Array, "k tiles 16 width"], ...], *, layout: Layout
+    parts: tuple[tuple[Float[Array, "l tiles size width"], ...], ...], *, layout: Layout
 ) -> Float[Array, "n n"]:
     """Inner products of the rows of each probe with those of later ones, over tiles of columns."""
-    k, rows = chunks[0].shape[0], len(chunks) * ROWS_PER_CHUNK
+    k, rows = layout.lanes, len(parts[0]) * parts[0][0].shape[2]
 
     def add(gram: Array, tile: Array) -> Array:
         for probe in range(k - 1):
@@ -323,41 +394,41 @@ def _gram_of_later(
             gram = gram.at[first:rest, rest:].add(part)
         return gram
 
-    return _over_tiles(chunks, add, jnp.zeros((k * rows,) * 2, chunks[0].dtype), layout)
+    return _over_tiles(parts, add, jnp.zeros((k * rows,) * 2, layout.dtype), layout)
 
 
 @partial(jax.jit, static_argnames="layout")
 def _combined_squares(
-    chunks: tuple[Float[Array, "k tiles 16 width"], ...],
-    parts: Float[Array, "d n"],
+    parts: tuple[tuple[Float[Array, "l tiles size width"], ...], ...],
+    mixes: Float[Array, "d n"],
     *,
     layout: Layout,
 ) -> Float[Array, " d"]:
-    """|parts @ basis|² of each row, over tiles of columns."""
+    """|mixes @ basis|² of each row, over tiles of columns."""
 
     def add(squares: Array, tile: Array) -> Array:
-        return squares + jnp.sum(jnp.matmul(parts, tile, precision="highest") ** 2, axis=1)
+        return squares + jnp.sum(jnp.matmul(mixes, tile, precision="highest") ** 2, axis=1)
 
-    return _over_tiles(chunks, add, jnp.zeros(parts.shape[0], parts.dtype), layout)
+    return _over_tiles(parts, add, jnp.zeros(mixes.shape[0], mixes.dtype), layout)
 
 
 def _over_tiles(
-    chunks: tuple[Float[Array, "k tiles 16 width"], ...],
+    parts: tuple[tuple[Float[Array, "l tiles size width"], ...], ...],
     add: Callable[[Array, Float[Array, "n width"]], Array],
     total: Array,
     layout: Layout,
 ) -> Array:
     """Add up what all tiles give, those of each device there."""
 
-    def here(chunks: tuple[Array, ...]) -> Array:
+    def here(parts: tuple[tuple[Array, ...], ...]) -> Array:
         def body(index: Array, total: Array) -> Array:
-            return add(total, _tile(chunks, index))
+            return add(total, _tile(parts, index))
 
-        return jax.lax.fori_loop(0, chunks[0].shape[1], body, total)
+        return jax.lax.fori_loop(0, parts[0][0].shape[1], body, total)
 
     if layout.mesh is None:
-        return here(chunks)
-    return jax.vmap(here)(_apart(chunks, layout)).sum(axis=0)
+        return here(parts)
+    return jax.vmap(here)(tuple(_apart(chunks, layout) for chunks in parts)).sum(axis=0)
 
 
 def _apart(chunks: tuple[Array, ...], layout: Layout) -> tuple[Array, ...]:
@@ -365,8 +436,8 @@ def _apart(chunks: tuple[Array, ...], layout: Layout) -> tuple[Array, ...]:
 
 
 def _tile(
-    chunks: tuple[Float[Array, "k tiles 16 width"], ...], index: Array
+    parts: tuple[tuple[Float[Array, "l tiles size width"], ...], ...], index: Array
 ) -> Float[Array, "n width"]:
     """One tile of all rows, those of one lane after another's."""
-    tile = jnp.concatenate([chunk[:, index] for chunk in chunks], axis=1)
-    return tile.reshape(-1, tile.shape[-1])
+    each = [jnp.concatenate([chunk[:, index] for chunk in chunks], axis=1) for chunks in parts]
+    return jnp.concatenate([tile.reshape(-1, tile.shape[-1]) for tile in each])

@@ -22,7 +22,7 @@ from hessspec._base.memory import require_memory
 from hessspec._base.meshes import width_on
 from hessspec._base.progress import ProgressBar
 from hessspec._base.space import VectorSpace
-from hessspec._krylov.basis import LockstepBases, in_chunks
+from hessspec._krylov.basis import LockstepBases, in_chunks, rows_read_together
 from hessspec._krylov.lanczos import (
     Recurrence,
     check_num_steps,
@@ -158,7 +158,7 @@ def krylov_bytes(
     """Bytes that the bases of a run take on each device, with the vectors of one step."""
     layout = Layout.of_lanes(width_on(mesh, dim), dtype, num_probes, mesh)
     step = 4 * num_probes * layout.share * np.dtype(dtype).itemsize
-    return layout.nbytes(in_chunks(num_steps)) + step
+    return layout.nbytes(in_chunks(num_steps, rows_read_together(layout))) + step
 
 
 def require_room(needed: int, memory_budget: int, num_probes: int, num_steps: int) -> None:
@@ -205,7 +205,8 @@ def krylov(
     begun = None if kept is None else kept.read()
     if begun is None:
         rows, alive = _normalized(starts)
-        found = Recurrence.begin(alive, in_chunks(num_steps), starts.dtype)
+        slots = in_chunks(num_steps, rows_read_together(layout))
+        found = Recurrence.begin(alive, slots, starts.dtype)
         state = State(0, jnp.zeros_like(rows), rows, found, jnp.ones(k, starts.dtype))
     else:
         state = State.read(begun, bases)
@@ -318,21 +319,25 @@ def _first_pass(
     j: Array,
     *,
     layout: Layout,
-) -> tuple[Float[Array, "k tiles width"], Float[Array, "k m"]]:
+) -> tuple[tuple[Float[Array, "l tiles width"], ...], tuple[Float[Array, "l m"], ...]]:
     """What `three_terms` leaves of the products, in tiles, for a pass over the basis to follow."""
     left, coefficients = three_terms(
         previous, rows, products / scale[:, None], found, j, last=False
     )
-    return layout.tiled(left)[:, :, 0], coefficients
+    each = zip(layout.parts, layout.by_part(left), strict=True)
+    blocks = tuple(part.tiled(rows)[:, :, 0] for part, rows in each)
+    return blocks, layout.by_part(coefficients)
 
 
 @partial(jax.jit, static_argnames="layout")
 def _extend_tiles(
     found: Recurrence,
     j: Array,
-    remainder: Float[Array, "k tiles width"],
-    coefficients: Float[Array, "k m"],
+    remainders: tuple[Float[Array, "l tiles width"], ...],
+    coefficients: tuple[Float[Array, "l m"], ...],
     *,
     layout: Layout,
 ) -> tuple[Recurrence, Array]:
-    return extend(found, j, layout.flat(remainder[:, :, None]), coefficients)
+    each = zip(layout.parts, remainders, strict=True)
+    rows = jnp.concatenate([part.flat(block[:, :, None]) for part, block in each])
+    return extend(found, j, rows, jnp.concatenate(coefficients))

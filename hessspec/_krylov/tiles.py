@@ -9,8 +9,10 @@ products of parallel vectors were measured to be wrong by 4 eps at 1e5 terms and
 Taken in pieces that are then added they are right to a few eps.
 """
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import add
 from typing import Protocol
 
 import jax
@@ -24,6 +26,8 @@ from hessspec._base.meshes import cut_along, width_on
 _TERMS_PER_SUM = 1 << 14
 _NARROW = 4096  # columns of a narrow tile; from 2,048 to 32,768 a projection takes the same time
 _ALIGNED = 16
+_FEW = 16  # rows of which a loop over columns may be made
+_LONG = 1 << 20  # bytes of a vector that leaves no room in a cache for those of other lanes
 
 
 class Rows(Protocol):
@@ -51,6 +55,7 @@ class Layout:
         lanes: sets of vectors side by side.
         tiles: pieces that the columns are cut into.
         mesh: the devices that share the tiles, in the order of the columns; None for one device.
+        apart: lanes are kept and projected one by one.
     """
 
     dim: int
@@ -58,6 +63,7 @@ class Layout:
     lanes: int
     tiles: int
     mesh: Mesh | None = None
+    apart: bool = False
 
     @classmethod
     def of_rows(cls, operator: "Rows") -> "Layout":
@@ -80,10 +86,16 @@ class Layout:
 
         A row lies the same either way, and pieces of a basis that lie together need not be
         copied to be added up one by one.
+
+        Long vectors of a CPU are kept and projected lane by lane. A pass reads its rows twice; of
+        a few rows of one lane the second reading comes from the cache, and so does the vector.
+        Other devices do better with one program for all lanes, and short vectors as well.
         """
         devices = _count(mesh)
         tiles = devices * math.ceil(math.ceil(dim / devices) / _NARROW)
-        return cls(dim, np.dtype(dtype), lanes, tiles, mesh)
+        on_cpu = mesh is None and jax.default_backend() == "cpu"
+        apart = on_cpu and dim * np.dtype(dtype).itemsize >= _LONG
+        return cls(dim, np.dtype(dtype), lanes, tiles, mesh, apart)
 
     @property
     def devices(self) -> int:
@@ -101,6 +113,11 @@ class Layout:
         each = self.tiles // self.devices
         width = math.ceil(self.share / each)
         return width if each == 1 else _ALIGNED * math.ceil(width / _ALIGNED)
+
+    @property
+    def parts(self) -> tuple["Layout", ...]:
+        """The lanes that are kept and projected together: all, or each on its own."""
+        return (replace(self, lanes=1),) * self.lanes if self.apart else (self,)
 
     def nbytes(self, rows: int) -> int:
         """Bytes of `rows` vectors in each lane, on each device."""
@@ -132,6 +149,13 @@ class Layout:
             return rows[:, : self.dim]
         shares = self._cut(rows.reshape(rows.shape[0], self.devices, -1), 1)
         return self.spread(shares[:, :, : self.share].reshape(rows.shape[0], -1)[:, : self.dim])
+
+    def by_part(self, rows: Float[Array, "lanes n"]) -> tuple[Float[Array, "l n"], ...]:
+        """What belongs to the lanes of each of the `parts`."""
+        lanes = [part.lanes for part in self.parts]
+        if len(lanes) == 1:
+            return (rows,)
+        return tuple(jnp.split(rows, np.cumsum(lanes)[:-1]))
 
     def spread(self, block: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
         """The block cut along its columns, where each device has as many of them.
@@ -214,9 +238,18 @@ def project(
     The components are added to `known`, from `first` on.
     """
     parts = components(basis, block)
-    rest = block - combination(parts, basis)
+    rest = block - (_sum_of_few if basis.shape[2] <= _FEW else combination)(parts, basis)
     old = jax.lax.dynamic_slice(known, (0, first), parts.shape)
     return rest, jax.lax.dynamic_update_slice(known, old + parts, (0, first))
+
+
+def _sum_of_few(
+    coefficients: Float[Array, "lanes r"], basis: Float[Array, "lanes tiles r width"]
+) -> Float[Array, "lanes tiles width"]:
+    """The same as `combination`, written out, which becomes one loop with what follows it: a
+    product of matrices would be an array to write and to read again."""
+    each = [coefficients[:, None, row, None] * basis[:, :, row] for row in range(basis.shape[2])]
+    return functools.reduce(add, each)
 
 
 def inner_products(

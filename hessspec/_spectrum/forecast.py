@@ -15,7 +15,7 @@ from hessspec._base.meshes import width_on
 from hessspec._base.printing import counted
 from hessspec._base.probes import gaussian_on
 from hessspec._base.signatures import called_as
-from hessspec._krylov.basis import ROWS_PER_CHUNK, LockstepBases, in_chunks
+from hessspec._krylov.basis import LockstepBases, in_chunks, rows_read_together
 from hessspec._krylov.lockstep import krylov, krylov_bytes
 from hessspec._krylov.tiles import Layout
 from hessspec._operators.algebra import AbstractOperator
@@ -111,8 +111,12 @@ def forecast(
     starts = gaussian_on(jax.random.key(0), indices, scalar.dim, scalar.dtype, scalar.mesh)
     steps = min(_TIMED_STEPS, num_steps)
     each = _seconds(lambda: krylov(scalar, starts, steps, memory_budget=budget).alpha) / steps
-    passes = sum(math.ceil(j / ROWS_PER_CHUNK) - 1 for j in range(1, num_steps + 1))
-    reading = _one_pass(scalar, num_probes, num_steps) if passes else 0.0
+    layout = Layout.of_lanes(
+        width_on(scalar.mesh, scalar.dim), scalar.dtype, num_probes, scalar.mesh
+    )
+    rows = rows_read_together(layout)
+    passes = sum(math.ceil(j / rows) - 1 for j in range(1, num_steps + 1))
+    reading = _one_pass(layout, in_chunks(num_steps, rows)) if passes else 0.0
     nbytes = krylov_bytes(num_probes, num_steps, scalar.dim, scalar.dtype, scalar.mesh)
     return Forecast(
         num_matvecs=tasks * num_probes * num_steps,
@@ -131,19 +135,19 @@ def _dense(scalar: AbstractOperator, tasks: int, ask: str) -> Forecast:
     return Forecast(tasks * dim, nbytes, tasks * dim * each, 2 * block, ask)
 
 
-def _one_pass(scalar: AbstractOperator, num_probes: int, num_steps: int) -> float:
-    """Seconds of a pass over one chunk of the bases."""
-    width = width_on(scalar.mesh, scalar.dim)
-    layout = Layout.of_lanes(width, scalar.dtype, num_probes, scalar.mesh)
+def _one_pass(layout: Layout, room: int) -> float:
+    """Seconds of a pass over one chunk of the bases, which have room for so many rows."""
     bases = LockstepBases(layout)
-    bases.append(jnp.zeros((num_probes, width), scalar.dtype))
+    bases.append(jnp.zeros((layout.lanes, layout.dim), layout.dtype))
 
     def read() -> Any:
-        block = layout.tiled(jnp.zeros((num_probes, width), scalar.dtype))[:, :, 0]
-        known = jnp.zeros((num_probes, in_chunks(num_steps)), scalar.dtype)
-        jax.block_until_ready((block, known))  # used up by the pass, and not to be timed
+        blocks = tuple(
+            jnp.zeros((part.lanes, part.tiles, part.width), layout.dtype) for part in layout.parts
+        )
+        known = tuple(jnp.zeros((part.lanes, room), layout.dtype) for part in layout.parts)
+        jax.block_until_ready((blocks, known))  # used up by the pass, and not to be timed
         begin = time.perf_counter()
-        jax.block_until_ready(bases.project(block, known))
+        jax.block_until_ready(bases.project(blocks, known))
         return time.perf_counter() - begin
 
     read()

@@ -337,7 +337,7 @@ def bases():
         close(spread.rows()[..., :dim], one.rows()[..., :dim])
         mixes = np.ones((1, 2, 5))
         close(spread.combined_lengths(mixes), one.combined_lengths(mixes))
-        pieces = [piece.data.nbytes for piece in spread.chunks[0].addressable_shards]
+        pieces = [piece.data.nbytes for piece in spread.parts[0].chunks[0].addressable_shards]
         least = 2 * 16 * cut.shape[1] * dtype.itemsize / DEVICES
         assert pieces == [least] * DEVICES, (pieces, least)
         assert spread.rows().sharding.is_equivalent_to(cut_along(mesh, 2), 3)
@@ -399,17 +399,18 @@ _MESSAGE = r"= \w+?(\[\S*?\])(?:\{\S*)? (all-\w+|collective-\w+|reduce-scatter)[
 
 def _messages(lanes, vectors):
     """The programs of a step add up lengths and coefficients over devices, and do no more."""
-    layout, chunk = lanes.layout, lanes.chunks[0]
+    layout, chunk = lanes.layout, lanes.parts[0].chunks[0]
     block = jax.jit(lambda rows: layout.tiled(rows)[:, :, 0])(vectors)
     found = Recurrence.begin(jnp.ones(2, bool), 16, vectors.dtype)
     known = jnp.zeros((2, 16), vectors.dtype)
     ones = jnp.ones(2, vectors.dtype)
     first = lockstep._first_pass.lower(vectors, vectors, vectors, ones, found, 1, layout=layout)
+    extend = lockstep._extend_tiles.lower(found, 1, (block,), (known,), layout=layout)
     programs = {
         "first": (first, "[2]"),
-        "store": (basis._store.lower(chunk, vectors, 3, layout=layout), None),
+        "store": (basis._store_each.lower((chunk,), vectors, 3, layout=layout), None),
         "project": (basis._project.lower(chunk, block, known, 0), "[2,16]"),
-        "extend": (lockstep._extend_tiles.lower(found, 1, block, known, layout=layout), "[2]"),
+        "extend": (extend, "[2]"),
     }
     for name, (program, shape) in programs.items():
         expected = [] if shape is None else [(shape, "all-reduce")]

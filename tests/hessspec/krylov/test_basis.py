@@ -1,5 +1,7 @@
 """Bases that grow: what is kept, projected, combined and replaced, against dense rows."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,25 +182,33 @@ def test_growing_compiles_nothing_after_the_first_chunk():
     assert used() == before
 
 
-def lockstep(dim: int, rows: int, probes: int = 3) -> tuple[LockstepBases, np.ndarray]:
+def lockstep(
+    dim: int, rows: int, probes: int = 3, apart: bool = False
+) -> tuple[LockstepBases, np.ndarray]:
     """Bases of orthonormal rows, appended one by one, and the rows `(probes, rows, dim)`."""
     q = np.stack([orthonormal(rows, dim, seed) for seed in range(probes)])
-    bases = LockstepBases(Layout.of_lanes(dim, dtype(), probes))
+    bases = LockstepBases(replace(Layout.of_lanes(dim, dtype(), probes), apart=apart))
     for j in range(rows):
         bases.append(jnp.asarray(q[:, j]))
     return bases, q
 
 
-@pytest.mark.parametrize(("dim", "rows"), [(60, 16), (9000, 19)])
-def test_each_probe_is_projected_on_its_own_basis(dim, rows):
-    bases, q = lockstep(dim, rows)
+@pytest.mark.parametrize(
+    ("dim", "rows", "apart"), [(60, 16, False), (9000, 19, False), (9000, 19, True)]
+)
+def test_each_probe_is_projected_on_its_own_basis(dim, rows, apart):
+    bases, q = lockstep(dim, rows, apart=apart)
     assert bases.rank == rows
     np.testing.assert_array_equal(bases.rows(), q)
     vectors = normal(3, dim)
-    known = jnp.zeros((3, in_chunks(rows)), dtype())
-    tiles = bases.layout.tiled(jnp.asarray(vectors))[:, :, 0]
-    rest, known = bases.project(tiles, known)
-    rest = np.asarray(bases.layout.flat(rest[:, :, None]), np.float64)
+    layout = bases.layout
+    known = layout.by_part(jnp.zeros((3, in_chunks(rows)), dtype()))
+    assert len(known) == (3 if apart else 1)
+    each = zip(layout.parts, layout.by_part(jnp.asarray(vectors)), strict=True)
+    blocks, known = bases.project(tuple(part.tiled(v)[:, :, 0] for part, v in each), known)
+    each = zip(layout.parts, blocks, strict=True)
+    rest = np.concatenate([np.asarray(part.flat(b[:, :, None]), np.float64) for part, b in each])
+    known = np.concatenate(known)
     wide = q.astype(np.float64)
     exact = np.einsum("krp,kp->kr", wide, vectors.astype(np.float64))
     length = np.linalg.norm(vectors, axis=1).max()
@@ -208,9 +218,11 @@ def test_each_probe_is_projected_on_its_own_basis(dim, rows):
     np.testing.assert_allclose(rest, left, atol=8 * eps() * length)
 
 
-@pytest.mark.parametrize(("dim", "rows"), [(60, 5), (9000, 19)])
-def test_the_gram_matrix_holds_each_pair_of_probes_once(dim, rows):
-    bases, q = lockstep(dim, rows)
+@pytest.mark.parametrize(
+    ("dim", "rows", "apart"), [(60, 5, False), (9000, 19, False), (9000, 19, True)]
+)
+def test_the_gram_matrix_holds_each_pair_of_probes_once(dim, rows, apart):
+    bases, q = lockstep(dim, rows, apart=apart)
     wide = q.astype(np.float64)
     exact = np.einsum("krp,lsp->krls", wide, wide)
     later = np.arange(3)[:, None] < np.arange(3)
@@ -245,9 +257,14 @@ def test_lengths_of_combinations_are_right_far_below_the_root_of_eps(size):
     np.testing.assert_allclose(found, exact, rtol=64 * eps())
 
 
-def test_bases_of_some_probes_are_those_of_the_whole():
-    bases, q = lockstep(9000, 19)
+@pytest.mark.parametrize("apart", [False, True])
+def test_bases_of_some_probes_are_those_of_the_whole_and_grow_on_their_own(apart):
+    bases, q = lockstep(9000, 19, apart=apart)
     part = bases.of(slice(1, 3))
     assert part.layout.lanes == 2
     assert part.rank == 19
     np.testing.assert_array_equal(part.rows(), q[1:])
+    np.testing.assert_array_equal(bases.row(17), q[:, 17])
+    part.append(jnp.asarray(q[:2, 0]))
+    np.testing.assert_array_equal(part.rows()[:, -1], q[:2, 0])
+    np.testing.assert_array_equal(bases.rows(), q)

@@ -7,6 +7,7 @@ import pytest
 
 from hessspec import FunctionOperator
 from hessspec._base.probes import gaussian
+from hessspec._krylov import tiles
 from hessspec._krylov.lanczos import lanczos
 from hessspec._krylov.lockstep import KrylovRun, krylov, krylov_bytes
 
@@ -96,7 +97,52 @@ def test_basis_gram_holds_the_inner_products_of_all_basis_vectors():
     np.testing.assert_allclose(gram, rows @ rows.T, atol=1e2 * np.finfo(dtype()).eps)
 
 
-def test_a_basis_of_several_tiles_is_that_of_the_kernel():
+@pytest.fixture(params=[False, True], ids=["together", "apart"])
+def apart(request, monkeypatch) -> bool:
+    """Whether the lanes lie apart, as those of long vectors do: here of all vectors."""
+    if request.param:
+        monkeypatch.setattr(tiles, "_LONG", 1)
+    return request.param
+
+
+HARD = {
+    "outliers": OUTLIERS,
+    "three times the identity": np.full(DIM, 3.0),
+    "rank 3": RANK_3,
+    "two exact copies": np.repeat(NORMAL[: DIM // 2], 2),
+    "bulk far below": np.concatenate([[1e4], np.linspace(-1.0, 1.0, DIM - 1)]),
+}
+
+
+def test_bases_are_orthonormal_to_a_few_eps_on_hard_spectra(apart):
+    """Whatever converges, repeats or is exhausted on the way, over two chunks and more.
+
+    The operator is diagonal, so that copies are exact.
+    """
+    eps = np.finfo(dtype()).eps
+    for eigenvalues in HARD.values():
+        values = jnp.asarray(eigenvalues, dtype())
+        run = krylov(
+            FunctionOperator(lambda v, values=values: values * v, values), starts(2), DIM // 2
+        )
+        assert run.bases is not None
+        assert len(run.bases.parts) == (2 if apart else 1)
+        bases = basis_of(run)
+        distinct = len(np.unique(eigenvalues))
+        for probe, n in enumerate(run.num_valid_steps):
+            assert n == min(distinct, DIM // 2)
+            rows = bases[probe, :n]
+            assert np.abs(rows @ rows.T - np.eye(n)).max() < 16 * eps
+            assert not np.any(bases[probe, n:])
+            # Of a space that is exhausted nothing is left of the last product either.
+            whole = n - 1 if n == DIM // 2 else n
+            image = rows * np.asarray(values, np.float64)
+            t = tridiagonal(run.alpha[probe, :n], run.beta[probe, :n])
+            left = np.linalg.norm((image - t @ rows)[:whole], axis=1)
+            assert left.max() < 64 * eps * np.abs(eigenvalues).max()
+
+
+def test_a_basis_of_several_tiles_is_that_of_the_kernel(apart):
     dim = 9000
     values = jnp.asarray(np.random.default_rng(3).normal(size=dim).astype(dtype()))
     diagonal = FunctionOperator(lambda v: values * v, jax.ShapeDtypeStruct((dim,), dtype()))
@@ -146,7 +192,7 @@ def test_another_run_of_the_same_shapes_compiles_nothing():
     programs = (
         basis._project,
         lockstep._extend_tiles,
-        basis._store,
+        basis._store_each,
         lockstep._first_pass,
     )
     before = [program._cache_size() for program in programs]
@@ -190,11 +236,12 @@ def test_a_shift_of_rank_one_is_symmetric_although_its_second_vector_is_not_orth
 
 
 @pytest.mark.parametrize("dim", [60, 9000])
-def test_the_bytes_asked_for_hold_the_bases(dim):
+def test_the_bytes_asked_for_hold_the_bases(dim, apart):
     values = jnp.linspace(1.0, 2.0, dim, dtype=dtype())
     diagonal = FunctionOperator(lambda v: values * v, jax.ShapeDtypeStruct((dim,), dtype()))
     run = krylov(diagonal, starts(2, dim), 20)
     assert run.bases is not None
-    held = sum(chunk.nbytes for chunk in run.bases.chunks)
+    held = sum(chunk.nbytes for part in run.bases.parts for chunk in part.chunks)
     step = 4 * 2 * dim * dtype().itemsize  # the vectors of one step beside them
     assert krylov_bytes(2, 20, dim, dtype()) == held + step
+    assert len(run.bases.parts) == (2 if apart else 1)

@@ -31,6 +31,7 @@ def layouts(dim: int, lanes: int = 2) -> list[Layout]:
         Layout.of_blocks(dim, dtype()),
         Layout.of_lanes(dim, dtype(), lanes),
         Layout(dim, dtype(), lanes, tiles=3),
+        Layout(dim, dtype(), lanes, tiles=3, apart=True),
     ]
 
 
@@ -107,6 +108,20 @@ def test_long_inner_products_are_right_to_a_few_units(width):
     np.testing.assert_allclose(found, [exact, -exact], rtol=16 * eps())
     plain = inner_products("krp,kp->kr", both[None], both[:1])
     np.testing.assert_allclose(plain, [[exact, -exact]], rtol=16 * eps())
+
+
+@pytest.mark.any_dtype
+def test_long_vectors_of_a_cpu_lie_lane_by_lane():
+    """From a MiB on, where several lanes would push each other out of the cache; `parts` has a
+    lane each, in order, and together all that the whole has."""
+    short, long = (Layout.of_lanes(dim, np.float32, 3) for dim in (2**18 - 1, 2**18))
+    assert short.parts == (short,)
+    assert [part.lanes for part in long.parts] == [1, 1, 1]
+    assert sum(part.nbytes(8) for part in long.parts) == long.nbytes(8)
+    rows = jnp.arange(3.0)[:, None]
+    assert [float(part[0, 0]) for part in long.by_part(rows)] == [0.0, 1.0, 2.0]
+    assert short.by_part(rows) == (rows,)
+    assert not Layout.of_blocks(2**18, np.float32).apart
 
 
 def test_a_layout_is_hashable_whatever_names_its_dtype():

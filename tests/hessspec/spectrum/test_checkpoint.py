@@ -14,6 +14,7 @@ import pytest
 import hessspec
 from hessspec._base import kept
 from hessspec._base.kept import KeptRun
+from hessspec._krylov import tiles
 
 ROOT = Path(__file__).parents[3]
 STEPS = 7
@@ -94,6 +95,16 @@ def test_a_killed_process_is_gone_on_from_to_the_same_bits(tmp_path):
         patch.setattr(KeptRun, "read", lambda *a: counted.append(find(*a)) or counted[-1])
         same(run(folder), run())
     assert [state["done"] for state in counted] == [3]
+
+
+def test_a_run_whose_lanes_lie_apart_is_gone_on_from_to_the_same_bits(tmp_path, monkeypatch):
+    """As those of long vectors do, here of all; what was kept ends in their second chunk of 8."""
+    monkeypatch.setattr(tiles, "_LONG", 1)
+    with monkeypatch.context() as until:
+        ends_after(until, 10, raise_killed)
+        with pytest.raises(Killed):
+            run(tmp_path, num_steps=12)
+    same(run(tmp_path, num_steps=12), run(num_steps=12))
 
 
 def kill():
