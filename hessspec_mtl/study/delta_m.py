@@ -65,7 +65,8 @@ class Decision:
         Of tasks alone, those of all of them.
         """
         mine = self.table[self.table["weighting"] == weighting]
-        return float(mine.groupby("task")["seconds"].median().agg(self._added(weighting)))
+        found = mine.groupby("task")["seconds"].median().agg(self._added(weighting))
+        return max(float(found), 0.1)  # the tenth to which they are kept
 
     def _added(self, weighting: str) -> str:
         return "sum" if weighting == ALONE else "max"  # the rows of one run have its seconds each

@@ -22,7 +22,7 @@ from hessspec_mtl.study.decision import (
 )
 from hessspec_mtl.study.delta_m import Decision
 from hessspec_mtl.study.pipeline import begin_study, seed_works
-from hessspec_mtl.study.presets import PRESETS
+from hessspec_mtl.study.presets import PRESETS, Preset
 from hessspec_mtl.study.seeds import SeedWork
 from hessspec_mtl.study.stages import StageError
 from hessspec_mtl.training.weightings import WEIGHTINGS
@@ -127,6 +127,30 @@ def test_runs_are_done_once_in_pieces_and_leave_their_states_where_they_are_need
     assert kept == {f"seed-{seed}" for seed in range(10) if seed != 1}
     with pytest.raises(ValueError, match=r"`most` \(--most\) must be at least 0, got -1"):
         go_on(-1)
+
+
+def test_the_command_goes_on_in_pieces_and_ends_with_table_and_figure(
+    weighed, alcohols, trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(decision, "SEEDS", (0, 2))
+    monkeypatch.setattr(weigh, "named", lambda *args, **kwargs: (None, alcohols))
+    preset = Preset("small", {"qm8": CONFIG})
+    monkeypatch.setattr(weigh, "PRESETS", {"compare": preset, "weighting": preset})
+    folder = tmp_path / "weighting"
+    folder.mkdir()
+    weighed.screened(TASKS, FACTORS).to_csv(folder / "screen_qm8.csv", index=False)
+    command = ["--stage", "2", "--out", str(tmp_path), "--progress", "False"]
+    assert weigh.main([*command, "--most", "3"]) == 0
+    assert "11 runs are left" in capsys.readouterr().out
+    assert weigh.main(command) == 0
+    text = capsys.readouterr().out
+    assert len(trained) == 14
+    assert "| nash | best published | 0.002 | 0.0 (0.0 to 0.0) |" in text
+    assert (folder / "delta_m_qm8.md").exists()
+    assert (folder / "figure15.png").stat().st_size > 0
+    monkeypatch.setattr(why, "SEEDS", (0, 2))
+    assert weigh.main(["--stage", "3", *command[2:], "--most", "0"]) == 0
+    assert f"{5 * 2 * 5} states are left" in capsys.readouterr().out
 
 
 def test_a_piece_is_balanced_and_a_program_serves_several_seeds(weighed):
