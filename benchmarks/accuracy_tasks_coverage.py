@@ -363,13 +363,17 @@ def line_of_calls(row: Row, other: Row) -> str:
     )
 
 
+def _drawn(rows: list[Row]) -> str:
+    found = sorted({row["revision"] for row in rows})
+    return f"drawn at revision {' and '.join(found)}"
+
+
 def page() -> str:
     """The study, of all rows that are kept."""
     rows = read()
     first = [row for row in rows if row["way"] == "emulated"]
     calls = [row for row in rows if row["way"] == "called"]
     seeds = sorted({row["seeds"] for row in first}, key=int)
-    drawn = ", ".join(sorted({row["revision"] for row in rows}))
     by_case = {tuple(row[name] for name in KEYS[1:]): row for row in first}
     lines = [line_of_calls(row, by_case[tuple(row[n] for n in KEYS[1:])]) for row in calls]
     least = min(float(row["worst"]) for row in first)
@@ -378,14 +382,14 @@ def page() -> str:
         f"\n## `hessspec.trace` itself, {calls[0]['seeds']} calls a row\n\n"
         "p: probability of two coverages that far apart if both had one law (Fisher's exact "
         f"test, tasks counted as independent); one in twenty of {len(lines)} is expected below "
-        "0.05.\n\n" + "\n".join([HEAD_OF_CALLS, *lines]) + "\n"
+        f"0.05. {_drawn(calls).capitalize()}.\n\n" + "\n".join([HEAD_OF_CALLS, *lines]) + "\n"
         if calls
         else ""
     )
     return (
         "# Coverage of the intervals of several tasks' traces\n\n"
         "Written by `python -m benchmarks.accuracy_tasks_coverage --page "
-        f"docs/studies/tasks_coverage.md` with jax {jax.__version__}, drawn at revision {drawn}: "
+        f"docs/studies/tasks_coverage.md` with jax {jax.__version__}, {_drawn(first)}: "
         f"{' or '.join(f'{int(s):,}' for s in seeds)} seeds a row, "
         f"P = {DIM}, {TASKS} tasks with correlated Hessians over {GROUPS} groups of batches, "
         f"nominal level 95 %. Budget: `num_matvecs`. A coverage is known to {known:.1%}; the least "
