@@ -27,6 +27,7 @@ CLAIMS = (
     "bench_lanczos_network",
     "bench_hutchinson_tasks",
     "bench_first_call",
+    "bench_first_verbs",
     "bench_memory",
     "peers.bench_peers_block",
     "peers.bench_peers_slq",

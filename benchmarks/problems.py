@@ -96,6 +96,81 @@ def mean_squared_error(
     return jnp.mean((x - targets) ** 2)
 
 
+@dataclass(frozen=True)
+class Transformer:
+    """A small decoder: layer norms before causal attention and a GELU network, cross-entropy.
+
+    The default has P = 109,824 parameters. Weights and tokens from NumPy, the same anywhere.
+    """
+
+    vocabulary: int = 64
+    width: int = 64
+    heads: int = 4
+    layers: int = 2
+    length: int = 32
+    num_texts: int = 8
+
+    def sizes(self) -> dict[str, Any]:
+        """What was run, for whoever repeats it."""
+        return {"network": str(self)}
+
+    def params_and_batch(self) -> tuple[dict[str, Any], Array]:
+        rng, width = np.random.default_rng(0), self.width
+
+        def weights(*shape: int) -> Array:
+            return jnp.asarray(rng.normal(size=shape) / shape[0] ** 0.5, jnp.float32)
+
+        def norm() -> dict[str, Array]:
+            return {"scale": jnp.ones(width), "shift": jnp.zeros(width)}
+
+        blocks = [
+            {
+                "norm_1": norm(),
+                "qkv": weights(width, 3 * width),
+                "mix": weights(width, width),
+                "norm_2": norm(),
+                "up": weights(width, 4 * width),
+                "up_bias": jnp.zeros(4 * width),
+                "down": weights(4 * width, width),
+                "down_bias": jnp.zeros(width),
+            }
+            for _ in range(self.layers)
+        ]
+        params = {
+            "tokens": weights(self.vocabulary, width),
+            "places": weights(self.length, width),
+            "blocks": blocks,
+            "norm": norm(),
+            "out": weights(width, self.vocabulary),
+        }
+        texts = rng.integers(0, self.vocabulary, size=(self.num_texts, self.length + 1))
+        return params, jnp.asarray(texts, jnp.int32)
+
+    def loss(self, params: dict[str, Any], texts: Array) -> Float[Array, ""]:
+        """Mean over texts and places of -log p(next token)."""
+        x = params["tokens"][texts[:, :-1]] + params["places"][None]
+        for block in params["blocks"]:
+            x = x + self._attention(block, _normalised(x, block["norm_1"]))
+            hidden = _normalised(x, block["norm_2"]) @ block["up"] + block["up_bias"][None, None]
+            x = x + jax.nn.gelu(hidden) @ block["down"] + block["down_bias"][None, None]
+        log_p = jax.nn.log_softmax(_normalised(x, params["norm"]) @ params["out"])
+        return -jnp.take_along_axis(log_p, texts[:, 1:, None], -1).mean()
+
+    def _attention(self, block: dict[str, Any], x: Array) -> Array:
+        split = (x @ block["qkv"]).reshape(*x.shape[:2], self.heads, -1)
+        query, key, value = jnp.split(split, 3, axis=-1)
+        scores = jnp.einsum("bihd,bjhd->bhij", query, key) / query.shape[-1] ** 0.5
+        past = np.tril(np.ones((x.shape[1],) * 2, bool))[None, None]
+        shares = jax.nn.softmax(jnp.where(past, scores, -1e9))
+        return jnp.einsum("bhij,bjhd->bihd", shares, value).reshape(x.shape) @ block["mix"]
+
+
+def _normalised(x: Array, norm: dict[str, Array]) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    deviation = jnp.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    return centred / deviation * norm["scale"][None, None] + norm["shift"][None, None]
+
+
 @dataclass(frozen=True, eq=False)
 class GraphProblem:
     """The paper's network, its shared parameters' Hessians, and the molecules they are taken on.

@@ -18,6 +18,7 @@ ORDER = (
     "bench_hutchinson_tasks",
     "bench_trace_tasks",
     "bench_first_call",
+    "bench_first_verbs",
     "bench_memory",
     "peers.bench_peers_block",
     "peers.bench_peers_slq",

@@ -4,7 +4,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
+
+import jax
 
 
 class ProgressBar(Protocol):
@@ -34,7 +37,7 @@ def progress_bar(
     """A bar for `total` units of work; silent when `enabled` is False.
 
     With `enabled=None` the bar is shown if standard error is a terminal or the code runs in a
-    notebook, so that logs stay clean.
+    notebook, so that logs stay clean. While JAX compiles a program it says "compiling".
     """
     shown = is_watched() if enabled is None else enabled
     with warnings.catch_warnings():
@@ -42,10 +45,34 @@ def progress_bar(
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
     bar = tqdm(total=total, desc=description, unit=unit, disable=not shown, leave=False)
+    if shown:
+        _watch_compilations()
+        _SHOWN.append(bar)
     try:
         yield bar
     finally:
         bar.close()
+        if shown:
+            _SHOWN[:] = [other for other in _SHOWN if other is not bar]
+
+
+_SHOWN: list[Any] = []  # the bars that are open
+
+
+@cache
+def _watch_compilations() -> None:
+    jax.monitoring.register_event_duration_secs_listener(_at_event)
+
+
+def _at_event(event: str, duration: float, **details: Any) -> None:
+    """Lowering ends where the compiler begins. Its end is shown with the next work that is done, so
+    that many small programs do not make the bar flicker."""
+    del duration, details
+    begins = event == "/jax/core/compile/jaxpr_to_mlir_module_duration"
+    if not begins and event != "/jax/core/compile/backend_compile_duration":
+        return
+    for bar in _SHOWN:
+        bar.set_postfix_str("compiling" if begins else "", refresh=begins and not bar.postfix)
 
 
 def is_watched() -> bool:

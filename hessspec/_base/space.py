@@ -113,6 +113,15 @@ class VectorSpace:
         """The tree whose leaves carry the leading axes of `block`."""
         return self._split(block, self.dtypes)
 
+    def unflatten_on_host(self, block: Float[np.ndarray, "*lead dim"]) -> PyTree:
+        """The same from an array that NumPy sees where it is: no program is compiled."""
+        parts = np.split(block, np.cumsum(self.sizes)[:-1], axis=-1)
+        leaves = [
+            jax.device_put(np.array(np.reshape(part, (*block.shape[:-1], *shape)), dtype))
+            for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True)
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
     @off_explicit_axes
     def _concatenate(self, leaves: list[Array], lead: tuple[int, ...]) -> Array:
         parts = [jnp.reshape(leaf, (*lead, -1)).astype(self.dtype) for leaf in leaves]

@@ -281,7 +281,7 @@ class Basis(_Chunks, Resumable):
         return rows
 
     def _on_host(self, parts: list[Float[Array, "1 16 b"]], b: int) -> Float[np.ndarray, "rank b"]:
-        whole = [np.asarray(part[0], np.float64) for part in parts]
+        whole = [np.asarray(part, np.float64)[0] for part in parts]
         return np.concatenate([np.zeros((0, b)), *whole])[: self.rank]
 
 

@@ -1,13 +1,17 @@
 """A block Krylov basis to deflate with: its span holds the outliers of a spectrum first."""
 
+from functools import partial
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.checks import check_finite
 from hessspec._base.kept import Long, Resumable
+from hessspec._base.meshes import mesh_of
 from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
     combine,
@@ -15,10 +19,9 @@ from hessspec._krylov.blocks import (
     orthonormal_rows,
     row_forms,
     spherical,
-    unit_scale,
 )
-from hessspec._krylov.lanczos import BREAKDOWN_UNITS
-from hessspec._krylov.tiles import Layout
+from hessspec._krylov.lanczos import BREAKDOWN_UNITS, power_of_two
+from hessspec._krylov.tiles import Layout, inner_products
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import Parted
 from hessspec._operators.plan import BLOCK_ROWS
@@ -122,15 +125,12 @@ class KrylovBasis(Resumable):
         """One block more; returns the products that took."""
         block = self.next
         products, parts = self.operator.measured_rows(block)
-        if self.scale == 0.0:
-            self.scale = unit_scale(products)
+        # Two passes, as in a Lanczos step: the first needs only the last two blocks.
+        products, rest, known = self._first_pass(block, products)
         if parts is not None:
             self.size = max(self.size, float(np.max(np.asarray(parts))) / self.scale)
-        products = products / jnp.asarray(self.scale, products.dtype)
         self.basis.append(block)
-        # Two passes, as in a Lanczos step: the first needs only the last two blocks.
-        local, known = self._local_parts(block, products)
-        rest, column = self.basis.split(products - local)
+        rest, column = self.basis.split(rest)
         column[self.rank - known.shape[0] :] += known
         if not np.isfinite(column).all():
             check_finite(products, self.operator.space, "the product H v")
@@ -140,17 +140,21 @@ class KrylovBasis(Resumable):
         self.previous = block
         return block.shape[0]
 
-    def _local_parts(
+    def _first_pass(
         self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]
-    ) -> tuple[Float[Array, "k dim"], Float[np.ndarray, "l k"]]:
-        """What `products` have along the last block and along `block`, and its coefficients."""
-        dtype, last = products.dtype, self.coupling.shape[1]
-        before = jnp.zeros_like(products)
-        if last:
-            before = combine(jnp.asarray(self.coupling, dtype), self.previous)
-        corner = gram(block, products - before)
-        whole = before + combine(jnp.asarray(corner.T, dtype), block)
-        return whole, np.concatenate([self.coupling.T[:last], corner])
+    ) -> tuple[Float[Array, "k dim"], Float[Array, "k dim"], Float[np.ndarray, "l k"]]:
+        """The products scaled; what they have outside the last block and `block`; and within."""
+        coupling = self.coupling
+        if not coupling.size:  # the one block there is then takes the place of a last one
+            coupling = np.zeros((block.shape[0], self.previous.shape[0]))
+        dtype = products.dtype
+        numbers = np.asarray(self.scale, dtype), np.asarray(coupling, dtype)
+        vectors, scale, corner = _reduced(
+            products, block, self.previous, *numbers, mesh_of(products)
+        )
+        self.scale = float(scale)
+        known = np.concatenate([self.coupling.T, np.asarray(corner, np.float64)])
+        return *vectors, known
 
     def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
         """What a subclass keeps of a block and its products."""
@@ -198,7 +202,26 @@ class KrylovBasis(Resumable):
 
     def _random(self, first: int) -> Float[Array, "k dim"]:
         operator = self.operator
-        return spherical(self.key, first, WIDTH, operator.dim, operator.dtype, operator.mesh)
+        dim, dtype, mesh = operator.dim, operator.dtype, operator.mesh
+        # By the program that draws the probes of a run.
+        return spherical(self.key, first, WIDTH, dim, dtype, mesh, room=PILOT)[:WIDTH]
+
+
+@partial(jax.jit, static_argnums=5)
+def _reduced(
+    products: Float[Array, "k dim"],
+    block: Float[Array, "k dim"],
+    last: Float[Array, "l dim"],
+    scale: Float[Array, ""],
+    coupling: Float[Array, "k l"],
+    mesh: Mesh | None,
+) -> tuple[tuple[Array, Array], Float[Array, ""], Float[Array, "k k"]]:
+    scale = jnp.where(scale > 0, scale, jnp.max(power_of_two(products)))
+    products = products / scale
+    rest = products - jnp.einsum("kl,lp->kp", coupling, last, precision="highest")
+    corner = inner_products("kp,lp->kl", block, rest, mesh)
+    rest = rest - jnp.einsum("kl,kp->lp", corner, block, precision="highest")
+    return (products, rest), scale, corner
 
 
 # Above this share of the diagonal, random signs, which it costs no variance, beat a basis.

@@ -5,6 +5,7 @@ what is small (k by k) comes to the host in float64.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.meshes import cut_along, mesh_of, width_on
-from hessspec._base.probes import gaussian_on
+from hessspec._base.probes import gaussian, gaussian_on
 from hessspec._krylov.lanczos import power_of_two
 from hessspec._krylov.tiles import Layout, inner_products, split
 
@@ -25,14 +26,30 @@ def spherical(
     dim: int,
     dtype: np.dtype,
     mesh: Mesh | None = None,
-) -> Float[Array, "count width"]:
+    room: int = 0,
+) -> Float[Array, "rows width"]:
     """Probes start, ..., start + count - 1, uniform on the sphere of radius √dim: E[v vᵀ] = I.
 
     No basis is preferred, and no length varies: where H is a multiple of the identity, vᵀHv
     is its trace without error. On a mesh they are cut over its devices and filled up with zeros.
+    With `room` for more, rows of zeros follow: one program then draws any number of them.
     """
-    indices = jnp.arange(start, start + count)
-    return _on_sphere(gaussian_on(key, indices, dim, jnp.dtype(dtype), mesh), dim)
+    if mesh is None:
+        return _drawn(key, start, count, max(room, count), dim, jnp.dtype(dtype))
+    indices = np.arange(start, start + count)
+    rows = _on_sphere(gaussian_on(key, indices, dim, jnp.dtype(dtype), mesh), dim)
+    return jnp.pad(rows, ((0, max(room - count, 0)), (0, 0)))
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _drawn(
+    key: PRNGKeyArray, start: int, count: int, room: int, dim: int, dtype: np.dtype
+) -> Float[Array, "room dim"]:
+    def enter(number: Array, rows: Array) -> Array:
+        row = gaussian(key, (start + number)[None], dim, dtype)
+        return jax.lax.dynamic_update_slice_in_dim(rows, _on_sphere(row, dim), number, axis=0)
+
+    return jax.lax.fori_loop(0, count, enter, jnp.zeros((room, dim), dtype))
 
 
 @partial(jax.jit, static_argnums=1)
@@ -95,6 +112,40 @@ def unit_scale(rows: Float[Array, "k dim"]) -> float:
 _power_of_two = jax.jit(power_of_two)
 
 
+class Measured(NamedTuple):
+    """Products with a block of rows, divided by a power of two, and their inner products.
+
+    Attributes:
+        products: of each row, over `scale`.
+        scale: the power of two.
+        forms: inner products of the rows (first axis) with their products, over `scale`.
+        squares: squared lengths of the products, over `scale` squared.
+        row_squares: squared lengths of the rows.
+    """
+
+    products: Float[Array, "k dim"]
+    scale: Float[Array, ""]
+    forms: Float[Array, "k k"]
+    squares: Float[Array, " k"]
+    row_squares: Float[Array, " k"]
+
+
+def measured(
+    products: Float[Array, "k dim"], rows: Float[Array, "k dim"], scale: float = 0.0
+) -> Measured:
+    """Products with `rows`, measured in one program; 0 asks for a scale as `unit_scale` has it."""
+    return _measured(products, rows, np.asarray(scale, products.dtype), mesh_of(products))
+
+
+@partial(jax.jit, static_argnums=3)
+def _measured(products: Array, rows: Array, scale: Array, mesh: Mesh | None) -> Measured:
+    scale = jnp.where(scale > 0, scale, jnp.max(power_of_two(products)))
+    products = products / scale
+    forms = inner_products("kp,lp->kl", rows, products, mesh)
+    squares = inner_products("kp,kp->k", products, products, mesh)
+    return Measured(products, scale, forms, squares, inner_products("kp,kp->k", rows, rows, mesh))
+
+
 def orthonormal_rows(
     rows: Float[Array, "k dim"],
 ) -> tuple[Float[Array, "k dim"], Float[np.ndarray, "k k"]]:
@@ -136,7 +187,7 @@ def _qr(
 
 def rescaled(rows: Float[Array, "k dim"], length: float) -> Float[Array, "k dim"]:
     """Each row at this length; rows of zeros stay."""
-    return _rescaled(rows, jnp.asarray(length, rows.dtype))
+    return _rescaled(rows, np.asarray(length, rows.dtype))
 
 
 @jax.jit

@@ -25,6 +25,7 @@ from hessspec._krylov.given import orthonormal_span, task_rows
 from hessspec._krylov.matrix import dense_pairs, dense_products
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import warn_of_tasks
 from hessspec._operators.checkpoint import Checkpoint, Folder
 from hessspec._operators.fingerprint import array_digest
 from hessspec._operators.rows import tree_of_rows
@@ -248,7 +249,8 @@ def eigenpairs(
     k = whole_number("k", k, least=None)
     if max_matvecs is not None:
         max_matvecs = whole_number("max_matvecs", max_matvecs)
-    operator, key = call.resolve(memory_budget, validate=checkpoint is None)
+    operator, key = call.resolve(memory_budget, validate=False)
+    warn_of_tasks(operator)
     dim, eps = operator.dim, float(jnp.finfo(operator.dtype).eps)
     if not 1 <= k <= dim:
         raise ValueError(
@@ -270,6 +272,8 @@ def eigenpairs(
         folder = Checkpoint(checkpoint, "eigenpairs", key, operator, asked)
 
     def from_matrix(scalar: AbstractOperator, bar: ProgressBar, kept: KeptRun | None) -> FoundPairs:
+        if kept is None:
+            scalar.validate()
         found = dense_pairs(scalar, k, which, bar, kept)
         return replace(found, product_plan=scalar.product_plan)
 
@@ -278,6 +282,7 @@ def eigenpairs(
     ) -> FoundPairs:
         assert plan.capacity is not None
         inner = scalar.linearised(WIDTH, plan.room)
+        inner.validate()  # here, since what is linearised has met the losses on the way
         limits = plan.search_limit, plan.capacity
         found = search(inner, key, k, which, goal, *limits, bar, first, kept)
         return replace(found, product_plan=inner.product_plan)

@@ -25,10 +25,9 @@ from hessspec._krylov.basis import Basis
 from hessspec._krylov.blocks import (
     combine,
     gram,
+    measured,
     orthonormal_rows,
-    row_forms,
     spherical,
-    unit_scale,
 )
 from hessspec._krylov.lanczos import BREAKDOWN_UNITS
 from hessspec._krylov.lockstep import RowOperator
@@ -266,13 +265,12 @@ class RestartedBasis(Resumable):
     def grow(self) -> int:
         """Multiply the next block and take it in; returns the products that took."""
         block, old = self.next, self.rank
-        products = self._products(block)
+        products, squares = self._products(block)
         self.basis.append(block)
         rest, column = self.basis.split(products)
         if not np.isfinite(column).all():
             check_finite(products, self.operator.space, "a product with the operator")
-        lengths = np.asarray(row_forms(products, products), np.float64) ** 0.5
-        self.norm = max(self.norm, float(lengths.max()))
+        self.norm = max(self.norm, float(squares.max() ** 0.5))
         self._enter(block, column, old)
         self._prepare(products, rest, old)
         return WIDTH
@@ -332,7 +330,7 @@ class RestartedBasis(Resumable):
         values, residuals = [], []
         for first in range(0, count, WIDTH):
             rows = self.basis.rows(first, WIDTH)
-            products = self._products(rows)
+            products, _ = self._products(rows)
             quotients, rests = _rayleigh(rows, products, mesh_of(rows))
             values.append(np.asarray(quotients, np.float64))
             residuals.append(np.asarray(rests, np.float64))
@@ -341,16 +339,19 @@ class RestartedBasis(Resumable):
 
     def surrender(self, chosen: Int[np.ndarray, " k"]) -> Float[Array, "k dim"]:
         """These rows of Q; the basis is given up, so that they are not in memory twice."""
-        return self.basis.surrender()[jnp.asarray(chosen)]
+        return _taken(self.basis.surrender(), np.asarray(chosen, np.int32))
 
-    def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
+    def _products(
+        self, block: Float[Array, "k dim"]
+    ) -> tuple[Float[Array, "k dim"], Float[np.ndarray, " k"]]:
+        """H v of each row in units of s, and their squared lengths."""
         products, parts = self.operator.measured_rows(block)
         self.num_matvecs += block.shape[0]
-        if self.scale == 0.0:
-            self.scale = unit_scale(products)
+        found = measured(products, block, self.scale)
+        self.scale = float(found.scale)
         if parts is not None:  # their rounding is that of H
             self.norm = max(self.norm, float(np.max(np.asarray(parts))) / self.scale)
-        return products / jnp.asarray(self.scale, products.dtype)
+        return found.products, np.asarray(found.squares, np.float64)
 
     def _enter(
         self, block: Float[Array, "b dim"], column: Float[np.ndarray, "n b"], old: int
@@ -417,6 +418,11 @@ class RestartedBasis(Resumable):
         largest = linalg.eigh(start.T @ start, whole, eigvals_only=True)[-1]
         others = self.operator.dim - WIDTH
         return bool(largest < special.betaincinv(WIDTH / 2, others / 2, MISS_PROBABILITY))
+
+
+@jax.jit
+def _taken(rows: Float[Array, "n dim"], chosen: Int[Array, " k"]) -> Float[Array, "k dim"]:
+    return rows[chosen]
 
 
 @partial(jax.jit, static_argnums=3)

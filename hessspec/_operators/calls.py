@@ -7,8 +7,10 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from hessspec._base.selection import Where
-from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.algebra import AbstractOperator, ComposedOperator
+from hessspec._operators.examples import warn_of_examples
 from hessspec._operators.hessian import HessianOperator
+from hessspec._operators.over_data import DataOperator, loss_values
 
 
 def resolve_operator(
@@ -56,6 +58,15 @@ def resolve_operator(
     if validate:
         operator.validate()
     return operator
+
+
+def warn_of_tasks(operator: AbstractOperator) -> None:
+    """Warn if examples are taken for tasks: part of `validate`, for who validates task by task."""
+    if isinstance(operator, ComposedOperator):
+        for part in operator.parts:
+            warn_of_tasks(part)
+    elif isinstance(operator, DataOperator):
+        warn_of_examples(operator, loss_values)
 
 
 INSIDE = "`HessianOperator(loss_fn, params).matvec(vector)` and `hessspec.lanczos` can be used"

@@ -47,6 +47,10 @@ def warn_of_examples(
     The mean of all examples would stay as it is. Cost: two evaluations of the losses, only where
     there are more than 16 of them, as many as examples.
     """
+    if operator.num_tasks is None or not operator.takes_batch:
+        return
+    if operator.streamed is not None:
+        operator = operator._view(next(operator.streamed.groups()))
     count = operator.num_losses or 0
     if count <= MANY_TASKS or not all(_has_as_many(c.group.arrays, count) for c in operator.chunks):
         return
@@ -59,6 +63,8 @@ def warn_of_examples(
         ],
     )
     here, there = (np.asarray(losses(one), float) for one in (operator, turned))
+    if not np.isfinite([here, there]).all():
+        return
     within = 1e3 * np.finfo(operator.dtype).eps * np.abs(here).max()
     if np.all(np.abs(there - np.roll(here, 1)) <= within) and np.ptp(here) > within:
         warnings.warn(

@@ -113,7 +113,7 @@ class HessianOperator(DataOperator):
         found = _linearised(self)
         if not np.all(np.isfinite(found.losses)):
             self.validate()  # which knows the batches apart
-        return replace(found, plan=plan)
+        return replace(found, plan=plan, takes_one=rows == 1)
 
     def _gradient(self, functions: tuple[LiftedFunction, ...], batch: PyTree) -> Gradient:
         """The gradient on one batch, with a leading task axis if the operator has one."""
@@ -162,20 +162,33 @@ class HessianOperator(DataOperator):
         _, linear, values = jax.linearize(gradient, self._wide, has_aux=True)
         return linear, values
 
-    def _quadratic(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        by_products = self.num_tasks is None or not self.plan.modes.forms
-        if by_products and not (self.plan.modes.products is None and self.plan.modes.forms):
+    @property
+    def _forms_by_products(self) -> bool:
+        modes = self.plan.modes
+        return not modes.forms or (self.num_tasks is None and modes.products is not None)
+
+    @property
+    def skips_zeros(self) -> bool:
+        return self.plan.abreast == 1 and self.mesh is None and not self._forms_by_products
+
+    def _quadratic(self, block: Float[Array, "k dim"], used: Any = None) -> Float[Array, "*T k"]:
+        if self._forms_by_products:
             return super()._quadratic(block)
-        forms = self._sum(lambda functions, batch: self._forward_forms(functions, batch, block))
+        forms = self._sum(
+            lambda functions, batch: self._forward_forms(functions, batch, block, used)
+        )
         if self.num_tasks is not None:
             return forms
         return jnp.einsum("t,tk->k", self._scalar_weights(), forms, precision="highest")
 
     def _forward_forms(
-        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array
+        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array, used: Any = None
     ) -> Float[Array, "T k"]:
+        def losses(y: Array) -> Array:
+            return self._values(functions, y, batch)
+
         x = flat_point(self.space, self.chosen)
-        return task_forms(lambda y: self._values(functions, y, batch), x, block, self.plan.abreast)
+        return task_forms(losses, x, block, self.plan.abreast, used)
 
 
 @eqx.filter_jit
@@ -284,7 +297,7 @@ class GaussNewtonOperator(DataOperator):
         return products(self._scalar_weights())
 
     def _forward_forms(
-        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array
+        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array, used: Any = None
     ) -> Float[Array, "T k"]:
         raise ValueError("the Gauss-Newton matrix is multiplied: v'Gv needs J v as G v does")
 

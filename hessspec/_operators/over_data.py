@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
@@ -146,16 +147,16 @@ class DataOperator(PlannedOperator):
 
     @off_explicit_axes
     def forms(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k"]:
-        return self._over_stream(compiled_forms, automatic(block), mesh_of_rows(self, block))
+        mesh = mesh_of_rows(self, block)
+        skips = self.skips_zeros and len(block) > 1 and not isinstance(block, Tracer)
+        return self._over_stream(compiled_forms, automatic(block), mesh, skips)
 
     def validate(self) -> None:
         check_precision(self.plan.narrow, self.dtype)
-        first, second = (np.asarray(self._over_stream(_loss_values, self.mesh)) for _ in range(2))
+        first, second = (np.asarray(self._over_stream(loss_values, self.mesh)) for _ in range(2))
         shape = () if self.num_losses is None else (self.num_losses,)
         check_losses(first.reshape(shape), second.reshape(shape), self.dtype, self._blame)
-        if self.num_tasks is not None and self.takes_batch:
-            one = self if self.streamed is None else self._view(next(self.streamed.groups()))
-            warn_of_examples(one, _loss_values)
+        warn_of_examples(self, loss_values)
 
     def _blame(self) -> str:
         """Which parameter or batch makes the loss what is not finite."""
@@ -188,7 +189,7 @@ class DataOperator(PlannedOperator):
     @off_explicit_axes
     def losses(self) -> Float[Array, "*T"]:
         """The loss at the operator's parameters: a scalar, or shape (T,)."""
-        values = self._over_stream(_loss_values, self.mesh)
+        values = self._over_stream(loss_values, self.mesh)
         return values[0] if self.num_losses is None else values
 
     def __repr__(self) -> str:
@@ -337,7 +338,7 @@ class DataOperator(PlannedOperator):
 
     @abc.abstractmethod
     def _forward_forms(
-        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Float[Array, "k dim"]
+        self, functions: tuple[LiftedFunction, ...], batch: PyTree, block: Array, used: Any = None
     ) -> Float[Array, "T k"]:
         """v'Hv of each loss on one batch, without a reverse pass."""
 
@@ -416,7 +417,7 @@ def _losses_by_batch(hessian: DataOperator) -> list[Array]:
 
 
 @eqx.filter_jit
-def _loss_values(hessian: DataOperator, mesh: Mesh | None = None) -> Array:
+def loss_values(hessian: DataOperator, mesh: Mesh | None = None) -> Array:
     with rows_over(mesh):
         x = flat_point(hessian.space, hessian.chosen)
         return hessian._sum(lambda functions, batch: hessian._values(functions, x, batch))

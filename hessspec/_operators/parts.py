@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from hessspec._base.space import VectorSpace
-from hessspec._operators.algebra import AbstractOperator, ScaledOperator
+from hessspec._operators.algebra import AbstractOperator, ComposedOperator, ScaledOperator
 from hessspec._operators.batches import BatchGroup
+from hessspec._operators.linearised import LinearisedOperator
 from hessspec._operators.over_data import Chunk, DataOperator
+from hessspec._operators.rows import forms_of
 
 # Probes of their own cost a draw and a projection each, and smaller batches are slower: measured
 # on 64 molecules, eight groups have most of the gain of sixteen at half of that price.
@@ -36,10 +38,12 @@ def parts_of(operator: AbstractOperator, most: int = MOST_PARTS) -> list[Abstrac
         return [operator]
     if sum(chunk.group.weights.size for chunk in operator.chunks) == 1:
         return [operator]
-    chosen = _grouped(operator.chunks, most)
-    if len(chosen) == 1:
-        return [operator]
-    return [eqx.tree_at(lambda o: o.chunks, operator, chunks) for chunks in chosen]
+    found = [
+        _Placed(chunk, *source)
+        for chunk, source in zip(operator.chunks, operator.source.groups, strict=True)
+    ]
+    chosen = _grouped(found, most)
+    return [operator] if len(chosen) == 1 else [_part(operator, some) for some in chosen]
 
 
 def share_of(part: AbstractOperator) -> float:
@@ -50,36 +54,57 @@ def share_of(part: AbstractOperator) -> float:
     return float(sum(np.sum(np.asarray(chunk.group.weights)) for chunk in part.chunks))
 
 
-def _grouped(chunks: tuple[Chunk, ...], most: int) -> list[tuple[Chunk, ...]]:
+class _Placed(NamedTuple):
+    """A chunk, the places of its batches in the data, and the paths of their arrays."""
+
+    chunk: Chunk
+    places: tuple[int, ...]
+    paths: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.places)
+
+    def run(self, first: int, last: int) -> _Placed:
+        """Some of its batches."""
+        group = self.chunk.group
+        arrays = jax.tree.map(lambda leaf: leaf[first:last], group.arrays)
+        group = BatchGroup(arrays, group.constants, group.weights[first:last])
+        return _Placed(Chunk(self.chunk.functions, group), self.places[first:last], self.paths)
+
+
+def _part(operator: DataOperator, some: list[_Placed]) -> DataOperator:
+    """The operator of these batches, which names them as the whole does."""
+    part = eqx.tree_at(lambda o: o.chunks, operator, tuple(one.chunk for one in some))
+    source = type(operator.source)(operator.source.functions)
+    source.groups = tuple((one.places, one.paths) for one in some)
+    object.__setattr__(part, "source", source)  # static, so no leaf that `tree_at` could replace
+    return part
+
+
+def _grouped(chunks: list[_Placed], most: int) -> list[list[_Placed]]:
     """Chunks together if there are many shapes, and cut into pieces where one has many batches."""
     if len(chunks) >= most:
         ends = np.linspace(0, len(chunks), most + 1).round().astype(int)
         return [chunks[a:b] for a, b in itertools.pairwise(ends)]
     pieces = [1] * len(chunks)
-    sizes = [chunk.group.weights.size for chunk in chunks]
+    sizes = [chunk.size for chunk in chunks]
     while sum(pieces) < min(most, sum(sizes)):
         # One more for the chunk whose pieces hold the most batches.
         fullest = int(np.argmax([size / n for size, n in zip(sizes, pieces, strict=True)]))
         if pieces[fullest] == sizes[fullest]:
             break
         pieces[fullest] += 1
-    return [(piece,) for chunk, n in zip(chunks, pieces, strict=True) for piece in _cut(chunk, n)]
+    return [[piece] for chunk, n in zip(chunks, pieces, strict=True) for piece in _cut(chunk, n)]
 
 
-def _cut(chunk: Chunk, pieces: int) -> list[Chunk]:
+def _cut(chunk: _Placed, pieces: int) -> list[_Placed]:
     """Runs of batches of one shape; all of one length where that leaves at least half of them."""
-    group, size = chunk.group, chunk.group.weights.size
+    size = chunk.size
     even = max(n for n in range(1, pieces + 1) if size % n == 0)
     count = even if 2 * even >= pieces else pieces
     ends = np.linspace(0, size, count + 1).round().astype(int)
-
-    def run(first: int, last: int) -> Chunk:
-        arrays = jax.tree.map(lambda leaf: leaf[first:last], group.arrays)
-        return Chunk(
-            chunk.functions, BatchGroup(arrays, group.constants, group.weights[first:last])
-        )
-
-    return [run(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+    return [chunk.run(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
 class Parted:
@@ -134,17 +159,27 @@ class Parted:
         parts = [part.linearised(rows, room) for part in self.parts]
         return Parted(self.operator, parts, self.see)
 
+    @property
+    def skips_zeros(self) -> bool:
+        """Whether rows of zeros at the end of a block cost nothing in any part."""
+        return all(map(skips_zeros, self.parts))
+
+    def validate(self) -> None:
+        """As for the whole; where all parts are linearised, by what they have met on the way."""
+        for one in self.parts if all(map(_is_linearised, self.parts)) else [self.operator]:
+            one.validate()
+
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "k dim"]:
         """H v for each row."""
         total, forms = None, []
         for part in self.parts:
             rows = part.rows(block)
-            forms.append(_forms(rows, block))
+            forms.append(np.asarray(forms_of(rows, block), np.float64))
             if self.see is not None:
                 self.see(rows)
             total = rows if total is None else total + rows
         assert total is not None
-        self.forms = np.asarray(jnp.stack(forms), np.float64)
+        self.forms = np.stack(forms)
         return total
 
     def measured_rows(self, block: Float[Array, "k dim"]) -> tuple[Float[Array, "k dim"], None]:
@@ -152,6 +187,14 @@ class Parted:
         return self.rows(block), None
 
 
-@jax.jit
-def _forms(rows: Float[Array, "k dim"], block: Float[Array, "k dim"]) -> Float[Array, " k"]:
-    return jnp.einsum("kp,kp->k", rows, block, precision="highest")
+def skips_zeros(operator: AbstractOperator | Parted) -> bool:
+    """Whether rows of zeros at the end of a block cost nothing, so that blocks may be filled up."""
+    if isinstance(operator, ComposedOperator):
+        return all(map(skips_zeros, operator.parts))
+    return bool(getattr(operator, "skips_zeros", False))
+
+
+def _is_linearised(part: AbstractOperator) -> bool:
+    if isinstance(part, ComposedOperator):
+        return all(map(_is_linearised, part.parts))
+    return isinstance(part, LinearisedOperator)

@@ -22,5 +22,10 @@ class PlannedOperator(AbstractOperator):
         return self.plan.modes.products is not None
 
     @property
+    def skips_zeros(self) -> bool:
+        """Whether rows of zeros at the end of a block cost nothing."""
+        return False
+
+    @property
     def product_plan(self) -> str:
         return str(self.plan)

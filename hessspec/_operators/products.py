@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from hessspec._operators.modes import FORWARD_OVER_REVERSE, REVERSE_OVER_REVERSE
 from hessspec._operators.repeats import without_repeats
@@ -26,9 +26,20 @@ def weighted_gradient(losses: Losses, weights: Float[Array, " T"]) -> Gradient:
 
 
 def map_rows(
-    function: Callable[[Array], Array], rows: Float[Array, "k *row"], abreast: int
+    function: Callable[[Array], Array],
+    rows: Float[Array, "k *row"],
+    abreast: int,
+    used: Int[Array, ""] | None = None,
 ) -> Array:
-    """`function` of each row, stacked: `abreast` rows in a vectorised pass, then the next ones."""
+    """`function` of each row, stacked: `abreast` rows in a vectorised pass, then the next ones.
+
+    Of rows that go one by one only the first `used`, if that is given: the others get zeros, and
+    cost nothing. (The loop then has no reverse mode.)
+    """
+    if abreast == 1 and used is not None:
+        shape = jax.eval_shape(function, rows[0])
+        zeros = jnp.zeros((rows.shape[0], *shape.shape), shape.dtype)
+        return jax.lax.fori_loop(0, used, lambda i, out: out.at[i].set(function(rows[i])), zeros)
     if abreast == 1:
         return jax.lax.map(function, rows)
     if abreast >= rows.shape[0]:
@@ -93,7 +104,11 @@ def _pullback(function: Callable[[Array], Array], x: Array) -> Callable[[Array],
 
 
 def task_forms(
-    losses: Losses, x: Float[Array, " dim"], block: Float[Array, "k dim"], abreast: int = 1
+    losses: Losses,
+    x: Float[Array, " dim"],
+    block: Float[Array, "k dim"],
+    abreast: int = 1,
+    used: Int[Array, ""] | None = None,
 ) -> Float[Array, "T k"]:
     """v'H_t v for all tasks and rows, forward over forward: d²/dε² L_t(x + εv) at ε = 0.
 
@@ -110,7 +125,7 @@ def task_forms(
 
     # Both derivatives go along v, so the first derivative of everything stands there twice.
     once = without_repeats(form, x, block[0])
-    return map_rows(lambda v: once(x, v), block, abreast).T
+    return map_rows(lambda v: once(x, v), block, abreast, used).T
 
 
 def gauss_newton_products(

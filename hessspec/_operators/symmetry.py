@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from hessspec._base.checks import ASYMMETRY_UNITS, MOST_ASYMMETRY, Values, check_symmetric
 from hessspec._base.kept import Resumable
+from hessspec._base.space import VectorSpace
 from hessspec._operators.rows import lengths_of
 
 # Two scalings, of different digits: the larger of two differences is rarely small by accident.
@@ -29,6 +30,8 @@ class Multiplies(Protocol):
 
     @property
     def dtype(self) -> np.dtype: ...
+    @property
+    def space(self) -> VectorSpace: ...
     def rows(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]: ...
 
 

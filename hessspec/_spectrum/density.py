@@ -18,6 +18,7 @@ from hessspec._base.probes import gaussian_on
 from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import warn_of_tasks
 from hessspec._operators.checkpoint import Checkpoint, Folder
 from hessspec._operators.fingerprint import origin_of
 from hessspec._operators.symmetry import Symmetry
@@ -92,6 +93,7 @@ def density(
     num_probes = whole_number("num_probes", num_probes)
     num_steps = whole_number("num_steps", num_steps)
     operator, key = call.resolve(memory_budget, validate=False)
+    warn_of_tasks(operator)
     dim, dtype = operator.dim, jnp.dtype(operator.dtype)
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     products = tasks * (dim if dim <= num_steps else num_probes * num_steps)

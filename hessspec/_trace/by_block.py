@@ -22,11 +22,12 @@ from hessspec._base.probes import rademacher_on
 from hessspec._base.signatures import explained
 from hessspec._base.space import VectorSpace
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.parts import skips_zeros
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import By
 from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.guards import SURE, guarded_products
+from hessspec._trace.guards import SURE, guarded
 
 LOOKED = 4  # products of each task that show how symmetric H is, since forms here do not
 
@@ -97,6 +98,11 @@ class Blockwise(AbstractOperator):
         return self.inner.block_rows
 
     @property
+    def skips_zeros(self) -> bool:
+        """As for products with the whole."""
+        return skips_zeros(self.inner)
+
+    @property
     def product_plan(self) -> str:
         return self.inner.product_plan
 
@@ -139,12 +145,17 @@ def looked_at(operator: AbstractOperator) -> Float[np.ndarray, " T"]:
         ValueError: if products are not symmetric.
     """
     tasks = operator.num_tasks
-    scalars = [operator] if tasks is None else [operator.task(t) for t in range(tasks)]
     dim, dtype = operator.dim, jnp.dtype(operator.dtype)
     signs = rademacher_on(jax.random.key(0), jnp.arange(LOOKED), dim, dtype, operator.mesh)
-    return np.array(
-        [SURE * guarded_products(one, signs, Symmetry(one)).asymmetry for one in scalars]
-    )
+    rows, parts = operator.measured_rows(signs)  # of all tasks, by the program of the samples
+    if tasks is None:
+        found = [guarded(rows, parts, signs, Symmetry(operator))]
+    else:
+        of_task = [None] * tasks if parts is None else list(parts)
+        found = [
+            guarded(rows[t], of_task[t], signs, Symmetry(operator.task(t))) for t in range(tasks)
+        ]
+    return np.array([SURE * one.asymmetry for one in found])
 
 
 def by_name(

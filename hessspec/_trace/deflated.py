@@ -19,9 +19,9 @@ from hessspec._krylov.block_basis import (
     off_diagonal,
     rows_in,
 )
-from hessspec._krylov.blocks import gram, rescaled, row_forms, spherical
+from hessspec._krylov.blocks import gram, rescaled, spherical
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.parts import Parted
+from hessspec._operators.parts import Parted, skips_zeros
 from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.choice import Choice
 from hessspec._trace.estimate import TraceEstimate
@@ -63,6 +63,7 @@ class Deflated(Resumable):
         self.key, self.strata = key, Strata(operator, key)
         whole = Parted(operator, self.strata.parts) if self.strata.several else operator
         self.operator = whole.linearised(PILOT, room // 2)
+        self.operator.validate()  # here, since what is linearised has met the losses on the way
         self.exact_of_groups = np.zeros(len(self.strata.parts))
         self.max_rank = rows_in(room, self.operator)
         self.symmetry = Symmetry(self.operator)
@@ -100,7 +101,7 @@ class Deflated(Resumable):
         """The estimate from at most `budget` products in all."""
         if self.spent == 0:
             found = guarded_products(self.operator, self.pilot, self.symmetry)
-            self.products, self.product_scale, self.forms, self.size = found
+            self.products, self.product_scale, self.forms, self.size, _ = found
             self.asymmetry = found.asymmetry
             self._note_groups(is_exact=False)
             self._spend(PILOT, bar)
@@ -129,13 +130,13 @@ class Deflated(Resumable):
         source = self.operator
         return Hutchinson(source.operator if isinstance(source, Parted) else source, self.key)
 
-    def _note_groups(self, *, is_exact: bool) -> None:
+    def _note_groups(self, *, is_exact: bool, count: int | None = None) -> None:
         """What groups of batches have of the rows multiplied last."""
         if isinstance(self.operator, Parted):
             if is_exact:
                 self.exact_of_groups = self.exact_of_groups + self.operator.forms.sum(axis=-1)
             else:
-                self.strata.samples.append(self.operator.forms)
+                self.strata.samples.append(self.operator.forms[:, :count])
 
     def _spend(self, count: int, bar: ProgressBar) -> None:
         self.spent += count
@@ -151,8 +152,7 @@ class Deflated(Resumable):
         self._note_groups(is_exact=True)
         self._spend(rows.shape[0], bar)
         self.krylov.begin_with(rows, found.forms, found.scale, found.size)
-        squares = np.asarray(row_forms(found.rows, found.rows), np.float64)
-        self.given_squares = float(squares.sum()) * found.scale**2
+        self.given_squares = float(found.squares.sum()) * found.scale**2
         self._see(rows)
 
     def _see(self, block: Float[Array, "k dim"]) -> None:
@@ -204,23 +204,27 @@ class Deflated(Resumable):
 
     def _sample(self, count: int, bar: ProgressBar) -> None:
         if self.strata.own:
-            found = self.strata.draw(count, lambda rows: self.krylov.basis.split(rows)[0])
+            assert isinstance(self.operator, Parted)
+            parts = self.operator.parts
+            found = self.strata.draw(count, lambda rows: self.krylov.basis.split(rows)[0], parts)
             self.strata.samples.append(found)
             self.samples.append(found.sum(axis=0))
             self._spend(count, bar)
             return
         dim = self.operator.dim
         dtype, mesh = self.operator.dtype, self.operator.mesh
-        probes = spherical(self.key, self.drawn, count, dim, dtype, mesh)
+        # Filled up with zeros where these cost nothing: a last, smaller block is no new program.
+        room = PILOT if skips_zeros(self.operator) else 0
+        probes = spherical(self.key, self.drawn, count, dim, dtype, mesh, room)
         self.drawn += count
         # One pass: what it leaves is rounding, squared in the form.
         outside, _ = self.krylov.basis.split(probes)
         outside = rescaled(outside, (dim - self.krylov.rank) ** 0.5)
         norm = self.krylov.size * self.krylov.scale
-        rows, scale, forms, _ = guarded_products(self.operator, outside, self.symmetry, norm)
-        self._note_groups(is_exact=False)
-        self.samples.append(np.diagonal(forms) * scale)
-        self.squares.append(row_lengths(rows) ** 2 * scale**2)
+        found = guarded_products(self.operator, outside, self.symmetry, norm)
+        self._note_groups(is_exact=False, count=count)
+        self.samples.append(np.diagonal(found.forms)[:count] * found.scale)
+        self.squares.append(found.squares[:count] * found.scale**2)
         self._spend(count, bar)
 
     def _pilot_squares(self) -> np.ndarray:

@@ -17,6 +17,7 @@ from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import warn_of_tasks
 from hessspec._operators.checkpoint import Checkpoint, Folder
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.rows import tree_of_rows
@@ -199,7 +200,8 @@ def diagonal(
     Source: derived here; checked against dense Hessians in `tests/hessspec/trace/test_diagonal.py`.
     """
     num_matvecs = whole_number("num_matvecs", num_matvecs)
-    operator, key = call.resolve(memory_budget, validate=checkpoint is None)
+    operator, key = call.resolve(memory_budget, validate=False)
+    warn_of_tasks(operator)
     tasks = [operator] if operator.num_tasks is None else _tasks(operator)
     budget = min(num_matvecs, operator.dim)
     row = operator.row_bytes
@@ -211,14 +213,16 @@ def diagonal(
         f"`diagonal` for {operator.dim:,} parameters and {len(tasks)} tasks",
         "raise `memory_budget`, or take the tasks one by one",
     )
-    limit = (allowed // row - held) // len(tasks)  # rows that each task's basis may have
+    room = allowed - held * row
 
     def compute(kept: KeptRun | None = None) -> _Found:
         with progress_bar(budget * len(tasks), "diagonal", enabled=progress) as shown:
             if budget >= operator.dim:
+                if kept is None:
+                    operator.validate()
                 exact = ExactRun(operator)
                 return _exact(exact, *resumed(exact, kept, shown))
-            run = DiagonalRun([Run(task, key, limit) for task in tasks])
+            run = DiagonalRun([Run(task, key, room, len(tasks)) for task in tasks])
             run.advance(budget, *resumed(run, kept, shown))
             return _estimate(operator, run.runs)
 

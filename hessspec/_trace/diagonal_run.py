@@ -1,5 +1,7 @@
 """The samples behind `diagonal`: v ∘ Hv beside a basis, for one task."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -65,16 +67,24 @@ class _DiagonalBasis(KrylovBasis):
 
 
 class Run(Resumable):
-    """The diagonal of one task's H."""
+    """The diagonal of one task's H.
+
+    What it does is done in three turns, with other tasks in between. In each the gradient is
+    linearised once, and what that keeps is given up again: no two tasks hold it at a time.
+    """
 
     changing = (
         *("symmetry", "basis", "strata", "count", "samples", "drawn", "spent", "asymmetry"),
         *("forms", "size", "variances", "is_grown", "has_pilot", "ratio"),
     )
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, max_rank: int) -> None:
-        self.operator, self.key, self.max_rank = operator, key, max_rank
-        self.symmetry = Symmetry(operator, is_stated=False)  # the entries' errors say nothing of it
+    def __init__(
+        self, operator: AbstractOperator, key: PRNGKeyArray, room: int, tasks: int
+    ) -> None:
+        self.operator, self.key, self.room, self.tasks = operator, key, room, tasks
+        self.is_validated = False
+        # The entries' errors say nothing of asymmetry.
+        self.symmetry = Symmetry(operator, is_stated=False)
         sketch_key = jax.random.fold_in(key, SKETCH_STREAM)
         self.basis = _DiagonalBasis(operator, sketch_key, self.symmetry)
         zeros = over_devices(operator.mesh, jnp.zeros(operator.dim, operator.dtype))
@@ -115,17 +125,23 @@ class Run(Resumable):
 
     def deflate(self, budget: int, bar: ProgressBar, keep: Keep = never) -> None:
         """Multiply the pilot, and grow the basis as far as that pays with `budget` products."""
+        if not self.is_grown:
+            with self._linearised() as kept:
+                self._deflate(kept, budget, bar, keep)
+
+    def _deflate(
+        self, operator: AbstractOperator | Parted, budget: int, bar: ProgressBar, keep: Keep
+    ) -> None:
+        self.basis.operator, max_rank = operator, self._max_rank(operator)
         if not self.spent:
-            self._multiply_pilot(min(PILOT, budget), bar)
+            self._multiply_pilot(operator, min(PILOT, budget), bar)
             keep()
-        if self.is_grown:
-            return
         if budget >= 3 * PILOT and diagonal_share(self.pilot, self.rows) < DIAGONAL_SHARE:
             largest = max(float(np.abs(self.forms).max()), self.size * self.operator.dim**0.5)
             rounding = 8 * np.finfo(self.operator.dtype).eps * largest
             while (
                 not self.basis.full
-                and self.basis.rank + WIDTH <= self.max_rank
+                and self.basis.rank + WIDTH <= max_rank
                 and self.variances[-1][1] > rounding**2
                 and growth_pays(self.variances, budget - self.spent, PILOT)
             ):
@@ -136,9 +152,11 @@ class Run(Resumable):
         self.pilot_samples = self.pilot * self._outside(self.pilot, self.rows)
         self.is_grown = True
 
-    def _multiply_pilot(self, count: int, bar: ProgressBar) -> None:
+    def _multiply_pilot(
+        self, operator: AbstractOperator | Parted, count: int, bar: ProgressBar
+    ) -> None:
         self.pilot = self._probes(count)
-        found = guarded_products(self.operator, self.pilot, self.symmetry)
+        found = guarded_products(operator, self.pilot, self.symmetry)
         self.rows = found.rows * jnp.asarray(found.scale, self.pilot.dtype)
         self.forms, self.size = found.forms * found.scale, found.size * found.scale
         self.asymmetry = found.asymmetry
@@ -160,8 +178,9 @@ class Run(Resumable):
             nonlocal own
             own += float(_total_variance(probes, self.basis.basis.without(rows)))
 
-        parted = Parted(self.operator, self.strata.parts, see)
-        images = self._common(parted, probes)
+        with self._linearised() as kept:
+            assert isinstance(kept, Parted)
+            images = self._common(Parted(kept.operator, kept.parts, see), probes)
         self._spend(PILOT, bar)
         common = float(_total_variance(probes, images))
         self._add(_in_pairs(self.pilot_samples))
@@ -177,14 +196,40 @@ class Run(Resumable):
             self._add(self.pilot_samples)
             self.has_pilot = True
         self.strata.groups = len(self.strata.parts) if own else 1
-        while (more := min(PILOT, budget - self.spent)) > 0:
-            if own:
-                self._add(self._own(more))
-            else:
-                probes = self._probes(more)
-                self._add(probes * self._common(self.operator, probes))
-            self._spend(more, bar)
-            keep()
+        if self.spent == budget:
+            return
+        with self._linearised() as kept:
+            while (more := min(PILOT, budget - self.spent)) > 0:
+                if own:
+                    self._add(self._own(kept, more))
+                else:
+                    probes = self._probes(more)
+                    self._add(probes * self._common(kept, probes))
+                self._spend(more, bar)
+                keep()
+
+    @contextmanager
+    def _linearised(self) -> Iterator[AbstractOperator | Parted]:
+        """The operator with its gradient linearised, by groups of batches if there are several.
+
+        Products of all kinds then go through the same programs.
+        """
+        several = self.strata.several
+        whole = Parted(self.operator, self.strata.parts) if several else self.operator
+        kept = whole.linearised(PILOT, self.room // 2)
+        if not self.is_validated:
+            kept.validate()  # here, since what is linearised has met the losses on the way
+            self.is_validated = True
+        self.symmetry.operator = kept
+        yield kept
+        self.symmetry.operator = self.basis.operator = self.operator  # so that it can go
+
+    def _max_rank(self, operator: AbstractOperator | Parted) -> int:
+        """Rows that the basis may have, beside those of the other tasks."""
+        row = self.operator.row_bytes
+        # The vectors of a product are counted already.
+        kept = max(0, operator.product_bytes(PILOT) - 4 * BLOCK_ROWS * row)
+        return (self.room - kept) // row // self.tasks
 
     def _common(
         self, operator: AbstractOperator | Parted, probes: Float[Array, "k dim"]
@@ -195,10 +240,11 @@ class Run(Resumable):
         images, scale, *_ = guarded_products(operator, left, self.symmetry, norm)
         return self.basis.basis.without(images) * jnp.asarray(scale, images.dtype)
 
-    def _own(self, count: int) -> Float[Array, "k dim"]:
+    def _own(self, kept: AbstractOperator | Parted, count: int) -> Float[Array, "k dim"]:
         """Σ_b v_b ∘ ΠH_bΠv_b, another v_b for each group of batches."""
+        assert isinstance(kept, Parted)
         total: Any = 0.0
-        for part, signs in zip(self.strata.parts, self.strata.by_part(count), strict=True):
+        for part, signs in zip(kept.parts, self.strata.by_part(count), strict=True):
             images = self.basis.basis.without(part.rows(self.basis.basis.without(signs)))
             check_finite(images, self.operator.space, "the product H v")
             total = total + signs * images
@@ -214,7 +260,7 @@ class Run(Resumable):
         bar.update(count)
 
     def _probes(self, count: int) -> Float[Array, "k dim"]:
-        indices = jnp.arange(self.drawn, self.drawn + count)
+        indices = np.arange(self.drawn, self.drawn + count)
         self.drawn += count
         dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
         return rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)

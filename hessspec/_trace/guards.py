@@ -17,7 +17,7 @@ from hessspec._base.checks import (
     asymmetric,
     check_finite,
 )
-from hessspec._krylov.blocks import gram, row_forms, unit_scale
+from hessspec._krylov.blocks import gram, measured, row_forms, unit_scale
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import Parted
 from hessspec._operators.plan import BLOCK_ROWS
@@ -47,12 +47,14 @@ class Guarded(NamedTuple):
         scale: the power of two.
         forms: vᵢᵀHvⱼ, over `scale`.
         size: the largest |Hv| / |v|, over `scale`; that of its parts if H is a sum of several.
+        squares: |Hv|² of each, over `scale` squared.
     """
 
     rows: Float[Array, "k dim"]
     scale: float
     forms: Float[np.ndarray, "k k"]
     size: float
+    squares: Float[np.ndarray, " k"]
 
     @property
     def asymmetry(self) -> float:
@@ -81,18 +83,30 @@ def guarded_products(
     Raises:
         ValueError: if a product is not finite, or vᵢᵀHvⱼ and vⱼᵀHvᵢ differ by more than rounding.
     """
-    rows, parts = operator.measured_rows(probes)
-    scale = unit_scale(rows)
-    rows = rows / jnp.asarray(scale, rows.dtype)
-    forms = gram(probes, rows)
+    return guarded(*operator.measured_rows(probes), probes, symmetry, norm)
+
+
+def guarded(
+    rows: Float[Array, "k dim"],
+    parts: Float[Array, " k"] | None,
+    probes: Float[Array, "k dim"],
+    symmetry: Symmetry,
+    norm: float = 0.0,
+) -> Guarded:
+    """The same of products that were made, as `measured_rows` returns them."""
+    found = measured(rows, probes)
+    rows, scale = found.products, float(found.scale)
+    forms = np.asarray(found.forms, np.float64)
     if not np.isfinite(forms).all():
-        check_finite(rows, operator.space, "the product H v")
-    lengths = row_lengths(probes)
-    images = row_lengths(rows) if parts is None else np.asarray(parts, np.float64) / scale
+        check_finite(rows, symmetry.operator.space, "the product H v")
+    lengths = np.sqrt(np.asarray(found.row_squares, np.float64))
+    images = np.sqrt(np.asarray(found.squares, np.float64))
+    if parts is not None:
+        images = np.asarray(parts, np.float64) / scale
     size = max(float(np.max(images / np.maximum(lengths, 1e-30))), norm / scale)
     allowed = size * lengths[:, None] * lengths
     symmetry.check(forms, forms.T, allowed, probes, scale * size)
-    return Guarded(rows, scale, forms, size)
+    return Guarded(rows, scale, forms, size, np.asarray(found.squares, np.float64))
 
 
 def row_lengths(rows: Float[Array, "k dim"]) -> Float[np.ndarray, " k"]:

@@ -8,7 +8,6 @@ from hessspec._base.kept import Keep, Resumable, never
 from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT
-from hessspec._krylov.blocks import row_forms
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import Parted
 from hessspec._operators.symmetry import Symmetry
@@ -85,7 +84,7 @@ class Hutchinson(Resumable):
         return self.drawn + self.strata.drawn + self.looks
 
     def _probes(self, size: int) -> Float[Array, "k dim"]:
-        indices = jnp.arange(self.drawn, self.drawn + size)
+        indices = np.arange(self.drawn, self.drawn + size)
         self.drawn += size
         dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
         return rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
@@ -113,8 +112,7 @@ class Hutchinson(Resumable):
     def _guarded(self, probes: Float[Array, "k dim"]) -> Float[np.ndarray, "B k"]:
         """Forms of each group from products, whose squares and symmetry come along."""
         found = guarded_products(self.parted, probes, self.symmetry)
-        lengths = np.asarray(row_forms(found.rows, found.rows), np.float64)
-        self.squares.append(lengths * found.scale**2)
+        self.squares.append(found.squares * found.scale**2)
         if probes.shape[0] > 1:
             self.asymmetry.append(found.asymmetry)
         if isinstance(self.parted, Parted):

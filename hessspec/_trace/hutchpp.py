@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from hessspec._base.kept import Keep, Resumable, never
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT
-from hessspec._krylov.blocks import orthonormal_rows, rescaled, row_forms, spherical, without
+from hessspec._krylov.blocks import orthonormal_rows, rescaled, spherical, without
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import Parted
 from hessspec._operators.plan import BLOCK_ROWS
@@ -96,13 +96,11 @@ class HutchPlusPlus(Resumable):
                 rows = jnp.concatenate([self.directions, without(self.directions, rows)])
             basis, _ = orthonormal_rows(rows)
             found = guarded_products(self.parted[t], basis, self.symmetries[t], norm)
-            images, scale, _, largest = found
             self.systematic[t] = SURE * max(sketch.asymmetry, found.whole_asymmetry)
             self.bases.append(basis)
-            self.norms.append(scale * largest)
+            self.norms.append(found.scale * found.size)
             self.exact[:, t] = self._by_group(t, found).sum(axis=-1)
-            squares = np.asarray(row_forms(images, images), np.float64)
-            self.exact_square[t] = squares.sum() * scale**2
+            self.exact_square[t] = found.squares.sum() * found.scale**2
             self.num_matvecs += size + basis.shape[0]
         self.spent += size + self.bases[0].shape[0]
         bar.update(self.spent)
@@ -135,8 +133,7 @@ class HutchPlusPlus(Resumable):
             inside = rescaled(without(basis, probes), (dim - basis.shape[0]) ** 0.5)
             found = guarded_products(parted, inside, self.symmetries[t], self.norms[t])
             forms.append(self._by_group(t, found))
-            squares = np.asarray(row_forms(found.rows, found.rows), np.float64)
-            self.squares[t].append(squares * found.scale**2)
+            self.squares[t].append(found.squares * found.scale**2)
         return forms
 
     def _own(self, size: int) -> list[Float[np.ndarray, "B k"]]:

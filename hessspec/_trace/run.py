@@ -124,13 +124,14 @@ def estimator_for(
 ) -> Estimator:
     """The method in force: with very few products only Hutchinson's mean is left."""
     scalar = operator.num_tasks is None
+    deflated = deflates(method, budget, given is not None)
     if isinstance(operator, Blockwise):
-        if method == "auto" and (budget >= MIN_AUTO or given is not None):
+        if deflated:
             return SharedDeflation(operator, key, room, given, goal)
         return Hutchinson(operator, key)
     if not operator.has_products:
         return Hutchinson(operator, key)
-    if method == "auto" and (budget >= MIN_AUTO or given is not None):
+    if deflated:
         if scalar:
             return Deflated(operator, key, room, given)
         return SharedDeflation(operator, key, room, given, goal)
@@ -139,6 +140,11 @@ def estimator_for(
     if method == "hutch++" and budget >= 6:
         return HutchPlusPlus(operator, key, given)
     return Hutchinson(operator, key)
+
+
+def deflates(method: str, budget: int, has_directions: bool) -> bool:
+    """Whether a run by this method has a basis that grows."""
+    return method == "auto" and (budget >= MIN_AUTO or has_directions)
 
 
 def first_look(operator: AbstractOperator, method: str, given: Float[Array, "r dim"] | None) -> int:

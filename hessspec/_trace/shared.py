@@ -12,6 +12,7 @@ from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT, WIDTH, KrylovBasis, rows_in
 from hessspec._krylov.blocks import rescaled, spherical, without
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.parts import skips_zeros
 from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.choice import LEAST, Choice, Goal, geometric_mean, next_rank
 from hessspec._trace.estimate import TraceEstimate
@@ -227,7 +228,7 @@ class SharedDeflation(Resumable):
     def _measure_pilot(self, bar: ProgressBar) -> None:
         """The variance at this rank. The forms are samples too, until the basis grows again."""
         self.strata.begin_again()
-        self.strata.samples = [self._residual_forms(self.pilot, bar)]
+        self.strata.samples = [self._residual_forms(self.pilot, bar, PILOT)]
         self.variances.append((self._rank(), self.samples.var(axis=-1, ddof=1)))
 
     def _sample(self, count: int, bar: ProgressBar) -> None:
@@ -240,16 +241,21 @@ class SharedDeflation(Resumable):
             self._pay(count, bar, self.costs.own_sample(self._rank(), self.strata.groups))
             return
         dim, dtype, mesh = self.operator.dim, self.operator.dtype, self.operator.mesh
-        probes = spherical(self.key, self.drawn, count, dim, dtype, mesh)
+        # Filled up with zeros where these cost nothing: a last, smaller block is no new program.
+        room = PILOT if all(map(skips_zeros, self.strata.parts)) else 0
+        probes = spherical(self.key, self.drawn, count, dim, dtype, mesh, room)
         self.drawn += count
-        self.strata.samples.append(self._residual_forms(basis.split(probes)[0], bar))
+        self.strata.samples.append(self._residual_forms(basis.split(probes)[0], bar, count))
 
     def _residual_forms(
-        self, rows: Float[Array, "k dim"], bar: ProgressBar
+        self, rows: Float[Array, "k dim"], bar: ProgressBar, count: int
     ) -> Float[np.ndarray, "B T k"]:
-        """Forms of rows orthogonal to the basis, each brought to the length that it has there."""
+        """Forms of the first `count` rows, orthogonal to the basis, each brought to the length that
+        it has there. None but those are paid for."""
         length = (self.operator.dim - self._rank()) ** 0.5
-        return self._forms(rescaled(rows, length), bar, rows.shape[0])
+        forms = self.strata.common(rescaled(rows, length))
+        self._pay(count, bar, self.costs.sample(self._rank()))
+        return forms[..., :count]
 
     def _rank(self) -> int:
         return self.given if self.krylov is None else self.krylov.rank

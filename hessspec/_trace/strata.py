@@ -7,7 +7,7 @@ where batches agree on what is sharp. Forms of each group from common probes sho
 at most B times the second.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.kept import Resumable
 from hessspec._base.probes import rademacher_on
+from hessspec._krylov.block_basis import PILOT
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.parts import parts_of, share_of
+from hessspec._operators.parts import parts_of, share_of, skips_zeros
 from hessspec._trace.costs import Costs
 from hessspec._trace.guards import finite_forms
 
@@ -140,28 +141,33 @@ class Strata(Resumable):
         """Which parts share a probe."""
         return np.array_split(np.arange(len(self.parts)), groups)
 
-    def signs(self, count: int) -> list[Float[Array, "k dim"]]:
-        """The next random signs of each group."""
-        indices = jnp.arange(self.drawn, self.drawn + count)
+    def signs(self, count: int, room: int = 0) -> list[Float[Array, "rows dim"]]:
+        """The next random signs of each group; with `room` for more, rows of zeros follow."""
+        indices = np.arange(self.drawn, self.drawn + max(count, room))
         self.drawn += count
         dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
         keys = [jax.random.fold_in(self.key, number) for number in range(self.groups)]
         mesh = self.operator.mesh
-        return [rademacher_on(key, indices, dim, dtype, mesh) for key in keys]
+        drawn = [rademacher_on(key, indices, dim, dtype, mesh) for key in keys]
+        return drawn if count == len(indices) else [_first(rows, count) for rows in drawn]
 
     def by_part(self, count: int) -> list[Float[Array, "k dim"]]:
         """The same for each part: those of its group."""
         signs = zip(self._members(self.groups), self.signs(count), strict=True)
         return [rows for members, rows in signs for _ in members]
 
-    def draw(self, count: int, project: Project) -> Float[np.ndarray, "B *T k"]:
+    def draw(
+        self, count: int, project: Project, parts: Sequence[AbstractOperator] | None = None
+    ) -> Float[np.ndarray, "B *T k"]:
         """Samples v_bᵀH_b v_b of each part, from random signs of its group's own brought to the
         complement of a basis. E[Πv vᵀΠ] = Π for signs as for any probes, so their lengths are left
-        alone."""
+        alone. `parts` are the operators of the parts, if they are at hand linearised."""
+        parts = self.parts if parts is None else parts
+        room = PILOT if all(map(skips_zeros, parts)) else 0
         found = []
-        for members, signs in zip(self._members(self.groups), self.signs(count), strict=True):
+        for members, signs in zip(self._members(self.groups), self.signs(count, room), strict=True):
             rows = project(signs)
-            found += [finite_forms(self.parts[part], rows) for part in members]
+            found += [finite_forms(parts[part], rows)[..., :count] for part in members]
         return np.stack(found)
 
     def record(self, exact: Float[np.ndarray, "B *T"] | None) -> dict[str, np.ndarray | None]:
@@ -176,6 +182,13 @@ class Strata(Resumable):
             "exact_by_group": np.moveaxis(known, 0, -1),
             "group_shares": shares.copy(),
         }
+
+
+@jax.jit
+def _first(rows: Float[Array, "k dim"], count: int) -> Float[Array, "k dim"]:
+    """The first `count` rows, and zeros in place of the others."""
+    numbers = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    return jnp.where(numbers[:, None] < count, rows, jnp.zeros((), rows.dtype))
 
 
 def halved(samples: Float[np.ndarray, "*lead n"]) -> Float[np.ndarray, "*lead m"]:

@@ -26,7 +26,7 @@ from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.by_block import LOOKED, Blockwise, By, blocks_of, by_name, looked_at
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import tasks_counted
-from hessspec._trace.run import TraceRun, beside, estimator_for, first_look
+from hessspec._trace.run import FIRST_LOOK, TraceRun, beside, deflates, estimator_for, first_look
 
 Method = Literal["auto", "xtrace", "hutch++", "hutchinson"]
 METHODS = ("auto", "xtrace", "hutch++", "hutchinson")
@@ -148,11 +148,15 @@ def trace(
             f"`checkpoint` needs method='auto' or 'hutchinson', got {method!r}, which cannot go on "
             "from within."
         )
-    operator, own_key = call.resolve(memory_budget, validate=checkpoint is None)
+    operator, own_key = call.resolve(memory_budget, validate=False)
     key = jax.random.fold_in(own_key, TRACE_STREAM)
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
     budget = min(wanted, operator.dim)
+    if checkpoint is None and by is None:
+        has_directions = directions is not None
+        if not _meets_losses(operator, method, budget, adaptive, has_directions):
+            operator.validate()
     room = resolve_budget(memory_budget)
     given = None if directions is None else _span(operator, method, directions, budget)
     settings = {"`method`": method, "`num_matvecs`": wanted, "`rtol`": rtol, "`atol`": atol}
@@ -185,7 +189,9 @@ def trace(
         if by is None:
             return found
         # Forms of blocks have no products to be seen beside: those of the whole tell the rounding.
-        return replace(found, systematic=np.repeat(looked_at(asked), len(sizes)))
+        assert isinstance(operator, Blockwise)
+        rounding = looked_at(operator.inner)
+        return replace(found, systematic=np.repeat(rounding, len(sizes)))
 
     if checkpoint is None:
         found = estimate()
@@ -219,6 +225,7 @@ def _blockwise(
         )
     blocks = blocks_of(by, operator.space)
     inner = operator.linearised(PILOT, room // 2)
+    inner.validate()  # here, since what is linearised has met the losses on the way
     entries = operator.space.sizes
     sizes = {name: sum(entries[leaf] for leaf in leaves) for name, leaves in blocks.items()}
     return Blockwise(inner, tuple(map(tuple, blocks.values()))), sizes
@@ -263,6 +270,15 @@ def _span(
             "fewer."
         )
     return rows
+
+
+def _meets_losses(
+    operator: AbstractOperator, method: str, budget: int, adaptive: bool, has_directions: bool
+) -> bool:
+    """Whether the run validates the losses, which `Deflated` meets where it linearises."""
+    if operator.num_tasks is not None or not operator.has_products or budget >= operator.dim:
+        return False
+    return deflates(method, min(budget, FIRST_LOOK) if adaptive else budget, has_directions)
 
 
 __all__ = ["TraceEstimate", "trace"]

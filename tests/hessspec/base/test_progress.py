@@ -3,6 +3,8 @@
 import sys
 from types import MappingProxyType, SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from hessspec._base.progress import progress_bar
@@ -18,6 +20,24 @@ def test_a_bar_counts_what_it_is_told(capsys):
     shown = capsys.readouterr().err
     assert "trace" in shown
     assert "/40" in shown
+
+
+def test_a_bar_says_that_jax_compiles_for_as_long_as_it_does(capsys):
+    with progress_bar(40, "trace", enabled=True) as bar:
+        bar.update()
+        assert "compiling" not in capsys.readouterr().err
+        jax.jit(lambda x: x + bar.n)(np.ones(3))
+        assert "compiling" in capsys.readouterr().err
+        bar.refresh()
+        assert "compiling" not in capsys.readouterr().err
+
+
+def test_a_bar_that_is_closed_hears_of_no_more_compilations(capsys):
+    with progress_bar(40, "trace", enabled=True) as bar:
+        pass
+    capsys.readouterr()
+    jax.jit(lambda x: x - bar.n)(np.ones(3))
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("enabled", [False, None])

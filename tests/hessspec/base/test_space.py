@@ -54,6 +54,14 @@ def test_blocks_have_a_leading_axis_on_every_leaf():
         SPACE.flatten_block({"bias": 1.0, "kernel": 1.0, "scale": 1.0})
 
 
+@pytest.mark.parametrize("lead", [(), (2,), (3, 1)])
+def test_a_tree_that_is_cut_on_the_host_is_the_one_that_jax_cuts(lead):
+    block = np.random.default_rng(0).normal(size=(*lead, 9)).astype(SPACE.dtype)
+    found, expected = SPACE.unflatten_on_host(block), SPACE.unflatten_block(jnp.asarray(block))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, expected)
+
+
 def test_equal_shapes_are_one_space_and_other_dtypes_another():
     """Spaces are static arguments: equal ones share a compiled program."""
     assert hash(SPACE) == hash(VectorSpace.of(TREE))

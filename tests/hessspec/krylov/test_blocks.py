@@ -46,6 +46,13 @@ def test_probes_lie_on_the_sphere_and_depend_on_their_number_alone():
     assert np.abs(cosines - np.eye(6)).max() < 5 * DIM**-0.5
 
 
+def test_probes_with_room_for_more_are_the_same_and_rows_of_zeros_follow():
+    few = spherical(jax.random.key(0), 3, 2, DIM, dtype())
+    found = spherical(jax.random.key(0), 3, 2, DIM, dtype(), room=5)
+    np.testing.assert_array_equal(found[:2], few)
+    np.testing.assert_array_equal(found[2:], 0.0)
+
+
 def test_inner_products_and_combinations_are_those_of_dense_rows():
     left, right = normal(3, DIM), normal(5, DIM, seed=1)
     found = gram(left, right)

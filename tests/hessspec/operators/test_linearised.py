@@ -5,12 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessspec import FunctionOperator, GaussNewtonOperator, HessianOperator, density
+from hessspec import (
+    FunctionOperator,
+    GaussNewtonOperator,
+    HessianOperator,
+    density,
+    diagonal,
+    eigenpairs,
+    trace,
+)
 from hessspec._base.probes import gaussian
 from hessspec._krylov.lockstep import krylov
 from hessspec._operators.batches import Batches
 from hessspec._operators.linearised import LinearisedOperator
-from hessspec._operators.over_data import _loss_values
+from hessspec._operators.over_data import loss_values
 from hessspec._operators.rows import compiled_rows
 
 RNG = np.random.default_rng(0)
@@ -162,13 +170,63 @@ def test_the_losses_of_a_density_come_with_what_is_linearised():
     hessian = HessianOperator(vector_loss, PARAMS, data=DATA["ragged batches"])
     kept = hessian.linearised(2, PLENTY)
     close(kept.losses, hessian.losses())
-    size = _loss_values._cached._cache_size()
+    size = loss_values._cached._cache_size()
     options = {"num_steps": 4, "progress": False}
     density(lambda p, b: 3 * vector_loss(p, b), PARAMS, KEY, data=(X[:7], Y[:7]), **options)
-    assert _loss_values._cached._cache_size() == size
+    assert loss_values._cached._cache_size() == size
     broken = (X.at[2].set(jnp.nan), Y)
     with pytest.raises(ValueError, match="the loss of task 0, 1 is nan"):
         density(vector_loss, PARAMS, KEY, data=broken, **options)
+
+
+def test_blocks_of_any_length_go_through_the_program_of_two_rows():
+    hessian = HessianOperator(lambda p, b: 5 * scalar_loss(p, b), PARAMS, data=(X, Y))
+    linearised = hessian.linearised(2, PLENTY)
+    block, matrix = jnp.asarray(RNG.normal(size=(8, 24))), hessian.dense()
+    size = compiled_rows._cached._cache_size()
+    for count in (2, 8, 5):
+        close(linearised.rows(block[:count]), block[:count] @ matrix)
+        close(linearised.forms(block[:count]), jnp.sum(block[:count] @ matrix * block[:count], 1))
+    assert compiled_rows._cached._cache_size() == size + 1
+
+
+def test_rows_of_zeros_that_fill_up_a_block_change_no_form():
+    """They are not computed: the loop over rows ends before them."""
+    hessian = HessianOperator(vector_loss, PARAMS, data=DATA["ragged batches"])
+    filled = jnp.pad(ROWS, ((0, 5), (0, 0)))
+    for operator in (hessian, hessian.linearised(2, PLENTY)):
+        assert operator.skips_zeros
+        found = operator.forms(filled)
+        close(found[:, :3], hessian.forms(ROWS))
+        np.testing.assert_array_equal(found[:, 3:], 0.0)
+    between = ROWS.at[1].set(0.0)
+    close(hessian.forms(between), hessian.forms(ROWS).at[:, 1].set(0.0))
+
+
+def test_forms_inside_jit_keep_their_reverse_mode():
+    """A loop whose length the rows decide has none: inside, all of them are computed."""
+    hessian = HessianOperator(vector_loss, PARAMS, data=(X, Y))
+    slope = jax.jit(jax.grad(lambda rows: hessian.forms(rows).sum()))(ROWS)
+    close(slope, 2 * hessian.rows(ROWS).sum(0))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_first_call_compiles_its_products_once_and_no_losses(number):
+    """Pilot, basis and a last odd sample share the program; the losses come with the gradient."""
+
+    def loss(params):
+        return jnp.sum(jnp.cosh(params)) + (3.0 + number) * jnp.sum(params[:9]) ** 3
+
+    verb, options = [
+        (trace, {"num_matvecs": 51}),
+        (diagonal, {"num_matvecs": 41}),
+        (eigenpairs, {"k": 1}),
+    ][number]
+    programs = compiled_rows, loss_values
+    before = [program._cached._cache_size() for program in programs]
+    verb(loss, jnp.linspace(0.1, 1.0, 64), KEY, progress=False, **options)
+    after = [program._cached._cache_size() for program in programs]
+    assert after == [before[0] + 1, before[1]]
 
 
 @pytest.mark.any_dtype

@@ -63,6 +63,6 @@ def test_forms_that_belong_to_another_matrix_are_refused():
 def test_the_asymmetry_of_products_is_that_of_pairs_and_knows_the_scale():
     """Of the block itself ‖V (H - H') V'‖; a pair of independent vectors shows ‖H - H'‖ by it."""
     forms = np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 0.0], [0.0, 3.0, 1.0]])
-    found = Guarded(jnp.zeros((3, 3)), 4.0, forms, 1.0)
+    found = Guarded(jnp.zeros((3, 3)), 4.0, forms, 1.0, np.zeros(3))
     assert found.whole_asymmetry == pytest.approx(4 * (2 * 1 + 2 * 9) ** 0.5)
     assert found.asymmetry == pytest.approx(4 * (20 / 6) ** 0.5)

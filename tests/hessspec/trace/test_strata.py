@@ -84,6 +84,14 @@ def test_parts_add_up_to_the_operator_and_share_shapes(sizes):
 
 
 @pytest.mark.any_dtype
+def test_a_part_whose_loss_is_not_finite_names_its_batch_of_the_data(agreeing):
+    broken = [*agreeing[:5], np.full_like(agreeing[5], np.inf), *agreeing[6:]]
+    part = parts_of(operator_of(broken))[5]
+    with pytest.raises(ValueError, match="of batch 5 of `data`, not finite"):
+        part.linearised(2, 1 << 30)
+
+
+@pytest.mark.any_dtype
 def test_one_batch_and_streamed_data_have_no_parts(agreeing):
     whole = jnp.asarray(np.concatenate(agreeing), dtype())
     assert len(parts_of(HessianOperator(one_task, jnp.zeros(DIM, dtype()), data=whole))) == 1
