@@ -170,7 +170,7 @@ class DataOperator(PlannedOperator):
 
     def _batch_by_batch(self) -> Iterator[tuple[str, Array, list[tuple[str, Array]]]]:
         """The name of each batch, its losses, and the paths of its arrays with them."""
-        several = self.streamed is not None or sum(len(p) for p, _ in self.source.groups) > 1
+        several = self.streamed is not None or [p for p, _ in self.source.groups] != [(0,)]
 
         def of(view: DataOperator, sources: Sources) -> Iterator[Any]:
             parts = zip(view.chunks, _losses_by_batch(view), sources, strict=True)
