@@ -69,8 +69,9 @@ def _network() -> Any:
 
     encoded = _examples()
     tasks = tuple(task.name for task in encoded.tasks)
-    sizes = {"num_steps": 3, "width": 16, "head_width": 32}
-    return NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)
+    return NetworkConfig(
+        encoded.node_features, encoded.edge_features, tasks, num_steps=3, width=16, head_width=32
+    )
 
 
 def _parameters(state: str) -> Any:

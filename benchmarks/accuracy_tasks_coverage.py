@@ -275,7 +275,7 @@ def study(estimates: list[TraceEstimate], truth: np.ndarray) -> dict[str, float]
 
 
 # What is kept of a row, in the order of the file; `way` is "emulated" or "called".
-KEYS = ("way", "method", "spectrum", "groups", "budget")
+KEYS: tuple[str, ...] = ("way", "method", "spectrum", "groups", "budget")
 NUMBERS = ("seeds", "samples", "own", "coverage", "worst", "paired", "ratio", "bias", "bias_error")
 
 
@@ -325,7 +325,8 @@ def add(way: str, case: tuple[str, str, str, int], seeds: int) -> None:
     took = time.process_time() - begin
     new = dict(zip(KEYS, key, strict=True)) | {name: f"{found[name]:.5g}" for name in NUMBERS}
     with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, (*KEYS, *NUMBERS, "revision"))
+        columns: list[str] = [*KEYS, *NUMBERS, "revision"]
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows([*others, new | {"revision": revision()}])
     print(*new.values(), f"{took:.0f} s of CPU", flush=True)
