@@ -6,8 +6,10 @@ that takes as many bytes as the basis has. All else is written anew with each st
 state before had is removed once the new one is there.
 """
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,7 +90,6 @@ class KeptRun:
         self.folder, self.dim, self.dtype, self.mesh = folder, dim, np.dtype(dtype), mesh
         self.number, self.held = 0, frozenset[str]()  # states written, and the rows of the last
         self.took, self.ended = 0.0, -np.inf
-        folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def is_due(self) -> bool:
@@ -104,20 +105,26 @@ class KeptRun:
             self.write(state())
 
     def write(self, state: dict[str, Any]) -> None:
-        """Keep a state in place of the one before."""
+        """Keep a state in place of the one before.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; the one before is there still.
+        """
         begin = time.monotonic()
         self.number += 1
         parts = _Parts(self.number)
         described = parts.of(state, "run", "run")
-        for name, rows in parts.rows.items():
-            if name not in self.held:
-                write_rows(self.folder, name, rows(), self.dim)
-        together("rows")
-        if jax.process_index() == 0:
-            about = {"number": self.number, "rows": sorted(parts.rows), "state": described}
-            save_record(self._file, _KIND, parts.arrays, about)
-            for name in self.held - parts.rows.keys():
-                remove_rows(self.folder, name)
+        with written("rows", self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, rows in parts.rows.items():
+                if name not in self.held:
+                    write_rows(self.folder, name, rows(), self.dim)
+        with written("state", self.folder):
+            if jax.process_index() == 0:
+                about = {"number": self.number, "rows": sorted(parts.rows), "state": described}
+                save_record(self._file, _KIND, parts.arrays, about)
+                for name in self.held - parts.rows.keys():
+                    remove_rows(self.folder, name)
         self.held = frozenset(parts.rows)
         self.ended = time.monotonic()
         self.took = self.ended - begin
@@ -157,9 +164,7 @@ class KeptRun:
         """Remove the files: the run is over, and what it was made for is kept elsewhere."""
         together("over")
         if jax.process_index() == 0:
-            for path in self.folder.iterdir():
-                path.unlink()
-            self.folder.rmdir()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def _file(self) -> Path:
@@ -223,3 +228,31 @@ def together(what: str) -> None:
     """Wait until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"hessspec checkpoint: {what}")
+
+
+@contextmanager
+def written(what: str, folder: Path) -> Iterator[None]:
+    """Inside, this process writes; then it waits for the others, and fails if one of them does.
+
+    Raises:
+        OSError: if writing failed, here or in another process.
+    """
+    failed = None
+    try:
+        yield
+    except OSError as error:
+        failed = error
+    elsewhere = False
+    if jax.process_count() > 1:
+        flags = multihost_utils.process_allgather(np.int32(failed is not None))
+        elsewhere = bool(np.any(flags))
+    if failed is None and not elsewhere:
+        return
+    told = failed or "in another process, which says why"
+    error = (OSError if failed is None else type(failed))(
+        f"`checkpoint` must name a folder that can be written to, but the {what} cannot be written "
+        f"in {folder} ({told}). The state before, if there was one, is kept: make room, or the "
+        "folder writable, and call again with the same arguments."
+    )
+    error.errno = getattr(failed, "errno", None)
+    raise error from failed

@@ -32,11 +32,15 @@ def write_rows(folder: Path, name: str, rows: Float[Array, "k width"], dim: int)
             path = folder / f"{name}.{first:014d}.npy"
             # Processes that all hold a vector write the same file, each under a name of its own.
             hidden = path.with_suffix(f".{jax.process_index()}.part")
-            with hidden.open("wb") as stream:
-                np.save(stream, piece, allow_pickle=False)
-                stream.flush()
-                os.fsync(stream.fileno())
-            hidden.replace(path)
+            try:
+                with hidden.open("wb") as stream:
+                    np.save(stream, piece, allow_pickle=False)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                hidden.replace(path)
+            except BaseException:  # on a full disk, what it holds of the file is given back
+                hidden.unlink(missing_ok=True)
+                raise
 
 
 def read_rows(

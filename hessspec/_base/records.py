@@ -80,6 +80,8 @@ def save_record(
     try:
         with os.fdopen(handle, "wb") as stream:
             np.savez_compressed(stream, **stored)  # type: ignore[arg-type]
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power failure may leave an empty file of that name
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_args
@@ -26,7 +27,7 @@ from hessspec._krylov.matrix import dense_pairs, dense_products
 from hessspec._krylov.restarted import WIDTH, FoundPairs, Which, search
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.calls import warn_of_tasks
-from hessspec._operators.checkpoint import Checkpoint, Folder
+from hessspec._operators.checkpoint import Checkpoint, Folder, checkpoint_in
 from hessspec._operators.fingerprint import array_digest
 from hessspec._operators.rows import tree_of_rows
 from hessspec._operators.verbs import Call, verb
@@ -230,6 +231,8 @@ def eigenpairs(
             point, data, key or setting.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
+        RuntimeError: if another run works in the folder `checkpoint`.
+        OSError: if nothing can be written there; what was kept before is there still.
         MemoryError: if even the smallest basis exceeds `memory_budget`.
 
     Cost: at most `max_matvecs` products for each task; isolated outliers take a few per pair,
@@ -257,19 +260,15 @@ def eigenpairs(
             f"`k` must lie in [1, {dim}] for {dim} chosen parameters, got {k}; "
             "lower `k` or let `where` choose more."
         )
-    wanted = eps ** (2 / 3) if tol is None else tol
+    wanted = eps ** (2 / 3) if tol is None else float(tol)
     goal = max(wanted, SMALLEST_TOL_UNITS * eps)
     tasks = 1 if operator.num_tasks is None else operator.num_tasks
     limit = 40 * (k + 10) if max_matvecs is None else max_matvecs
     plan = _Plan.of(k, dim, limit, tasks, operator.row_bytes, resolve_budget(memory_budget))
     starts = _starts(start, operator)
 
-    folder = None
-    if checkpoint is not None:
-        asked = {"`k`": k, "`which`": which, "`tol`": goal, "`max_matvecs`": limit}
-        given = [array_digest(first) for first in starts if first is not None]
-        asked["`start`"] = digest(given) if given else "none"
-        folder = Checkpoint(checkpoint, "eigenpairs", key, operator, asked)
+    asked = {"`k`": k, "`which`": which, "`tol`": goal, "`max_matvecs`": limit}
+    folder: Checkpoint | None = None
 
     def from_matrix(scalar: AbstractOperator, bar: ProgressBar, kept: KeptRun | None) -> FoundPairs:
         if kept is None:
@@ -301,7 +300,13 @@ def eigenpairs(
             return replace(exact, num_matvecs=exact.num_matvecs + found.num_matvecs)
         return found
 
-    with progress_bar(plan.products(tasks), "eigenpairs", enabled=progress) as bar:
+    with ExitStack() as held:
+        if checkpoint is not None:
+            given = [array_digest(first) for first in starts if first is not None]
+            asked["`start`"] = digest(given) if given else "none"
+            opened = checkpoint_in(checkpoint, "eigenpairs", key, operator, asked)
+            folder = held.enter_context(opened)
+        bar = held.enter_context(progress_bar(plan.products(tasks), "eigenpairs", enabled=progress))
         lead = () if operator.num_tasks is None else (tasks,)
         scalars = [operator.task(t) for t in range(tasks)] if lead else [operator]
         found = [of(task, scalar, bar) for task, scalar in enumerate(scalars)]

@@ -1,21 +1,27 @@
 """The folder of a long run: which question it is of, what of it is over, and the run itself."""
 
+import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PRNGKeyArray
 
 from hessspec._base.arguments import shown
-from hessspec._base.kept import KeptRun, together
+from hessspec._base.kept import KeptRun, written
+from hessspec._base.locks import LockedError, locked
 from hessspec._base.origin import Origin
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.fingerprint import identity
 
-_VERSION = 2
+_VERSION = 3
+_QUESTION = "question.json"
 Folder = str | os.PathLike[str]
 
 
@@ -35,8 +41,15 @@ Record = TypeVar("Record", bound=_Record)
 LongRecord = TypeVar("LongRecord", bound=_LongRecord)
 
 
-class Checkpoint:
-    """The folder of one question: its words, what came out for some tasks, the run of the present.
+@contextmanager
+def checkpoint_in(
+    folder: Folder,
+    verb: str,
+    key: PRNGKeyArray,
+    operator: AbstractOperator,
+    settings: dict[str, Any],
+) -> Iterator["Checkpoint"]:
+    """The folder of one question, which no other run gets while this lasts.
 
     Args:
         folder: made if it is not there; of several processes all must see it.
@@ -49,32 +62,40 @@ class Checkpoint:
         TypeError: if `folder` is no path.
         ValueError: if the folder holds another question, naming what is different, or files of
             other origin.
+        RuntimeError: if another run works in it.
         OSError: if nothing can be written there.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"`checkpoint` must be the path of a folder, got {shown(folder)}.")
+    place = Path(folder)
+    origin = Origin.of(key, "", operator.dtype)
+    question = {
+        "version of these files": _VERSION,
+        "verb": verb,
+        "number of parameters": operator.dim,
+        "number of tasks": operator.num_tasks or 1,
+        "dtype": origin.dtype,
+        **settings,
+        "key": origin.keys[0],
+        **identity(operator),
+    }
+    with ExitStack() as held:
+        failed = None
+        if jax.process_index() == 0:
+            try:
+                _begin(place, question, held)
+            except (OSError, RuntimeError, ValueError) as error:
+                failed = error
+        _raise_in_all(failed, place)
+        _agree(place, question)
+        yield Checkpoint(place, verb)
 
-    def __init__(
-        self,
-        folder: Folder,
-        verb: str,
-        key: PRNGKeyArray,
-        operator: AbstractOperator,
-        settings: dict[str, Any],
-    ) -> None:
-        if not isinstance(folder, str | os.PathLike):
-            raise TypeError(f"`checkpoint` must be the path of a folder, got {shown(folder)}.")
-        self.folder, self.verb = Path(folder), verb
-        origin = Origin.of(key, "", operator.dtype)
-        question = {
-            "version of these files": _VERSION,
-            "verb": verb,
-            "number of parameters": operator.dim,
-            "number of tasks": operator.num_tasks or 1,
-            "dtype": origin.dtype,
-            **settings,
-            "key": origin.keys[0],
-            **identity(operator),
-        }
-        self._agree(question)
+
+class Checkpoint:
+    """The folder of one question: what came out for some tasks, and the run of the present."""
+
+    def __init__(self, folder: Path, verb: str) -> None:
+        self.folder, self.verb = folder, verb
 
     def of_task(
         self,
@@ -90,8 +111,9 @@ class Checkpoint:
             run.remove()
             return kind.load(path)
         found = compute(run)
-        if jax.process_index() == 0:
-            found.save(path)
+        with written("result", self.folder):
+            if jax.process_index() == 0:
+                found.save(path)
         run.remove()
         return found
 
@@ -116,44 +138,71 @@ class Checkpoint:
         """A run in a folder of this name, within that of the question."""
         return KeptRun(self.folder / name, operator.dim, operator.dtype, operator.mesh)
 
-    def _agree(self, question: dict[str, Any]) -> None:
-        """Begin with the question, or find that it is the one that was begun with."""
-        path, failed = self.folder / "question.json", None
-        if jax.process_index() == 0:
-            try:
-                _begin(path, question)
-            except OSError as error:
-                failed = error
-        together("question")
-        if failed is not None:
-            raise type(failed)(
-                f"`checkpoint` must name a folder that can be made and written to, got "
-                f"{self.folder} ({failed})."
-            ) from failed
-        if not path.exists():
+
+def _begin(folder: Path, question: dict[str, Any], held: ExitStack) -> None:
+    """Take the folder, and write the question if there is none yet.
+
+    Raises:
+        ValueError, RuntimeError, OSError: as `checkpoint_in`.
+    """
+    path, hidden, lock = folder / _QUESTION, folder / "question.part", folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = path.exists()
+        ours = {hidden.name, lock.name}
+        if not begun and any(entry.name not in ours for entry in folder.iterdir()):
             raise ValueError(
-                f"`checkpoint` must name a folder of its own, but {self.folder} holds other files; "
-                "name one that is empty or not yet there."
+                f"`checkpoint` must name a folder of its own, but {folder} holds other files; name "
+                "one that is empty or not yet there."
             )
-        begun = _read(path)
-        for name, mine in question.items():
-            if begun.get(name) != mine:
-                known = f": {begun.get(name, 'none')}, now {mine}"
-                told = "" if len(str(mine)) >= 32 else known
-                raise ValueError(
-                    f"`checkpoint` must hold the run that is to go on, but {self.folder} holds one "
-                    f"with another {name}{told}; call with that, or name another folder."
-                )
+        try:
+            held.enter_context(locked(lock))
+        except LockedError as error:
+            raise RuntimeError(
+                f"`checkpoint` must name a folder that no other run works in, but process "
+                f"{error.holder} works in {folder}; wait until it has ended, or name another "
+                "folder."
+            ) from error
+        except OSError as error:
+            may_not = isinstance(error, PermissionError) or error.errno == errno.EROFS
+            if not (begun and may_not):
+                raise
+            return  # what is over can be read where nothing may be written
+        if not path.exists():
+            hidden.write_text(json.dumps(question, indent=1))
+            hidden.replace(path)
+    except OSError as error:
+        raise type(error)(
+            f"`checkpoint` must name a folder that can be made and written to, got {folder} "
+            f"({error})."
+        ) from error
 
 
-def _begin(path: Path, question: dict[str, Any]) -> None:
-    """Write the question, into a folder that holds nothing else."""
-    hidden = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if any(entry.name != hidden.name for entry in path.parent.iterdir()):
-        return
-    hidden.write_text(json.dumps(question, indent=1))
-    hidden.replace(path)
+def _raise_in_all(failed: Exception | None, folder: Path) -> None:
+    """What the first process has met ends all of them, and none waits for it."""
+    elsewhere = False
+    if jax.process_count() > 1:
+        flag = np.int32(failed is not None)
+        elsewhere = bool(multihost_utils.broadcast_one_to_all(flag))
+    if failed is not None:
+        raise failed
+    if elsewhere:
+        raise RuntimeError(
+            f"`checkpoint` cannot be used: the first process cannot take {folder}, and says why."
+        )
+
+
+def _agree(folder: Path, question: dict[str, Any]) -> None:
+    """Find that the question is the one that was begun with."""
+    begun = _read(folder / _QUESTION)
+    for name, mine in question.items():
+        if begun.get(name) != mine:
+            known = f": {begun.get(name, 'none')}, now {mine}"
+            told = "" if len(str(mine)) >= 32 else known
+            raise ValueError(
+                f"`checkpoint` must hold the run that is to go on, but {folder} holds one with "
+                f"another {name}{told}; call with that, or name another folder."
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The verb `density`: the spectral density of H by Lanczos quadrature with exact atoms."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from hessspec._base.progress import ProgressBar, progress_bar
 from hessspec._krylov.lockstep import KrylovRun, RowOperator, krylov, krylov_bytes, require_room
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.calls import warn_of_tasks
-from hessspec._operators.checkpoint import Checkpoint, Folder
+from hessspec._operators.checkpoint import Folder, checkpoint_in
 from hessspec._operators.fingerprint import origin_of
 from hessspec._operators.symmetry import Symmetry
 from hessspec._operators.verbs import Call, verb
@@ -83,6 +84,8 @@ def density(
             finite or not symmetric, or `checkpoint` holds a run of another loss, point, data, key
             or setting.
         TypeError: if a count is no whole number, or for a call that mixes the two forms.
+        RuntimeError: if another run works in the folder `checkpoint`.
+        OSError: if nothing can be written there; what was kept before is there still.
         MemoryError: if the bases exceed `memory_budget`, with the ways out.
 
     Source: Lanczos runs from random starts for a spectral density as in New et al. (2022), section
@@ -125,18 +128,17 @@ def density(
         )
         return replace(spectrum(run, dim, dtype), product_plan=scalar.product_plan)
 
-    folder = None
-    if checkpoint is not None:
-        asked = {"`num_probes`": num_probes, "`num_steps`": num_steps}
-        asked |= {"`reorthogonalize`": bool(reorthogonalize)}
-        folder = Checkpoint(checkpoint, "density", key, operator, asked)
+    asked = {"`num_probes`": num_probes, "`num_steps`": num_steps}
+    asked |= {"`reorthogonalize`": bool(reorthogonalize)}
     scalars = [operator]
     if operator.num_tasks is not None:
         scalars = [operator.task(t) for t in range(tasks)]
-    with progress_bar(products, "density", enabled=progress) as bar:
-        if folder is None:
+    with ExitStack() as held:
+        bar = held.enter_context(progress_bar(products, "density", enabled=progress))
+        if checkpoint is None:
             each = [of(scalar, bar) for scalar in scalars]
         else:
+            folder = held.enter_context(checkpoint_in(checkpoint, "density", key, operator, asked))
             each = [
                 folder.of_task(t, scalar, partial(of, scalar, bar), SpectralDensity)
                 for t, scalar in enumerate(scalars)

@@ -18,7 +18,7 @@ from hessspec._base.records import load_record, save_record
 from hessspec._base.tasks import TaskAxis
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.calls import warn_of_tasks
-from hessspec._operators.checkpoint import Checkpoint, Folder
+from hessspec._operators.checkpoint import Folder, checkpoint_in
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.rows import tree_of_rows
 from hessspec._operators.verbs import Call, verb
@@ -195,6 +195,8 @@ def diagonal(
         ValueError: if `num_matvecs` is below 1, products are not finite or not symmetric, or
             `checkpoint` holds a run of another loss, point, data, key or setting.
         TypeError: if `num_matvecs` is no whole number, or for a call that mixes the two forms.
+        RuntimeError: if another run works in the folder `checkpoint`.
+        OSError: if nothing can be written there; what was kept before is there still.
         MemoryError: if the vectors of the estimate exceed `memory_budget`, with the ways out.
 
     Source: derived here; checked against dense Hessians in `tests/hessspec/trace/test_diagonal.py`.
@@ -230,8 +232,8 @@ def diagonal(
         found = compute()
     else:
         asked = {"`num_matvecs`": num_matvecs}
-        folder = Checkpoint(checkpoint, "diagonal", key, operator, asked)
-        found = folder.of_run("run0", operator, compute, _Found)
+        with checkpoint_in(checkpoint, "diagonal", key, operator, asked) as folder:
+            found = folder.of_run("run0", operator, compute, _Found)
     counts = {name: getattr(found, name) for name in ("num_samples", "num_matvecs", "method")}
     values, errors = (_tree(operator, rows) for rows in (found.values, found.errors))
     plan = operator.product_plan

@@ -18,7 +18,7 @@ from hessspec._base.progress import progress_bar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._krylov.given import given_rows, orthonormal_span
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.checkpoint import Checkpoint, Folder
+from hessspec._operators.checkpoint import Folder, checkpoint_in
 from hessspec._operators.fingerprint import array_digest, origin_of
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.verbs import Call, verb_by_block
@@ -128,6 +128,8 @@ def trace(
             point, data, key or setting, or the method cannot be kept.
         TypeError: for an argument that is no number where one is needed, or a call that mixes the
             two forms.
+        RuntimeError: if another run works in the folder `checkpoint`.
+        OSError: if nothing can be written there; what was kept before is there still.
         MemoryError: if the vectors of the method exceed `memory_budget`, with the ways out.
 
     Source: Hutchinson's estimator as in New et al. (2022), section 2.1 [new2022]; Hutch++ as
@@ -196,8 +198,8 @@ def trace(
     if checkpoint is None:
         found = estimate()
     else:
-        folder = Checkpoint(checkpoint, "trace", own_key, asked, settings)
-        found = folder.of_task(0, asked, estimate, TraceEstimate)
+        with checkpoint_in(checkpoint, "trace", own_key, asked, settings) as folder:
+            found = folder.of_task(0, asked, estimate, TraceEstimate)
     found = replace(found, origin=origin_of(own_key, asked))
     if by is None:
         return found

@@ -3,9 +3,10 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+
+from hessspec._base.locks import LockedError, locked
 
 _PART = ".part"
 _LOCK = ".lock"
@@ -61,48 +62,25 @@ def remove_parts(folder: Path) -> None:
 def sole_use(folder: Path) -> Iterator[None]:
     """While this lasts, no other process gets the sole use of `folder`.
 
-    The lock is advisory, on the file `.lock`, and belongs to the open file: the operating system
-    releases it when the process ends, however it ends. Where a file system knows no locks, nothing
-    is locked.
+    The lock is that of `hessspec._base.locks`, on the file `.lock`.
 
     Raises:
         FolderInUseError: if another process has it.
         OSError: if the folder cannot be written.
     """
-    path = folder / _LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+")
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{folder} must be a folder that can be written ({error.strerror}); make it so, or "
-            "choose another one with `--out`",
-        ) from error
-    with stream:
-        if not _locked(stream):
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / _LOCK))
+        except LockedError as error:
             raise FolderInUseError(
-                f"another process (number {holder}) works in {folder}; wait until it has ended, or "
-                "choose another `--name` or `--out`."
-            )
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+                f"another process (number {error.holder}) works in {folder}; wait until it has "
+                "ended, or choose another `--name` or `--out`."
+            ) from error
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{folder} must be a folder that can be written ({error.strerror}); make it so, or "
+                "choose another one with `--out`",
+            ) from error
         yield
-
-
-def _locked(stream: TextIO) -> bool:
-    """Whether this process now holds the lock on `stream`, as far as locks are known here."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True

@@ -1,10 +1,12 @@
 """A state that was written is read back as it was, and the one before it leaves the disk."""
 
+import errno
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessspec._base import kept
+from hessspec._base import kept, pieces
 from hessspec._base.kept import KeptRun, Long
 
 DIM = 5
@@ -82,6 +84,37 @@ def test_what_was_being_written_when_a_run_was_killed_is_removed(tmp_path, monke
     assert names == {"state", "run_next-000001", "run_basis-000000"}
     again.write(a_state(2))
     np.testing.assert_array_equal(a_run(tmp_path).read()["next"].rows(), rows(200))
+
+
+@pytest.mark.parametrize("which", ["write_rows", "save_record"])
+def test_a_full_disk_is_told_and_the_state_before_is_there_still(tmp_path, monkeypatch, which):
+    run = a_run(tmp_path)
+    run.write(a_state(1))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, which, full)
+        told = r"`checkpoint` must .*No space left on device\)\. The state before, .* is kept"
+        with pytest.raises(OSError, match=told) as caught:
+            run.write(a_state(2))
+        assert caught.value.errno == errno.ENOSPC
+    state = a_run(tmp_path).read()
+    assert state is not None
+    assert state["done"] == 1
+    np.testing.assert_array_equal(state["next"].rows(), rows(100))
+
+
+def test_half_a_file_leaves_a_full_disk(tmp_path, monkeypatch):
+    def half(stream, *_, **__):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pieces.np, "save", half)
+    with pytest.raises(OSError, match="the rows cannot be written"):
+        a_run(tmp_path).write(a_state(1))
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_what_came_out_takes_the_place_of_the_run(tmp_path):

@@ -1,13 +1,16 @@
 """The folder of a run takes one question, and says what is different about another."""
 
 import json
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import hessspec
-from hessspec._operators.checkpoint import Checkpoint
+from hessspec._operators.checkpoint import checkpoint_in
 
 pytestmark = pytest.mark.any_dtype
 
@@ -18,7 +21,9 @@ def operator(scale=1.0):
 
 def begin(folder, verb="trace", key=None, scale=1.0, **settings):
     key = jax.random.key(0) if key is None else key
-    return Checkpoint(folder, verb, key, operator(scale), {"`k`": 1, **settings})
+    settings = {"`k`": 1, **settings}
+    with checkpoint_in(folder, verb, key, operator(scale), settings) as checkpoint:
+        return checkpoint
 
 
 def test_the_same_question_is_taken_again_and_others_are_refused_by_name(tmp_path):
@@ -68,6 +73,49 @@ def test_folders_that_cannot_be_written_to_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_text", denied)
     with pytest.raises(PermissionError, match="`checkpoint` must name a folder that can be made"):
         begin(tmp_path / "here")
+
+
+def test_one_run_at_a_time_works_in_a_folder(tmp_path):
+    """Another would take the rows that the first is writing for those of a run that was killed."""
+    pytest.importorskip("fcntl")
+    question = "trace", jax.random.key(0), operator(), {"`k`": 1}
+    refused = f"no other run works in, but process {os.getpid()} works in"
+    with checkpoint_in(tmp_path, *question):
+        for scale in (1.0, 2.0):
+            with pytest.raises(RuntimeError, match=refused):
+                begin(tmp_path, scale=scale)
+    begin(tmp_path)
+    with pytest.raises(KeyboardInterrupt), checkpoint_in(tmp_path, *question):
+        raise KeyboardInterrupt
+    begin(tmp_path)
+
+
+def test_a_folder_of_other_files_is_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="`checkpoint` must name a folder of its own"):
+        begin(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_is_over_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    def ask():
+        call = (lambda x: jnp.sum(x**4), jnp.ones(3), jax.random.key(0))
+        return hessspec.trace(*call, method="hutchinson", num_matvecs=2, checkpoint=tmp_path)
+
+    expected, opened = ask(), Path.open
+
+    def for_reading(path, mode="r", *more, **others):
+        return opened(path, mode, *more, **others) if mode in ("r", "rb") else denied()
+
+    monkeypatch.setattr(Path, "open", for_reading)
+    for name in ("mkdir", "unlink"):
+        monkeypatch.setattr(Path, name, denied_unless_there)
+    np.testing.assert_array_equal(ask().samples, expected.samples)
+
+
+def denied_unless_there(path, *_, exist_ok=False, **__):
+    if not (exist_ok and path.is_dir()):
+        raise PermissionError
 
 
 def test_what_is_no_path_is_named():
