@@ -4,6 +4,7 @@ Entries are read at fixed places of each array as a whole, so neither shards, no
 nor the stacking of batches of equal shape change the text. Batches count in their order.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from hessspec._operators.over_data import Chunk, DataOperator
 
 # Entries of each array, evenly spaced: another checkpoint or another batch differs in nearly all.
 LOOKED_AT = 4096
-_LOSS = "loss, or array that it closes over,"
+_LOSS = "loss, or array that it closes over"
 
 
 def origin_of(key: PRNGKeyArray, operator: AbstractOperator) -> Origin | None:
@@ -217,7 +218,11 @@ def _picked(block: np.ndarray, lead: int) -> np.ndarray:
 
 
 def _step(size: int) -> int:
-    return max(1, -(-size // LOOKED_AT))
+    """Coprime to the length of every axis: a step of 8 would see one of 8 columns and no other."""
+    step = max(1, -(-size // LOOKED_AT))
+    while math.gcd(step, size) > 1:
+        step += 1
+    return step
 
 
 def _places(shape: tuple[int, ...], lead: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:

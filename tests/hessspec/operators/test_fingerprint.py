@@ -104,3 +104,13 @@ def test_entries_read_from_shards_are_those_of_the_whole(monkeypatch, shape, lea
 
     monkeypatch.setattr(module.jax, "Array", Sharded)
     np.testing.assert_array_equal(module._entries(Sharded(), lead), module._picked(whole, lead))
+
+
+@pytest.mark.parametrize("shape", [(4096, 8), (96, 512, 2), (30_030, 30)])
+def test_every_column_and_row_of_a_large_array_is_looked_at(shape):
+    """Entries in steps of 8 would all lie in the first of 8 columns, whatever the others hold."""
+    flat = np.arange(np.prod(shape)).reshape(shape)
+    seen = np.unravel_index(module._picked(flat, 0), shape)
+    assert seen[0].size <= module.LOOKED_AT
+    for axis in range(1, len(shape)):
+        assert np.unique(seen[axis]).size == shape[axis]
