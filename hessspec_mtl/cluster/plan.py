@@ -14,7 +14,7 @@ from hessspec_mtl.study.units import Unit, units
 _SHARES = 8
 
 # Of what nothing waits for, the longest first: at the end no worker is busy long after the others.
-_LONGEST_FIRST = ("density", "hutchinson", "eigenspaces")
+LONGEST_FIRST = ("density", "hutchinson", "eigenspaces")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def in_order(
             item.unit.kind != "training",
             programs(item) in known,
             last is not None and item.study != last.study,
-            item.unit.kind not in _LONGEST_FIRST,
+            item.unit.kind not in LONGEST_FIRST,
         )
 
     return sorted(ready, key=place)

@@ -25,7 +25,7 @@ from hessspec._base.memory import host_memory
 from hessspec._base.progress import is_watched, progress_bar
 from hessspec_mtl.cluster import parcels
 from hessspec_mtl.cluster.errands import Errand, of_report
-from hessspec_mtl.cluster.plan import Item, in_order, is_pressing, left, programs
+from hessspec_mtl.cluster.plan import LONGEST_FIRST, Item, in_order, is_pressing, left, programs
 from hessspec_mtl.cluster.workers import Described, Order, Studies, done, terms
 from hessspec_mtl.datasets.encoded import write_encoded
 from hessspec_mtl.files.threads import ONE_THREAD, usable_cores
@@ -233,7 +233,7 @@ def _described(study: StudyWork) -> Described:
 
 def _priority(unit: Unit) -> int:
     """What others wait for comes first, then what takes longest."""
-    return {"training": 2, "hutchinson": 1}.get(unit.kind, 0)
+    return {"training": 2, **dict.fromkeys(LONGEST_FIRST, 1)}.get(unit.kind, 0)
 
 
 class _Run:
@@ -291,7 +291,7 @@ class _Run:
     def _loop(self) -> None:
         told = self._progress is False or (self._progress is None and not is_watched())
         with progress_bar(self._total, "study", enabled=self._progress, unit="unit") as bar:
-            queue = as_completed(self._ready())
+            queue = as_completed(self._ready_there())
             for count, future in enumerate(queue, start=1):
                 done = self._take(future)
                 bar.update(1)
@@ -301,7 +301,7 @@ class _Run:
                     say(f"{what}; {count} of {self._total}")
                 queue.update(self._ready_there(done if isinstance(done, Item) else None))
 
-    def _ready_there(self, last: Item | None) -> list[Future]:
+    def _ready_there(self, last: Item | None = None) -> list[Future]:
         try:
             return self._ready(last)
         except Exception as error:
@@ -309,7 +309,7 @@ class _Run:
                 raise
             raise ClusterError(_LOST) from error
 
-    def _ready(self, last: Item | None = None) -> list[Future]:
+    def _ready(self, last: Item | None) -> list[Future]:
         """Send off units whose state is there: those that a worker is free for, where it is near.
 
         More where it is far, but no more than keeps all busy: each is held by the scheduler with
@@ -388,9 +388,11 @@ class _Run:
 
     def _end(self) -> None:
         """Keep what has been finished meanwhile, and leave the cluster as it was found."""
-        for future in [*self._under_way, *self._on_errands]:
-            if future.status == "finished":
-                self._take(future)
-        if self._client.status == "running":
-            self._client.cancel([*self._under_way, *self._on_errands])
-            self._client.unregister_worker_plugin(self._plugin.name)
+        try:
+            for future in [*self._under_way, *self._on_errands]:
+                if future.status == "finished":
+                    self._take(future)
+        finally:  # also where the disk is full here
+            if self._client.status == "running":
+                self._client.cancel([*self._under_way, *self._on_errands])
+                self._client.unregister_worker_plugin(self._plugin.name)
