@@ -64,10 +64,10 @@ def _watch_compilations() -> None:
     jax.monitoring.register_event_duration_secs_listener(_at_event)
 
 
-def _at_event(event: str, duration: float, **details: Any) -> None:
+def _at_event(event: str, duration_secs: float, **kwargs: str | int) -> None:
     """Lowering ends where the compiler begins. Its end is shown with the next work that is done, so
     that many small programs do not make the bar flicker."""
-    del duration, details
+    del duration_secs, kwargs
     begins = event == "/jax/core/compile/jaxpr_to_mlir_module_duration"
     if not begins and event != "/jax/core/compile/backend_compile_duration":
         return

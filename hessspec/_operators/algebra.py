@@ -242,7 +242,7 @@ class AbstractOperator(eqx.Module):
     def _products(self, block: Float[Array, "k dim"]) -> Float[Array, "*T k dim"]:
         raise TypeError(f"{type(self).__name__} does not define products")
 
-    def _quadratic(self, block: Float[Array, "k dim"], _: Any = None) -> Float[Array, "*T k"]:
+    def _quadratic(self, block: Float[Array, "k dim"], used: Any = None) -> Float[Array, "*T k"]:
         return jnp.einsum("...kp,kp->...k", self._products(block), block, precision="highest")
 
     def _weighted(self, weights: Float[Array, " T"]) -> AbstractOperator:
