@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from hessspec_mtl.datasets.base import MultitaskDataset, over_examples
 from hessspec_mtl.datasets.sources import OWN_LICENCE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STATISTICS = ("mean", "std", "min", "max")
 
@@ -80,6 +83,8 @@ def target_statistics(dataset: MultitaskDataset) -> pd.DataFrame:
 
     Over the examples that have the target.
     """
+    import pandas as pd  # late: the options of the command need no tables
+
     targets = np.asarray(dataset.targets, dtype=np.float64)
     kinds = {"mean": np.mean, "std": partial(np.std, ddof=1), "min": np.min, "max": np.max}
     rows = np.stack([over_examples(kinds[name], targets) for name in STATISTICS])

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from hessspec_mtl import reproduce
+from hessspec_mtl.study.presets import NetworkSizes
 from tests.smaller import SMALLER_APPENDIX
 
 TINY = (
@@ -110,7 +112,8 @@ def test_its_predictions_and_errors_are_those_of_the_known_targets(lacking):
 def test_the_settings_of_the_command_line_are_in_the_runs_configuration(lacking):
     settings = json.loads((lacking[0] / "config.json").read_text(encoding="utf-8"))
     (study,) = settings["studies"].values()
-    assert study["network"] == {"num_steps": 1, "width": 4, "head_width": 4, "head_layers": 1}
+    sizes = {"num_steps": 1, "width": 4, "head_width": 4, "head_layers": 1}
+    assert study["network"] == asdict(NetworkSizes(**sizes))
     assert study["train"]["batch_size"] == 8
     assert study["curvature"]["trace_matvecs"] == 8
     assert "--curvature.trace-matvecs 8" in settings["command"]
