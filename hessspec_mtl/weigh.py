@@ -99,7 +99,9 @@ def _screen(options: Options) -> None:
     if left := units(len(tasks), table):
         print(f"{len(left)} runs are left of this step; the same command goes on. {path}")
     else:
-        print(screen_summary(table).round(3).to_string(index=False))
+        summary = screen_summary(table)
+        summary["learning_rate"] = summary["learning_rate"].map("{:g}".format)  # 0.0005 is no 0
+        print(summary.round(3).to_string(index=False))
 
 
 def _decide(options: Options) -> None:
