@@ -16,7 +16,7 @@ from pathlib import Path
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.datasets.encoded import write_encoded
 from hessspec_mtl.study.loading import CrystalFolder, MoleculeTable, encoded_name, named
-from hessspec_mtl.study.options import command_line
+from hessspec_mtl.study.options import command_line, ended
 from hessspec_mtl.study.presets import DatasetName
 
 
@@ -71,16 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = own or Encode
     program = "python -m hessspec_mtl.encode" + (f" {arguments[0]}" if own else "")
     options = command_line(kind, arguments[1:] if own else arguments, program)
-    try:
+
+    def work() -> None:
         for name, read in _sets(options):
             _encode(options.to / encoded_name(name), name, read)
-    except KeyboardInterrupt:
-        print("\nStopped. What is written is whole.", file=sys.stderr)
-        return 130
-    except Exception as error:  # told in one line, as `hessspec_mtl.reproduce` does
-        print(f"\nStopped: {error or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0
+
+    return ended(work, "What is written is whole.")
 
 
 def _sets(

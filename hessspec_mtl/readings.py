@@ -18,10 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from hessspec_mtl.network.ways import full_precision
 from hessspec_mtl.study.loading import named
+from hessspec_mtl.study.options import command_line, ended
 from hessspec_mtl.study.presets import PRESETS
 from hessspec_mtl.study.readings import (
     READINGS,
@@ -66,22 +65,14 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what is missing and write its table; returns the exit status."""
-    options = tyro.cli(
-        Options,
-        args=list(sys.argv[1:] if argv is None else argv),
-        prog="python -m hessspec_mtl.readings",
-        description=(Options.__doc__ or "").split("Attributes:")[0],
-    )
-    try:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = command_line(Options, arguments, "python -m hessspec_mtl.readings")
+
+    def work() -> None:
         with full_precision():
             _readings(options) if options.what == "readings" else _recipes(options)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on.", file=sys.stderr)
-        return 130
-    except Exception as error:  # told in one line, as `hessspec_mtl.reproduce` does
-        print(f"\nStopped: {error or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0
+
+    return ended(work, "The same command goes on.")
 
 
 def _readings(options: Options) -> None:

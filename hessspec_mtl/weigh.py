@@ -19,13 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
-import tyro
-
 from hessspec_mtl.datasets.base import MultitaskDataset
 from hessspec_mtl.network.model import NetworkConfig
+from hessspec_mtl.network.ways import full_precision
 from hessspec_mtl.study.decision import decide, methods, runs
 from hessspec_mtl.study.loading import named
+from hessspec_mtl.study.options import command_line, ended
 from hessspec_mtl.study.presets import DATA_SEED, PRESETS, StudyConfig
 from hessspec_mtl.study.screening import (
     read_screen,
@@ -69,22 +68,14 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what is missing of a stage and print its table; returns the exit status."""
-    options = tyro.cli(
-        Options,
-        args=list(sys.argv[1:] if argv is None else argv),
-        prog="python -m hessspec_mtl.weigh",
-        description=(Options.__doc__ or "").split("Attributes:")[0],
-    )
-    try:
-        with jax.default_matmul_precision("highest"):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = command_line(Options, arguments, "python -m hessspec_mtl.weigh")
+
+    def work() -> None:
+        with full_precision():
             {1: _screen, 2: _decide, 3: _explain}[options.stage](options)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on.", file=sys.stderr)
-        return 130
-    except Exception as error:  # told in one line, as `hessspec_mtl.reproduce` does
-        print(f"\nStopped: {error or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0
+
+    return ended(work, "The same command goes on.")
 
 
 def _screen(options: Options) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -219,6 +219,22 @@ def command_line(record: type[_Record], arguments: Sequence[str], program: str) 
     return tyro.cli(record, args=words, prog=program, description=text)
 
 
+def ended(work: Callable[[], None], stopped: str) -> int:
+    """Do the work of a command; returns its exit status: 0, 1 after an error, 130 after Ctrl-C.
+
+    An error is told in one line, and `stopped` is what is said of a work that was stopped.
+    """
+    try:
+        work()
+    except KeyboardInterrupt:
+        print(f"\nStopped. {stopped}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"\nStopped: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def unknown_word(record: type[Any], words: Sequence[str]) -> str:
     """What is said of the first word that an option does not know, with a guess; else nothing.
 
@@ -247,7 +263,7 @@ def unknown_word(record: type[Any], words: Sequence[str]) -> str:
 def _choices(kind: Any) -> tuple[Any, ...]:
     """The words of the first Literal within a type."""
     if typing.get_origin(kind) is Literal:
-        return typing.get_args(kind)
+        return tuple(map(str, typing.get_args(kind)))
     return next(filter(None, map(_choices, typing.get_args(kind))), ())
 
 
