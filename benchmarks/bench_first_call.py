@@ -12,19 +12,15 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 from benchmarks.claims import Bar, Result, Scale, command
 from benchmarks.machine import ROOT
-from benchmarks.timing import Spread, Timing
+from benchmarks.timing import Spread, Timing, stages_of
 
 # In a batch: the products stay short. More molecules compile in less time, since the smallest
 # matrix products have kernels of their own.
@@ -143,27 +139,15 @@ def _density(count: int, steps: int, tiny: bool) -> Callable[[int], Any]:
 def _stages(count: int, steps: int) -> None:
     """Print processor seconds of a first call by stage, inner stages not counted twice."""
     density = _density(count, steps, tiny=False)
-    spent: dict[str, float] = defaultdict(float)
-    inside = [0.0]
 
-    @contextmanager
-    def timed(_: str, fun_name: str, event: str | None = None) -> Iterator[None]:
-        stage = str(event).rsplit("/", 1)[-1].removesuffix("_duration")
-        start = time.process_time()
-        inside.append(0.0)
-        yield
-        seconds = time.process_time() - start
-        spent[stage] += seconds - inside.pop()
-        inside[-1] += seconds
+    def told(stage: str, program: str, seconds: float) -> None:
         if seconds > 0.5:
-            print(f"{seconds:8.2f}  {stage} of {fun_name}")
+            print(f"{seconds:8.2f}  {stage} of {program}")
 
-    begin = time.process_time()
-    with mock.patch("jax._src.dispatch.log_elapsed_time", timed):
-        density(0)
-    total = time.process_time() - begin
-    spent["the rest"] = total - sum(spent.values())
-    for stage, seconds in [*spent.items(), ("all", total)]:
+    spent = stages_of(lambda: density(0), told)
+    total = spent.pop("all")
+    rest = {"the rest": total - sum(spent.values())}
+    for stage, seconds in {**spent, **rest, "all": total}.items():
         print(f"{seconds:8.2f}  {stage}, in all")
 
 

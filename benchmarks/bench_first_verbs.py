@@ -13,16 +13,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 
 from benchmarks.claims import Bar, Result, Scale, command
 from benchmarks.machine import ROOT
-from benchmarks.timing import Spread
+from benchmarks.timing import Spread, stages_of
 
 BY_HAND = "by hand"
 BOUNDS = {"hvp": 1.5, "density": 1.5, "eigenpairs": 1.5, "trace": 1.75, "diagonal": 2.5}
@@ -128,27 +126,12 @@ def _call(name: str, tiny: bool) -> Callable[[], Any]:
 
 def _programs(name: str, tiny: bool) -> None:
     """Print the programs of a first call, and its processor seconds by stage."""
-    call = _call(name, tiny)
-    spent: dict[str, float] = {}
-    inside = [0.0]
 
-    @contextmanager
-    def timed(_: str, fun_name: str, event: str | None = None) -> Iterator[None]:
-        stage = str(event).rsplit("/", 1)[-1].removesuffix("_duration")
-        start = time.process_time()
-        inside.append(0.0)
-        yield
-        seconds = time.process_time() - start
-        spent[stage] = spent.get(stage, 0.0) + seconds - inside.pop()
-        inside[-1] += seconds
+    def told(stage: str, program: str, seconds: float) -> None:
         if stage == "backend_compile":
-            print(f"{seconds:8.3f}  {fun_name}")
+            print(f"{seconds:8.3f}  {program}")
 
-    begin = time.process_time()
-    with mock.patch("jax._src.dispatch.log_elapsed_time", timed):
-        call()
-    total = time.process_time() - begin
-    for stage, seconds in [*spent.items(), ("all", total)]:
+    for stage, seconds in stages_of(_call(name, tiny), told).items():
         print(f"{seconds:8.3f}  {stage}, in all")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -99,3 +101,29 @@ class Compilations:
     def _listen(self, event: str, duration: float, **details: Any) -> None:
         del duration, details
         self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+def stages_of(call: Callable[[], Any], told: Callable[[str, str, float], None]) -> dict[str, float]:
+    """Processor seconds of `call` by stage of tracing and compiling, and of "all" of it.
+
+    Inner stages are not counted twice. `told` hears of each stage of each program: the stage, the
+    program, and its seconds with what is inside.
+    """
+    spent: dict[str, float] = {}
+    inside = [0.0]
+
+    @contextmanager
+    def timed(_: str, fun_name: str, event: str | None = None) -> Iterator[None]:
+        stage = str(event).rsplit("/", 1)[-1].removesuffix("_duration")
+        start = time.process_time()
+        inside.append(0.0)
+        yield
+        seconds = time.process_time() - start
+        spent[stage] = spent.get(stage, 0.0) + seconds - inside.pop()
+        inside[-1] += seconds
+        told(stage, fun_name, seconds)
+
+    begin = time.process_time()
+    with mock.patch("jax._src.dispatch.log_elapsed_time", timed):
+        call()
+    return {**spent, "all": time.process_time() - begin}
