@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -52,3 +53,36 @@ def same(found: Any, expected: Any) -> None:
     for new, old in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(new, old)
         assert np.asarray(new).dtype == np.asarray(old).dtype
+
+
+def goes_on(
+    ask: Callable[..., Any],
+    folder: Path,
+    options: dict[str, Any],
+    *,
+    again: int,
+    everywhere: bool = False,
+) -> int:
+    """A run that is killed half-way, or at some seven places, and asked again ends with the same
+    bits, with the products that were left and `again` blocks at most; then without any.
+
+    Returns:
+        The most bytes that are left in the folder of such a run.
+    """
+    with counted() as whole:
+        expected = ask(**options)
+    count = len(whole)
+    places = sorted({*range(0, count, max(count // 6, 1)), count - 1})
+    left_on_disk = 0
+    for most in places if everywhere else [count // 2]:
+        place = folder / str(most)
+        killed(ask, most, checkpoint=place, **options)
+        with counted() as left:
+            same(ask(place, **options), expected)
+        assert len(left) <= count - most + again
+        with counted() as nothing:
+            same(ask(place, **options), expected)
+        assert not nothing
+        bytes_here = sum(path.stat().st_size for path in place.rglob("*"))
+        left_on_disk = max(left_on_disk, bytes_here)
+    return left_on_disk

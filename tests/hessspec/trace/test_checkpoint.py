@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessspec
-from tests.hessspec.killed import counted, killed, same
+from tests.hessspec.killed import counted, goes_on, killed, same
 
 DIM = 60
 
@@ -59,31 +59,21 @@ MORE = {
 }
 
 
-def goes_on(tmp_path, options, places):
-    """Killed at each of the places, and called again: with the products that were left."""
-    with counted() as whole:
-        expected = ask(**options)
-    for number, most in enumerate(places(len(whole))):
-        folder = tmp_path / str(number)
-        killed(ask, most, checkpoint=folder, **options)
-        with counted() as left:
-            same(ask(folder, **options), expected)
-        # One step is made again where it had begun: forms of new rows and of the pilot, by groups.
-        assert len(left) < len(whole) - most + 3 * max(options.get("parts", 1), 3)
-        with counted() as again:
-            same(ask(folder, **options), expected)
-        assert not again
-        assert sum(path.stat().st_size for path in folder.rglob("*")) < 40_000
+def blocks_again(options):
+    """One step is made again where it had begun: forms of new rows and of the pilot, by groups."""
+    return 3 * max(options.get("parts", 1), 3) - 1
 
 
 def test_a_killed_trace_of_several_tasks_ends_with_the_same_bits(tmp_path):
-    goes_on(tmp_path, SEVERAL, lambda n: (n // 2,))
+    assert goes_on(ask, tmp_path, SEVERAL, again=blocks_again(SEVERAL)) < 40_000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", MORE)
 def test_a_killed_trace_of_any_kind_ends_with_the_same_bits(tmp_path, run):
-    goes_on(tmp_path, MORE[run], lambda n: sorted({*range(0, n, max(n // 6, 1)), n - 1}))
+    options = MORE[run]
+    left = goes_on(ask, tmp_path, options, again=blocks_again(options), everywhere=True)
+    assert left < 40_000
 
 
 def test_a_trace_killed_twice_keeps_one_state_on_disk(tmp_path):
