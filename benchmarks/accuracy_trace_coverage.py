@@ -34,6 +34,7 @@ from hessspec._krylov.block_basis import (
     DIAGONAL_SHARE,
     PILOT,
     WIDTH,
+    Measured,
     growth_pays,
     off_diagonal,
 )
@@ -161,26 +162,29 @@ def auto(eigenvalues: np.ndarray, seed: int, budgets: tuple[int, ...]) -> Estima
     block, _ = orthonormal(rng.normal(size=(DIM, WIDTH)))
     basis = np.zeros((DIM, 0))
     exact, spent, samples = 0.0, PILOT, np.zeros(0)
-    variances: list[tuple[int, float]] = []
+    measured: Measured = []
+    fall = 0.0
     for budget in budgets:
         while True:
             lengths = np.sum(rest**2, axis=0)
             unit = rest * ((DIM - basis.shape[1]) / lengths) ** 0.5
             forms = unit.T @ (eigenvalues[:, None] * unit)
-            if not variances or variances[-1][0] < basis.shape[1]:
-                variances.append((basis.shape[1], 2.0 * off_diagonal(forms)))
+            if not measured or measured[-1][0] < basis.shape[1]:
+                measured.append((basis.shape[1], 2.0 * off_diagonal(forms), fall))
             left = budget - spent
-            if not growth_pays(variances, left, PILOT, lost=samples.size, costs=prices()):
+            if not growth_pays(measured, left, PILOT, lost=samples.size, costs=prices()):
                 break
             samples = np.zeros(0)
             products = eigenvalues[:, None] * block
             spent += WIDTH
             exact += float(np.sum(products * block))
+            corner = block.T @ products
             rest = rest - block @ (block.T @ rest)
             basis = np.concatenate([basis, block], axis=1)
             for _ in range(2):
                 products = products - basis @ (basis.T @ products)
-            block, _ = orthonormal(products)
+            block, coupling = orthonormal(products)
+            fall = 2.0 * float(np.sum(corner**2) + 2.0 * np.sum(coupling**2))
         probes = spherical(rng, budget - spent)
         spent = budget
         samples = np.concatenate([samples, deflated(basis, eigenvalues, probes)])

@@ -156,6 +156,18 @@ class KrylovBasis(Resumable):
         known = np.concatenate([self.coupling.T, np.asarray(corner, np.float64)])
         return *vectors, known
 
+    @property
+    def fall(self) -> float:
+        """By how much the last block made ‖H_rest‖²_F smaller, in the units of H²; H_rest = ΠHΠ.
+
+        With N the block, Π' = Π - NᵀN and so ‖Π'HΠ'‖² = ‖ΠHΠ‖² - 2 ‖NHΠ‖² + ‖NHNᵀ‖². What the
+        products have outside the rows before is N(HΠ) = A N + Bᵀ N', A = NHNᵀ and N' the block
+        that comes next: the difference is ‖A‖² + 2 ‖B‖², which no probe is asked for.
+        """
+        count = self.previous.shape[0] if self.rank > self.given else 0
+        corner = self.compressed[self.rank - count :, self.rank - count :]
+        return self.scale**2 * float(np.sum(corner**2) + 2 * np.sum(self.coupling**2))
+
     def _observe(self, block: Float[Array, "k dim"], products: Float[Array, "k dim"]) -> None:
         """What a subclass keeps of a block and its products."""
 
@@ -260,8 +272,12 @@ class Prices(Protocol):
     def sample(self, rank: int) -> float: ...
 
 
+# Rank, variance of one sample beside it, and by how much that fell since the rank before.
+Measured = list[tuple[int, float, float]]
+
+
 def growth_pays(
-    variances: list[tuple[int, float]],
+    measured: Measured,
     left: int,
     samples: int,
     price: float = 1.0,
@@ -270,16 +286,23 @@ def growth_pays(
 ) -> bool:
     """Whether more of a basis is worth more than the samples it costs.
 
-    `variances` holds (rank, variance of one sample) for every rank measured so far, `left` is
-    how many samples could still be bought, `samples` exist already, and `price` is what a
-    direction costs, in samples; `lost` more exist that are of no use to a larger basis. The first
-    directions are taken on trust. Then: what about the last half of the basis bought, as much
-    again is expected to buy, up to four times over.
+    `measured` holds every rank so far, `left` is how many samples could still be bought, `samples`
+    exist already, and `price` is what a direction costs, in samples; `lost` more exist that are of
+    no use to a larger basis. The first directions are taken on trust. Then: the share that about
+    the last half of the basis took off, as much again is expected to take off, up to four times
+    over.
+
+    Variances are seen by eight probes, which are several times off where a few outliers are left,
+    and two of them by the same probes may hide a fall: bases stopped among outliers. So the fall
+    is what the basis knows of it (`KrylovBasis.fall`), without probes; of the share
+    fall / (variance + fall) they tell the variance alone. On a plateau, where the fall is nothing
+    beside it, that hardly counts, and a variance k times too large makes the share at most k times
+    smaller.
 
     With `costs` the time counts too: directions, and the samples beside them that reach the error
     of those that are left now, must cost less than these.
     """
-    rank, variance = variances[-1]
+    rank, variance, _ = measured[-1]
     if left < WIDTH * price:
         return False
     count = samples + left
@@ -288,7 +311,8 @@ def growth_pays(
         fall = float((1 + ON_TRUST) ** -TYPICAL)
         is_cheap = _is_cheap(costs, 0, ON_TRUST, (fall * (count + rank), count + rank))
         return left >= ON_TRUST * price and is_cheap
-    half, before = min(variances[:-1], key=lambda entry: abs(entry[0] - rank / 2))
+    half = min((known for known, *_ in measured[:-1]), key=lambda known: abs(known - rank / 2))
+    before = variance + sum(fall for known, _, fall in measured if known > half)
     decay = variance / before if before > 0 else 1.0
     for times in (1, 2, 4):
         step = min(float(times * (rank - half)), left / price)

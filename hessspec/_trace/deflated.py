@@ -14,6 +14,7 @@ from hessspec._krylov.block_basis import (
     PILOT,
     WIDTH,
     KrylovBasis,
+    Measured,
     diagonal_share,
     growth_pays,
     off_diagonal,
@@ -80,7 +81,7 @@ class Deflated(Resumable):
         self.signs: Hutchinson | None = None
         self.samples: list[np.ndarray] = []
         self.squares: list[np.ndarray] = []
-        self.variances: list[tuple[int, float]] = []
+        self.variances: Measured = []
         self.grown_for = 0  # the budget for which the basis has been let grow
 
     def state(self) -> dict[str, Any]:
@@ -165,8 +166,17 @@ class Deflated(Resumable):
         """The variance of a sample at this rank, noted once."""
         _, variance = self._pilot_forms()
         if not self.variances or self.variances[-1][0] < self.krylov.rank:
-            self.variances.append((self.krylov.rank, variance))
+            self.variances.append((self.krylov.rank, variance, self._fall()))
         return variance
+
+    def _fall(self) -> float:
+        """By how much the last rows of Q made that variance, 2 ‖H_rest‖²_F, smaller."""
+        krylov = self.krylov
+        if krylov.rank > krylov.given:
+            return 2 * krylov.fall
+        # As of a block, but the products of given rows G are known by their lengths alone.
+        corner = float(np.sum(krylov.compressed**2)) * krylov.scale**2  # ‖GHGᵀ‖²
+        return 2 * (2 * self.given_squares - corner)
 
     def _grow(self, bar: ProgressBar) -> None:
         # Samples belong to the basis that they are orthogonal to.

@@ -19,6 +19,7 @@ from hessspec._krylov.block_basis import (
     PILOT,
     WIDTH,
     KrylovBasis,
+    Measured,
     diagonal_share,
     growth_pays,
     off_diagonal,
@@ -91,7 +92,7 @@ class Run(Resumable):
         self.count, self.mean, self.spread = 0, zeros, zeros
         self.strata = Strata(operator, key)
         self.forms, self.size = np.zeros((0, 0)), 0.0  # of the pilot
-        self.variances: list[tuple[int, float]] = []
+        self.variances: Measured = []
         self.is_grown = False  # whether the basis has its size
         self.has_pilot = False  # whether the pilot is among the samples
         # How variances of common and own probes compare; then samples were looked at, and count
@@ -147,7 +148,7 @@ class Run(Resumable):
             ):
                 self._spend(self.basis.grow(), bar)
                 left = self._left(self.pilot, self.rows, self.forms)
-                self.variances.append((self.basis.rank, off_diagonal(left)))
+                self.variances.append((self.basis.rank, off_diagonal(left), self.basis.fall))
                 keep()
         self.pilot_samples = self.pilot * self._outside(self.pilot, self.rows)
         self.is_grown = True
@@ -161,7 +162,7 @@ class Run(Resumable):
         self.forms, self.size = found.forms * found.scale, found.size * found.scale
         self.asymmetry = found.asymmetry
         self._spend(count, bar)
-        self.variances = [(0, off_diagonal(self.forms))]
+        self.variances = [(0, off_diagonal(self.forms), 0.0)]
 
     def look(self, bar: ProgressBar, keep: Keep = never) -> float:
         """log of the variance of a sample, common probes over own ones, both summed over entries.

@@ -129,8 +129,10 @@ def test_costs_are_those_of_the_count_and_nothing_where_that_is_not_known():
 
 
 def test_one_task_with_costly_projections_takes_fewer_directions():
-    falling = [(rank, 0.97**rank) for rank in range(0, 66, 2)]
+    variances = 0.97 ** np.arange(0, 66, 2)
+    falls = -np.diff(variances, prepend=1.0)
+    falling = list(zip(range(0, 66, 2), variances, falls, strict=True))
     for costs, pays in ((Costs(1.0, 0.0), True), (Costs(1.0, 0.0, projection=1.0), False)):
         assert growth_pays(falling, 200, PILOT, costs=costs) == pays
-    assert growth_pays([(0, 1.0)], 60, PILOT, costs=Costs(1.0, 0.0))
-    assert not growth_pays([(0, 1.0)], 60, PILOT, costs=Costs(1.0, 0.0, projection=2.0))
+    assert growth_pays([(0, 1.0, 0.0)], 60, PILOT, costs=Costs(1.0, 0.0))
+    assert not growth_pays([(0, 1.0, 0.0)], 60, PILOT, costs=Costs(1.0, 0.0, projection=2.0))
