@@ -290,11 +290,12 @@ def page() -> str:
         "NumPy; its own variance is taken off. In brackets 95 % intervals (bootstrap over seeds; "
         "Clopper and Pearson).\n\n"
     )
+    sections = []
     if rows:
-        text += f"## Drawn at revision {revisions}\n\n{drawn(rows)}"
+        sections.append(f"## Drawn at revision {revisions}\n\n{drawn(rows)}")
     if before:
-        text += f"\n## Drawn at revisions {DRAWN_BEFORE}\n\n{drawn(before)}"
-    return text
+        sections.append(f"## Drawn at revisions {DRAWN_BEFORE}\n\n{drawn(before)}")
+    return text + "\n".join(sections)
 
 
 def main() -> None:
