@@ -5,6 +5,8 @@
     worker             the other end of the pipe; `worker_*` do the work, each by its library
     reference          the same numbers in float64, by none of them
     bench_peers_*      one claim each
+    accuracy           errors for equal products, on networks small enough to know the truth of
+    accuracy_chemprop  another graph network on the molecules that ours is trained and tested on
 
 The libraries are installed and called by their documented interfaces; none of their code is here.
 """

@@ -1,4 +1,4 @@
-"""Make the peers' environments, one for JAX and one for PyTorch, outside the repository.
+"""Make the peers' environments, for JAX, for PyTorch and for chemprop, outside the repository.
 
     python -m benchmarks.peers.install [--folder FOLDER] [-- ARGUMENTS OF PIP]
 
@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 VARIABLE = "HESSSPEC_PEERS"
-ENVIRONMENTS = ("jax", "torch")
+ENVIRONMENTS = ("jax", "torch", "chemprop")
 
 
 def folder() -> Path:

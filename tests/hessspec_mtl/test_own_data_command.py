@@ -90,6 +90,8 @@ def test_a_table_that_lacks_targets_is_studied_whole(lacking):
     errors = pd.read_csv(folder / "test_errors.csv", keep_default_na=False)
     assert np.isfinite(errors["mae"].astype(float)).all()
     page = (folder / "report.html").read_text(encoding="utf-8")
+    assert np.isfinite(errors["forest_mae"].astype(float)).all()
+    assert "Random forest of mes molécules: 100 trees" in page
     assert f"ΔE $x$/eV of {known[0]} and NA of {known[1]}" in page
     assert r"ΔE \$x\$/eV" in (folder / "report.md").read_text(encoding="utf-8")
 
