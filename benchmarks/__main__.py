@@ -33,6 +33,7 @@ CLAIMS = (
     "peers.bench_peers_slq",
     "peers.bench_peers_hutchinson",
     "bench_trace_tasks",
+    "bench_trace_states",
 )
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,7 +30,7 @@ from scipy import stats
 
 import hessspec
 from benchmarks.machine import revision
-from benchmarks.problems import is_shared
+from benchmarks.problems import cache_folder, is_shared
 from hessspec import Batches, HessianOperator
 
 GRAPHS, BATCH = 16, 4
@@ -75,7 +74,7 @@ def _network() -> Any:
 
 
 def _parameters(state: str) -> Any:
-    """Of the state; those after training are kept in the folder for temporary files."""
+    """Of the state; those after training are kept in the `cache_folder`."""
     from hessspec_mtl.network.model import init_params
     from hessspec_mtl.training.config import TrainConfig
     from hessspec_mtl.training.train import load_params, train
@@ -83,7 +82,7 @@ def _parameters(state: str) -> Any:
     if state == "initial":
         return init_params(jax.random.key(0), _network())
     config = TrainConfig(num_epochs=EPOCHS, batch_size=16, learning_rate=2e-3, decay_start=EPOCHS)
-    folder = Path(tempfile.gettempdir()) / "hessspec-benchmarks" / f"network-{EXAMPLES}-{EPOCHS}"
+    folder = cache_folder() / f"network-{EXAMPLES}-{EPOCHS}"
     train(config, _network(), _examples(), folder, progress=False)
     return load_params(folder, EPOCHS)
 
@@ -110,9 +109,9 @@ def case(state: str) -> Case:
 
 
 def truth(state: str) -> tuple[np.ndarray, np.ndarray]:
-    """The traces and their errors, kept in the folder for temporary files."""
+    """The traces and their errors, kept in the `cache_folder`."""
     name = f"network-{EXAMPLES}-{EPOCHS}-{GRAPHS}-{state}-{TRUTH_SAMPLES}.npz"
-    path = Path(tempfile.gettempdir()) / "hessspec-benchmarks" / name
+    path = cache_folder() / name
     if not path.exists():
         found = _long_run(case(state))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -180,6 +181,8 @@ class GraphProblem:
         batch: all the molecules as one padded batch.
         source: which molecules these are.
         state: "initial", or how the network was trained.
+        network: its sizes and tasks.
+        graphs, targets: the molecules one by one, to be cut into batches.
     """
 
     losses: Callable[[Any, Any], Float[Array, " tasks"]]
@@ -189,11 +192,29 @@ class GraphProblem:
     tasks: tuple[str, ...]
     source: str
     state: str
+    network: Any
+    graphs: list[Any]
+    targets: np.ndarray
+
+    def batches(self, size: int) -> list[Any]:
+        """The molecules in batches of one shape."""
+        from hessspec_mtl.graphs import balanced_batches
+
+        return balanced_batches(self.graphs, self.targets, size)
 
     def operator(self, **choices: Any) -> HessianOperator:
         """The Hessians of all tasks with respect to the shared parameters."""
         given = {"data": self.batch, "where": is_shared, **choices}
         return HessianOperator(self.losses, self.params, **given)
+
+
+def cache_folder() -> Path:
+    """Where trained networks and long references are kept for the next run.
+
+    The folder HESSSPEC_BENCHMARKS names, else one among the temporary files.
+    """
+    named = os.environ.get("HESSSPEC_BENCHMARKS")
+    return Path(named) if named else Path(tempfile.gettempdir()) / "hessspec-benchmarks"
 
 
 FORWARD_FLOPS = 75e6
@@ -212,15 +233,17 @@ def graph_problem(
     steps: int = 0,
     tiny: bool = False,
     molecules: tuple[Any, str] | None = None,
+    recipe: Recipe | None = None,
 ) -> GraphProblem:
     """The paper's network on `num_graphs` training molecules, after `steps` steps of AdamW.
 
     QM8 where HESSSPEC_DATA (or the cache) holds it, else the molecules that come with the package.
-    A trained network is kept in the folder for temporary files.
+    A trained network is kept in the `cache_folder`.
 
     Args:
         tiny: a small relative of the network, to try a benchmark out.
         molecules: a split and encoded data set and its name, in place of those.
+        recipe: how it is trained, if not as molecules are.
     """
     from hessspec_mtl.curvature.follow import hessian_indices
     from hessspec_mtl.graphs import balanced_batches
@@ -232,13 +255,13 @@ def graph_problem(
     sizes = {"num_steps": 2, "width": 8, "head_width": 8} if tiny else {}
     network = NetworkConfig(encoded.node_features, encoded.edge_features, tasks, **sizes)
     if steps:
-        params, state = _trained(network, encoded, steps), f"after {steps} steps of AdamW"
+        params = _trained(network, encoded, steps, recipe or Recipe())
+        state = f"after {steps} steps of AdamW"
     else:
         params, state = init_params(jax.random.key(0), network), "initial"
     chosen = hessian_indices(len(encoded.train), num_graphs, 0)
-    (batch,) = balanced_batches(
-        [encoded.train.graphs[i] for i in chosen], encoded.train.targets[chosen], num_graphs
-    )
+    graphs, targets = [encoded.train.graphs[i] for i in chosen], encoded.train.targets[chosen]
+    (batch,) = balanced_batches(graphs, targets, num_graphs)
     return GraphProblem(
         losses=partial_losses(network),
         params=jax.tree.map(jnp.asarray, params),
@@ -247,6 +270,9 @@ def graph_problem(
         tasks=tasks,
         source=source,
         state=state,
+        network=network,
+        graphs=graphs,
+        targets=targets,
     )
 
 
@@ -269,27 +295,52 @@ def _molecules(tiny: bool) -> tuple[Any, str]:
     return dataset.encode(dataset.split(0)), source
 
 
-_BATCH = 32
+def crystals() -> tuple[Any, str] | None:
+    """The Materials Project, encoded, where HESSSPEC_ENCODED names a folder that has it.
+
+    `python -m hessspec_mtl.encode` makes it once; the neighbours of all crystals take half an hour.
+    """
+    from hessspec_mtl.datasets.encoded import read_encoded
+
+    folder = os.environ.get("HESSSPEC_ENCODED")
+    if not folder or not (Path(folder) / "mp.npz").exists():
+        return None
+    dataset = read_encoded(Path(folder) / "mp.npz")
+    encoded = dataset.encode(dataset.split(0))
+    return replace(encoded, train=_head(encoded.train, 640)), "the Materials Project"
 
 
-def _trained(network: Any, encoded: Any, steps: int) -> Any:
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of batches, and steps over which the learning rate rises; crystals need the latter."""
+
+    batch_size: int = 32
+    warmup_steps: int = 0
+
+
+OF_CRYSTALS = Recipe(16, 200)
+
+
+def _trained(network: Any, encoded: Any, steps: int, recipe: Recipe) -> Any:
     """Parameters after `steps` steps of the package's own training, kept for the next run."""
     from hessspec_mtl.training.config import TrainConfig
     from hessspec_mtl.training.train import load_params, train
 
-    batches = max(
-        n for n in range(1, steps + 1) if steps % n == 0 and n * _BATCH <= len(encoded.train)
-    )
-    examples = replace(
-        encoded, train=_head(encoded.train, batches * _BATCH), test=_head(encoded.test, 64)
-    )
+    size, most = recipe.batch_size, len(encoded.train)
+    batches = max(n for n in range(1, steps + 1) if steps % n == 0 and n * size <= most)
+    train_part, test_part = _head(encoded.train, batches * size), _head(encoded.test, 64)
+    examples = replace(encoded, train=train_part, test=test_part)
     epochs = steps // batches
     # The constant learning rate of the paper's first half.
     config = TrainConfig(
-        num_epochs=epochs, batch_size=_BATCH, decay_start=epochs, evaluate_every=epochs
+        num_epochs=epochs,
+        batch_size=size,
+        decay_start=epochs,
+        evaluate_every=epochs,
+        warmup_steps=recipe.warmup_steps,
     )
     name = f"{encoded.name}-{network.num_steps}-{network.width}-{steps}"
-    folder = Path(tempfile.gettempdir()) / "hessspec-benchmarks" / name
+    folder = cache_folder() / name
     train(config, network, examples, folder, progress=False)
     return load_params(folder, epochs)
 

@@ -17,6 +17,7 @@ ORDER = (
     "bench_lanczos_network",
     "bench_hutchinson_tasks",
     "bench_trace_tasks",
+    "bench_trace_states",
     "bench_first_call",
     "bench_first_verbs",
     "bench_memory",

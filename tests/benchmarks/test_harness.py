@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import bench_hvp_block, bench_trace_tasks
+from benchmarks import bench_hvp_block, bench_trace_states, bench_trace_tasks
 from benchmarks.__main__ import CLAIMS
 from benchmarks.claims import Bar, Check, Result, Scale, as_json, write_result
 from benchmarks.peers.fleet import PeerError, start
-from benchmarks.problems import TanhNetwork
+from benchmarks.problems import TanhNetwork, cache_folder, crystals
 from benchmarks.render import ORDER, render
 from benchmarks.timing import Compilations, Spread, Task, Timing, interleaved
+from hessspec import TraceEstimate
 
 
 def test_tasks_take_turns_after_one_round_that_does_not_count():
@@ -167,6 +168,55 @@ def test_rms_errors_and_the_runs_to_average_match_what_was_drawn():
     target = spread / 8.0
     np.testing.assert_allclose(bench_trace_tasks.share(errors, target), 1 / 16, rtol=0.12)
     np.testing.assert_array_equal(bench_trace_tasks.share(errors, 10 * spread), 1.0)
+
+
+def estimates_with(errors: list[list[float]]) -> list[TraceEstimate]:
+    """Of two tasks, in each estimate with these errors."""
+    rows = np.array(errors)[:, :, None] * np.array([-1.0, 1.0])  # error e: samples -e and e
+    return [
+        TraceEstimate.from_samples(samples, method="auto", dim=9, num_matvecs=2, exact=5.0)
+        for samples in rows
+    ]
+
+
+def test_traces_are_compared_by_their_time_times_their_variance():
+    """A hundredth of the time at twice the error is 25 times faster, at half of it 400 times."""
+    found = bench_trace_states.Found(
+        problem=None,
+        deviation=500**0.5 * np.array([1.0, 3.0]),
+        signs=None,
+        estimates=estimates_with([[2.0, 1.5], [2.0, 1.5]]),
+        products=Timing((100.0, 90.0, 110.0)),
+        traces=Timing((1.0, 1.0)),
+    )
+    np.testing.assert_allclose(found.target, [1.0, 3.0])
+    np.testing.assert_allclose(found.faster, [25.0, 400.0])
+    assert found.spread == Spread(*[pytest.approx(25.0)] * 3)
+    slower = replace(found, estimates=estimates_with([[2.0, 1.5], [4.0, 1.5]]))
+    np.testing.assert_allclose(slower.faster, [10.0, 400.0])
+
+
+def test_a_mean_of_traces_far_from_plain_samples_is_refused():
+    plain = estimates_with([[1.0, 3.0]])[0]
+    found = bench_trace_states.Found(
+        problem=None,
+        deviation=np.array([1.0, 3.0]),
+        signs=plain,
+        estimates=estimates_with([[1.0, 1.0]] * 2),
+        products=Timing((1.0,)),
+        traces=Timing((1.0,)),
+    )
+    assert bench_trace_states.unbiased("here", found).deviation == pytest.approx(0.0)
+    off = replace(found, estimates=[replace(e, exact=e.exact + 4.0) for e in found.estimates])
+    with pytest.raises(ArithmeticError, match="here: traces by `auto` against Hutchinson's"):
+        bench_trace_states.unbiased("here", off)
+
+
+def test_the_folders_of_trained_networks_and_of_crystals_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HESSSPEC_BENCHMARKS", str(tmp_path / "kept"))
+    assert cache_folder() == tmp_path / "kept"
+    monkeypatch.setenv("HESSSPEC_ENCODED", str(tmp_path))
+    assert crystals() is None, "no crystals in an empty folder"
 
 
 WORKER = """
