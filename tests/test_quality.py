@@ -1,0 +1,47 @@
+"""The tables of how good the network is: pages hold what their files say, and no number besides."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from docs import quality
+from docs.quality import PAGES, ROOT, TABLES, Row, splits, with_table
+
+pytestmark = pytest.mark.any_dtype
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [(page, name) for page, names in PAGES.items() for name in names]
+)
+def test_a_page_holds_the_table_that_its_files_make(page, name):
+    """`python -m docs.quality` writes them."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert with_table(text, name, TABLES[name]()) == text
+
+
+def test_a_page_without_a_place_for_its_table_is_named():
+    with pytest.raises(ValueError, match="no <!-- made: qm8 -->"):
+        with_table("# Results\n", "qm8", ["| a |"])
+
+
+def test_a_table_takes_the_place_of_the_last_one_alone():
+    first, second = (f"<!-- made: {n} -->\n\n| old {n} |\n\n<!-- end -->\n" for n in "xy")
+    page = f"a\n{first}b\n{second}"
+    assert with_table(page, "x", ["| new |", "| 2 |"]) == page.replace(
+        "| old x |", "| new |\n| 2 |"
+    )
+
+
+def test_raw_errors_have_the_units_of_the_targets():
+    for base, rows in splits("QM8").values():
+        raw = quality._raw(rows[0].errors, base)
+        assert raw == pytest.approx((base["median_mae"] * base["deviation"]).mean())
+        assert rows[2].words.startswith("random forest")
+        forest = quality._raw(rows[2].errors, base)
+        assert forest == pytest.approx(base["forest_mae_raw"].mean(), rel=1e-5)
+
+
+def test_errors_of_several_seeds_have_their_spread():
+    errors = pd.Series({"a": 0.25, "b": 0.5})
+    row = Row("one", "10", errors, pd.Series({"a": 0.01, "b": np.nan}))
+    assert (row.cell("a"), row.cell("b")) == ("0.250 ± 0.010", "0.500")
