@@ -60,7 +60,7 @@ class Deflated(Resumable):
         room: int,
         directions: Float[Array, "r dim"] | None = None,
     ) -> None:
-        self.directions = directions
+        self.directions, self.room = directions, room
         self.key, self.strata = key, Strata(operator, key)
         whole = Parted(operator, self.strata.parts) if self.strata.several else operator
         self.operator = whole.linearised(PILOT, room // 2)
@@ -129,7 +129,8 @@ class Deflated(Resumable):
 
     def _random_signs(self) -> Hutchinson:
         source = self.operator
-        return Hutchinson(source.operator if isinstance(source, Parted) else source, self.key)
+        whole = source.operator if isinstance(source, Parted) else source
+        return Hutchinson(whole, self.key, self.room)
 
     def _note_groups(self, *, is_exact: bool, count: int | None = None) -> None:
         """What groups of batches have of the rows multiplied last."""

@@ -9,7 +9,7 @@ from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._operators.algebra import AbstractOperator
-from hessspec._operators.parts import Parted
+from hessspec._operators.parts import Parted, skips_zeros
 from hessspec._operators.symmetry import Symmetry
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import (
@@ -19,7 +19,8 @@ from hessspec._trace.guards import (
     guarded_products,
     tasks_counted,
 )
-from hessspec._trace.strata import Strata
+from hessspec._trace.strata import Strata, first_rows
+from hessspec._trace.task_by_task import TaskByTask
 
 
 class Hutchinson(Resumable):
@@ -29,15 +30,22 @@ class Hutchinson(Resumable):
     T tasks, `forms` is several times cheaper than T products; two products of the first probes
     tell whether these are what forms stand for. Groups of batches have probes of their own where
     the first samples find that this pays (`Strata`).
+
+    Where forms go one by one, all blocks have `PILOT` rows, the last one filled up by zeros: one
+    program, and that of `auto`.
+
+    Args:
+        room: bytes for what the products of a task have in common.
     """
 
     method = "hutchinson"
     changing = ("strata", "squares", "drawn", "symmetry", "looks", "asymmetry", "systematic")
 
-    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
-        self.operator, self.key = operator, key
+    def __init__(self, operator: AbstractOperator, key: PRNGKeyArray, room: int) -> None:
+        self.operator, self.key, self.room = operator, key, room
         self.strata = Strata(operator, key)
         self.parted = Parted(operator, self.strata.parts) if self.strata.several else operator
+        self.fills = not self._multiplies() and all(map(skips_zeros, self.strata.parts))
         self.squares: list[Float[np.ndarray, " k"]] = []
         self.drawn = 0
         self.symmetry = Symmetry(operator)
@@ -53,7 +61,8 @@ class Hutchinson(Resumable):
             if not self.strata.is_decided and self.drawn >= PILOT:
                 self.strata.decide(more)
             # The pilot in one block; without groups, full blocks from the beginning.
-            size = min(more, self.operator.block_rows if self.strata.is_decided else PILOT)
+            full = self.strata.is_decided and not self.fills
+            size = min(more, self.operator.block_rows if full else PILOT)
             self._sample(size)
             bar.update(size)
             keep()
@@ -84,10 +93,16 @@ class Hutchinson(Resumable):
         return self.drawn + self.strata.drawn + self.looks
 
     def _probes(self, size: int) -> Float[Array, "k dim"]:
-        indices = np.arange(self.drawn, self.drawn + size)
+        """The next ones; where blocks are filled up, with zeros behind them."""
+        rows = PILOT if self.fills else size
+        indices = np.arange(self.drawn, self.drawn + rows)
         self.drawn += size
         dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
-        return rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
+        probes = rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
+        return probes if rows == size else first_rows(probes, size)
+
+    def _has_tasks(self) -> bool:
+        return self.operator.num_tasks is not None
 
     def _multiplies(self) -> bool:
         return self.operator.num_tasks is None and self.operator.has_products
@@ -100,12 +115,13 @@ class Hutchinson(Resumable):
         if self._multiplies():
             self.strata.samples.append(self._guarded(probes))
             return
-        forms = self.strata.common(probes)
+        forms = self.strata.common(probes)[..., :size]
         if self.systematic is None and self.looks:
-            self.looks = min(self.looks, probes.shape[0])
+            self.looks = min(self.looks, size)
             first = slice(self.looks)
+            products = TaskByTask(self.operator, self.room) if self._has_tasks() else self.operator
             self.systematic = disagreement(
-                self.operator, probes[first], forms.sum(axis=0)[..., first], self.symmetry
+                products, probes[first], forms.sum(axis=0)[..., first], self.symmetry
             )
         self.strata.samples.append(forms)
 

@@ -128,9 +128,9 @@ def estimator_for(
     if isinstance(operator, Blockwise):
         if deflated:
             return SharedDeflation(operator, key, room, given, goal)
-        return Hutchinson(operator, key)
+        return Hutchinson(operator, key, room)
     if not operator.has_products:
-        return Hutchinson(operator, key)
+        return Hutchinson(operator, key, room)
     if deflated:
         if scalar:
             return Deflated(operator, key, room, given)
@@ -139,7 +139,7 @@ def estimator_for(
         return XTrace(operator, key)
     if method == "hutch++" and budget >= 6:
         return HutchPlusPlus(operator, key, given)
-    return Hutchinson(operator, key)
+    return Hutchinson(operator, key, room)
 
 
 def deflates(method: str, budget: int, has_directions: bool) -> bool:

@@ -149,7 +149,7 @@ class Strata(Resumable):
         keys = [jax.random.fold_in(self.key, number) for number in range(self.groups)]
         mesh = self.operator.mesh
         drawn = [rademacher_on(key, indices, dim, dtype, mesh) for key in keys]
-        return drawn if count == len(indices) else [_first(rows, count) for rows in drawn]
+        return drawn if count == len(indices) else [first_rows(rows, count) for rows in drawn]
 
     def by_part(self, count: int) -> list[Float[Array, "k dim"]]:
         """The same for each part: those of its group."""
@@ -185,7 +185,7 @@ class Strata(Resumable):
 
 
 @jax.jit
-def _first(rows: Float[Array, "k dim"], count: int) -> Float[Array, "k dim"]:
+def first_rows(rows: Float[Array, "k dim"], count: int) -> Float[Array, "k dim"]:
     """The first `count` rows, and zeros in place of the others."""
     numbers = jnp.arange(rows.shape[0], dtype=jnp.int32)
     return jnp.where(numbers[:, None] < count, rows, jnp.zeros((), rows.dtype))

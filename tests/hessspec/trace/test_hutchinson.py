@@ -6,7 +6,8 @@ import numpy as np
 
 from hessspec import rademacher
 from hessspec._base.probes import TRACE_STREAM
-from tests.spectra import DIM, dtype, eps, outliers, trace_of, with_spectrum
+from hessspec._operators.rows import compiled_forms, compiled_rows
+from tests.spectra import DIM, dtype, eps, hessian, outliers, trace_of, with_spectrum
 
 
 def test_every_sample_is_the_form_of_its_probe_and_the_squares_come_along(spectrum):
@@ -39,3 +40,19 @@ def test_probes_can_be_added_and_different_keys_share_none(spectrum):
     np.testing.assert_allclose(many[:16], few, rtol=1e4 * eps())
     other = trace_of(operator, "hutchinson", 40, seed=1).samples
     assert np.intersect1d(np.round(many, 3), np.round(other, 3)).size == 0
+
+
+def test_blocks_of_any_length_share_the_program_of_forms_and_tasks_that_of_products():
+    """27 forms of each task are four blocks, of which the last has three rows to itself."""
+    values = np.arange(40.0)
+    operator = hessian(np.stack([np.diag(values), np.diag(values[::-1])]))
+    operator.task(0).linearised(2, 2**30).rows(jnp.ones((2, 40), dtype()))  # as a density does
+    programs = [compiled_forms._cached, compiled_rows._cached]
+    before = [program._cache_size() for program in programs]
+    found = trace_of(operator, "hutchinson", 29)
+    assert found.num_samples == 27
+    np.testing.assert_allclose(
+        found.samples, values.sum(), rtol=100 * eps()
+    )  # exact for a diagonal H
+    after = [program._cache_size() for program in programs]
+    assert np.subtract(after, before).tolist() == [1, 0]
