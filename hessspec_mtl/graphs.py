@@ -13,7 +13,7 @@ place and a weight of 0 beside it, since not even a product with 0 takes NaN out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -86,6 +86,11 @@ class Padding:
     def holds(self, n_node: int, n_edge: int, n_graph: int) -> bool:
         """Whether so many real nodes, edges and graphs fit."""
         return n_node < self.n_node and n_edge <= self.n_edge and n_graph < self.n_graph
+
+    def and_of(self, other: Padding) -> Padding:
+        """The smallest padding that holds all that either does."""
+        mine, theirs = astuple(self), astuple(other)
+        return Padding(*map(max, mine, theirs))
 
 
 class Incidence(eqx.Module):
@@ -334,26 +339,38 @@ def balanced_groups(graphs: Sequence[MultiGraph], batch_size: int) -> list[np.nd
 
 
 def balanced_batches(
-    graphs: Sequence[MultiGraph], targets: Shaped[np.ndarray, "graphs tasks"], batch_size: int
+    graphs: Sequence[MultiGraph],
+    targets: Shaped[np.ndarray, "graphs tasks"],
+    batch_size: int,
+    padding: Padding | None = None,
 ) -> list[GraphBatch]:
     """All of `graphs` in batches of one shape, with little padding: for evaluation and curvature.
 
     Which graphs share a batch follows `balanced_groups`, so it depends on sizes alone. Hand
     `sizes=[batch.num_graphs for batch in batches]` to whatever averages over the batches. Where
-    targets are missing (NaN) each batch has the weights of the whole set.
+    targets are missing (NaN) each batch has the weights of the whole set. The shape is the smallest
+    (`balanced_padding`), or `padding`, for whoever has other batches of that shape.
     """
     groups = balanced_groups(graphs, batch_size)
-    members = [[graphs[i] for i in group] for group in groups]
-    padding = Padding.holding(
-        max(sum(g.num_nodes for g in group) for group in members),
-        max(sum(g.num_edges for g in group) for group in members),
-        max(map(len, members)),
-    )
+    padding = padding or _holding(graphs, groups)
     weights = target_weights(targets)
     return [
-        batch_graphs(group, targets[indices], pad_to=padding, weights=weights)
-        for group, indices in zip(members, groups, strict=True)
+        batch_graphs([graphs[i] for i in group], targets[group], pad_to=padding, weights=weights)
+        for group in groups
     ]
+
+
+def balanced_padding(graphs: Sequence[MultiGraph], batch_size: int) -> Padding:
+    """The shape of `balanced_batches` of these graphs."""
+    return _holding(graphs, balanced_groups(graphs, batch_size))
+
+
+def _holding(graphs: Sequence[MultiGraph], groups: Sequence[np.ndarray]) -> Padding:
+    return Padding.holding(
+        max(sum(graphs[i].num_nodes for i in group) for group in groups),
+        max(sum(graphs[i].num_edges for i in group) for group in groups),
+        max(map(len, groups)),
+    )
 
 
 def _require_positive(name: str, value: int) -> None:

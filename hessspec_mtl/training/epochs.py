@@ -23,7 +23,6 @@ from hessspec_mtl.graphs import (
     GraphBatch,
     MultiGraph,
     Padding,
-    balanced_batches,
     balanced_groups,
     padding_for,
     target_weights,
@@ -36,10 +35,10 @@ from hessspec_mtl.training.batches import (
     padded_batch,
     padding_ladder,
 )
+from hessspec_mtl.training.evaluation import evaluation_batches
 from hessspec_mtl.training.programs import Programs
 from hessspec_mtl.training.resident import ResidentGraphs
 
-EVALUATION_BATCH = 64
 # Where launching a kernel costs more than what it does to 64 graphs.
 RESIDENT_EVALUATION_BATCH = 1024
 # So many epochs decide the shape of resident batches, whatever the length of the run.
@@ -124,9 +123,8 @@ class HostEpochs:
 
     def errors(self, params: Params, split: str) -> Errors:
         if split not in self._batches:
-            batches = balanced_batches(*self._splits[split], EVALUATION_BATCH)
-            self._batches[split] = jax.device_put(batches)
-        sums = [self._programs.sums(params, batch) for batch in self._batches[split]]
+            self._batches[split] = jax.device_put(evaluation_batches(self._splits, split))
+        sums = [self._programs.evaluation(params, batch)[1] for batch in self._batches[split]]
         return _means(sums, len(self._splits[split][0]))
 
 

@@ -8,23 +8,22 @@ either error. `paired_log_ratio` says how well.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from hessspec._base.later import Later
 from hessspec_mtl.datasets.base import EncodedDataset
 from hessspec_mtl.files.whole import write_whole
-from hessspec_mtl.graphs import GraphBatch, balanced_batches, balanced_groups, with_any_target
-from hessspec_mtl.network.model import NetworkConfig, Params, predict
-from hessspec_mtl.training.epochs import EVALUATION_BATCH
-from hessspec_mtl.training.train import load_params
+from hessspec_mtl.graphs import balanced_groups, with_any_target
+from hessspec_mtl.network.model import NetworkConfig
+from hessspec_mtl.training.config import MATMUL_PRECISIONS
+from hessspec_mtl.training.evaluation import EVALUATION_BATCH, evaluation, evaluation_batches
+from hessspec_mtl.training.train import load_params, splits_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,16 +55,19 @@ def predictions(
         # Through strings: pandas' own parser of numbers is off by a bit in some versions.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)  # a task may be called "NA"
         return table.astype({"target": float, "predicted": float})
+    splits = splits_of(encoded, network)
+    graphs, targets = splits["test"]
     names = [task.name for task in encoded.tasks]
-    targets = encoded.test.targets[:, [names.index(task) for task in network.tasks]]
-    kept = with_any_target(targets)
-    targets, graphs = targets[kept], [encoded.test.graphs[i] for i in kept]
+    kept = with_any_target(encoded.test.targets[:, [names.index(t) for t in network.tasks]])
     params = jax.tree.map(jnp.asarray, load_params(training, epoch))
-    batches = balanced_batches(graphs, targets, EVALUATION_BATCH)
+    batches = jax.device_put(evaluation_batches(splits, "test"))
     groups = balanced_groups(graphs, EVALUATION_BATCH)
     predicted = np.empty_like(targets)
-    for batch, members in zip(batches, groups, strict=True):
-        predicted[members] = np.asarray(_predictor(network)(params, batch))[: len(members)]
+    # The precision that training has if not told otherwise: so the same program.
+    with jax.default_matmul_precision(MATMUL_PRECISIONS["highest"]):
+        for batch, members in zip(batches, groups, strict=True):
+            found, _ = evaluation(network)(params, batch)
+            predicted[members] = np.asarray(found)[: len(members)]
     table = pd.concat(
         [
             pd.DataFrame(
@@ -82,13 +84,6 @@ def predictions(
     ).dropna(subset="target", ignore_index=True)
     write_whole(path, table.to_csv(index=False))
     return table
-
-
-@cache
-def _predictor(
-    network: NetworkConfig,
-) -> Callable[[Params, GraphBatch], Float[Array, "graphs tasks"]]:
-    return jax.jit(lambda params, batch: predict(params, batch, network))
 
 
 def paired_log_ratio(

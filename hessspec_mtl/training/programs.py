@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from hessspec_mtl.graphs import GraphBatch, Padding
 from hessspec_mtl.network.model import NetworkConfig, Params, predict
-from hessspec_mtl.network.tasks import standardised_errors, weighted_sums
 from hessspec_mtl.training.batches import epoch_members
 from hessspec_mtl.training.config import LOSSES, OPTIMIZERS, TrainConfig
+from hessspec_mtl.training.evaluation import error_sums, evaluation
 from hessspec_mtl.training.resident import ResidentGraphs
 from hessspec_mtl.training.weighted import weighted_step
 from hessspec_mtl.training.weightings import Choice
@@ -82,7 +82,7 @@ class Programs:
     Attributes:
         init: (params) -> the state of the optimizer, and of the weights where tasks are weighted.
         step: (params, opt_state, batch, measured, rate) -> (params, opt_state, sums).
-        sums: (params, batch) -> sums.
+        evaluation: (params, batch) -> (predictions of each graph, sums).
         epoch: (params, opt_state, graphs, key, epoch, padding, measured, rate) -> (params,
             opt_state, sums of each batch); all its steps are one program, in which the host has no
             part.
@@ -94,7 +94,7 @@ class Programs:
 
     init: Callable[[Params], Any]
     step: Callable[..., Any]
-    sums: Callable[..., Any]
+    evaluation: Callable[..., Any]
     epoch: Callable[..., Any]
     stretch: Callable[..., Any]
     all_sums: Callable[..., Any]
@@ -114,17 +114,16 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
     """
     which = LOSSES.index(optimization.loss)
 
-    def error_sums(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
-        errors = standardised_errors(predict(params, batch, network), batch)
-        return jnp.stack([weighted_sums(e, batch) for e in (jnp.square(errors), jnp.abs(errors))])
+    def sums_of(params: Params, batch: GraphBatch) -> Float[Array, "metrics tasks"]:
+        return error_sums(predict(params, batch, network), batch)
 
     def losses(params: Params, batch: GraphBatch) -> tuple[Float[Array, " tasks"], Array]:
-        sums = error_sums(params, batch)
+        sums = sums_of(params, batch)
         of_tasks = sums[which]
         return of_tasks / batch.mask.sum() if optimization.reduction == "mean" else of_tasks, sums
 
     def objective(params: Params, batch: GraphBatch) -> tuple[Float[Array, ""], Array]:
-        sums = error_sums(params, batch)
+        sums = sums_of(params, batch)
         total = sums[which].sum()  # summed first: runs that were begun so go on to the same digits
         return total / batch.mask.sum() if optimization.reduction == "mean" else total, sums
 
@@ -211,10 +210,10 @@ def programs(network: NetworkConfig, optimization: Optimization) -> Programs:
         members: Int[Array, "batches batch"],
         padding: Padding,
     ) -> Float[Array, "batches metrics tasks"]:
-        return jax.lax.map(lambda few: error_sums(params, graphs.batch(few, padding)), members)
+        return jax.lax.map(lambda few: sums_of(params, graphs.batch(few, padding)), members)
 
     init, _ = stepping(jnp.zeros(()))  # no state begins with a rate
-    return Programs(init, step, jax.jit(error_sums), epoch, stretch, all_sums)
+    return Programs(init, step, evaluation(network), epoch, stretch, all_sums)
 
 
 @jax.jit

@@ -31,6 +31,7 @@ from hessspec_mtl.training.along import Along, stops
 from hessspec_mtl.training.checkpoints import Checkpoints
 from hessspec_mtl.training.config import MATMUL_PRECISIONS, TrainConfig
 from hessspec_mtl.training.epochs import Epochs, HostEpochs, ResidentEpochs, ignored
+from hessspec_mtl.training.evaluation import Split
 from hessspec_mtl.training.identity import claim, describe
 from hessspec_mtl.training.programs import Optimization, finite_leaves, programs
 from hessspec_mtl.training.state import (
@@ -48,10 +49,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MEASURED = 19  # the stream that chooses the graphs on which curvature is measured
-
-
-Split = tuple[Sequence[MultiGraph], Float[np.ndarray, "examples tasks"]]
-"""Graphs of a split and their targets, one column a task of the network."""
 
 
 class Named(Protocol):
@@ -161,7 +158,7 @@ class Training:
         """
         self._config, self._network, self._folder = config, network, Path(directory)
         self._kept = {*config.keep_epochs, *((0,) if keep_first else ())}
-        splits = _splits(encoded, network)
+        splits = splits_of(encoded, network)
         train = splits["train"]
         self._checkpoints = _claimed(config, network, splits, self._folder)
 
@@ -313,7 +310,7 @@ def sound_states(
     Raises:
         ValueError, CheckpointError: as `train`.
     """
-    checkpoints = _claimed(config, network, _splits(encoded, network), Path(directory))
+    checkpoints = _claimed(config, network, splits_of(encoded, network), Path(directory))
     return checkpoints.sound_epochs()
 
 
@@ -336,7 +333,12 @@ def saved_epochs(directory: str | os.PathLike[str]) -> list[int]:
     return Checkpoints(Path(directory) / "checkpoints").epochs()
 
 
-def _splits(encoded: EncodedExamples, network: NetworkConfig) -> dict[str, Split]:
+def splits_of(encoded: EncodedExamples, network: NetworkConfig) -> dict[str, Split]:
+    """Of each split the graphs that have a target of `network`, and these targets in its order.
+
+    Raises:
+        ValueError: for a task that `encoded` lacks, or of which a split has no example.
+    """
     return {split: _columns(encoded, split, network.tasks) for split in SPLITS}
 
 
