@@ -24,10 +24,12 @@ def test_every_batch_fits_the_ladder_and_most_fit_its_lower_rungs():
     assert 1 < len(ladder) <= 3
     assert list(ladder) == sorted(ladder)
     assert ladder[-1] == padding_for(graphs, 16)
-    fits = 0
-    for members in epoch_batches(jax.random.key(0), 1, 200, 16)[:-1]:
-        chosen = [graphs[i] for i in members]
-        real = sum(g.num_nodes for g in chosen), sum(g.num_edges for g in chosen), 16
-        assert ladder[-1].holds(*real)
-        fits += ladder[-2].holds(*real)
-    assert fits >= 10
+    fits = np.zeros(len(ladder))
+    for epoch in range(20):
+        for members in epoch_batches(jax.random.key(0), epoch, 200, 16)[:-1]:
+            chosen = [graphs[i] for i in members]
+            real = sum(g.num_nodes for g in chosen), sum(g.num_edges for g in chosen), 16
+            fits += [padding.holds(*real) for padding in ladder]
+    # Of nodes and of edges 77 % of a normal variable fit the first rung, and all but 3e-6 the next.
+    assert 0.77**2 * 240 - 3 * 6.7 < fits[0] < 0.77 * 240 + 3 * 6.7
+    assert fits[-2] == fits[-1] == 240
