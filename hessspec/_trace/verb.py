@@ -18,6 +18,7 @@ from hessspec._base.progress import progress_bar
 from hessspec._krylov.block_basis import PILOT
 from hessspec._krylov.given import given_rows, orthonormal_span
 from hessspec._operators.algebra import AbstractOperator
+from hessspec._operators.calls import warn_of_tasks
 from hessspec._operators.checkpoint import Folder, checkpoint_in
 from hessspec._operators.fingerprint import array_digest, origin_of
 from hessspec._operators.plan import BLOCK_ROWS
@@ -25,7 +26,7 @@ from hessspec._operators.verbs import Call, verb_by_block
 from hessspec._trace.blocks import BlockTraces
 from hessspec._trace.by_block import LOOKED, Blockwise, By, blocks_of, by_name, looked_at
 from hessspec._trace.estimate import TraceEstimate
-from hessspec._trace.guards import tasks_counted
+from hessspec._trace.guards import LOOKS, tasks_counted
 from hessspec._trace.run import FIRST_LOOK, TraceRun, beside, deflates, estimator_for, first_look
 
 Method = Literal["auto", "xtrace", "hutch++", "hutchinson"]
@@ -154,12 +155,12 @@ def trace(
     key = jax.random.fold_in(own_key, TRACE_STREAM)
     adaptive = rtol > 0.0 or atol > 0.0
     wanted = num_matvecs or (DEFAULT_CAP if adaptive else DEFAULT_MATVECS)
-    budget = min(wanted, operator.dim)
+    budget, room = min(wanted, operator.dim), resolve_budget(memory_budget)
     if checkpoint is None and by is None:
-        has_directions = directions is not None
-        if not _meets_losses(operator, method, budget, adaptive, has_directions):
-            operator.validate()
-    room = resolve_budget(memory_budget)
+        first = min(budget, FIRST_LOOK) if adaptive else budget
+        is_exact = budget >= operator.dim
+        linearises = not is_exact and deflates(method, first, directions is not None)
+        _validate(operator, linearises, not is_exact and method == "hutchinson", room)
     given = None if directions is None else _span(operator, method, directions, budget)
     settings = {"`method`": method, "`num_matvecs`": wanted, "`rtol`": rtol, "`atol`": atol}
     settings["`directions`"] = "none" if given is None else array_digest(given)
@@ -274,13 +275,23 @@ def _span(
     return rows
 
 
-def _meets_losses(
-    operator: AbstractOperator, method: str, budget: int, adaptive: bool, has_directions: bool
-) -> bool:
-    """Whether the run validates the losses, which `Deflated` meets where it linearises."""
-    if operator.num_tasks is not None or not operator.has_products or budget >= operator.dim:
-        return False
-    return deflates(method, min(budget, FIRST_LOOK) if adaptive else budget, has_directions)
+def _validate(operator: AbstractOperator, linearises: bool, looks: bool, room: int) -> None:
+    """That the losses are finite and not random, if the run itself does not find out.
+
+    Alone they would be a program of their own to compile. Where a run linearises a gradient, they
+    come with it: `Deflated` validates there. With several tasks it is done here, with the gradient
+    of one of them, by the program that the run has for a sum of them, or task by task.
+
+    Args:
+        linearises: whether the run has a basis, and so linearises.
+        looks: whether it linearises for a few products alone, if there are several tasks.
+    """
+    several = operator.num_tasks is not None
+    if not operator.has_products or not (linearises or (several and looks)):
+        operator.validate()
+    elif several:
+        warn_of_tasks(operator)
+        operator.task(0).linearised(LOOKS, room // 2).validate()
 
 
 __all__ = ["TraceEstimate", "trace"]
