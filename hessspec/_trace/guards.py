@@ -22,6 +22,7 @@ from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import Parted
 from hessspec._operators.plan import BLOCK_ROWS
 from hessspec._operators.symmetry import Symmetry
+from hessspec._trace.task_by_task import TaskByTask
 
 LOOKS = 2  # products for the guard of forms: two, so that they show an asymmetry too
 # Student's t at 95 % with three degrees of freedom, the disagreements that two products and their
@@ -132,7 +133,7 @@ def finite_forms(
 
 
 def disagreement(
-    operator: AbstractOperator,
+    operator: AbstractOperator | TaskByTask,
     probes: Float[Array, "k dim"],
     forms: Float[np.ndarray, "*T k"],
     symmetry: Symmetry | None = None,
