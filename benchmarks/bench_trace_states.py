@@ -138,7 +138,7 @@ def problems(tiny: bool) -> dict[str, GraphProblem]:
 def measure(scale: Scale) -> Result:
     states = problems(scale.tiny)
     found = {name: look(problem, scale) for name, problem in states.items()}
-    missing = "" if CRYSTALS in found else f"no row for {CRYSTALS}: set HESSSPEC_ENCODED"
+    missing = "" if CRYSTALS in found else f"No row for {CRYSTALS}: set HESSSPEC_ENCODED"
     bars = []
     for name, one in found.items():
         bar, aim = BARS[name]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import bench_hvp_block, bench_trace_states, bench_trace_tasks
+from benchmarks import bench_hvp_block, bench_trace_states, bench_trace_tasks, epoch_costs
 from benchmarks.__main__ import CLAIMS
 from benchmarks.claims import Bar, Check, Result, Scale, as_json, write_result
 from benchmarks.peers.fleet import PeerError, start
@@ -210,6 +210,20 @@ def test_a_mean_of_traces_far_from_plain_samples_is_refused():
     off = replace(found, estimates=[replace(e, exact=e.exact + 4.0) for e in found.estimates])
     with pytest.raises(ArithmeticError, match="here: traces by `auto` against Hutchinson's"):
         bench_trace_states.unbiased("here", off)
+
+
+def test_epochs_are_compared_by_medians_of_times_and_by_mean_squares_of_errors():
+    """Half the time at half the error of one task and the same of the other: 8 and 2 times."""
+
+    def measured(seconds, stated, revision):
+        calls = [{"seconds": {"trace": s, "density": 10 * s}, "stated": stated} for s in seconds]
+        return {"revision": revision, "epochs": {"6": calls}}
+
+    before = measured([4.0, 9.0, 2.0], [1.0, 5.0], "old")
+    now = measured([2.0, 1.0, 7.0], [0.5, 5.0], "new")
+    head, _, row = epoch_costs.compared(before, now)
+    assert "seconds at old, new" in head
+    assert row == "| 6 | 4.0, 2.0 | 2.00 (4.00) | 40.0, 20.0 | 2.00 |"
 
 
 def test_the_folders_of_trained_networks_and_of_crystals_are_named(monkeypatch, tmp_path):
