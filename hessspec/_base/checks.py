@@ -25,7 +25,7 @@ def check_losses(
 ) -> None:
     """Two evaluations of the losses at the same parameters must be finite and agree.
 
-    `blame` finds out where values that are not finite come from.
+    `blame` finds out where values that are not finite come from; "" if it cannot tell.
 
     Raises:
         ValueError: naming the task whose loss is not finite, or saying that the loss is random.
@@ -34,7 +34,8 @@ def check_losses(
     bad = np.flatnonzero(~np.isfinite(a))
     if bad.size:
         tasks = "" if np.ndim(first) == 0 else f" of task {', '.join(map(str, bad))}"
-        source = "" if blame is None else f" ({blame()})"
+        blamed = "" if blame is None else blame()
+        source = f" ({blamed})" if blamed else ""
         raise ValueError(
             f"the loss{tasks} is {a[bad[0]]} at these parameters{source}, so it has no Hessian "
             "there; check `params` and `data` for non-finite entries and the loss for overflow."

@@ -159,13 +159,13 @@ class DataOperator(PlannedOperator):
         warn_of_examples(self, loss_values)
 
     def _blame(self) -> str:
-        """Which parameter or batch makes the loss what is not finite."""
+        """Which parameter or batch makes the loss what is not finite; "" if there is no data."""
         for path, leaf in zip(leaf_paths(self.params), jax.tree.leaves(self.params), strict=True):
             if _not_finite(leaf):
                 return f"`params` is not finite at `{path}`"
         for place, losses, arrays in self._batch_by_batch():
             if _not_finite(losses):
-                return f"of {place}{_flaw(arrays)}"
+                return f"of {place}{_flaw(arrays)}" if self.takes_batch else ""
         return "only of all batches together: their sum overflows"
 
     def _batch_by_batch(self) -> Iterator[tuple[str, Array, list[tuple[str, Array]]]]:

@@ -197,6 +197,12 @@ BLAME = {
         ),
         "the loss is nan at these parameters (of `data`), so it has no Hessian there; check",
     ),
+    "one of several losses, without data": (
+        lambda: trace(
+            lambda p: jnp.stack([(p["w"] ** 2).sum(), jnp.log(-(p["w"] ** 2).sum())]), PARAMS, KEY
+        ),
+        "the loss of task 1 is nan at these parameters, so it has no Hessian there; check",
+    ),
     "a parameter that is held": (
         lambda: trace(
             lambda p: (p["w"] ** 2).sum() * p["held"].sum(),
