@@ -87,7 +87,10 @@ class Place:
         try:
             return self._do(order)
         except Exception as error:
-            raise self._retold(error) from error
+            told = self._retold(error)
+            if told is error:  # its own cause, it would have Dask look for the first for ever
+                raise
+            raise told from error
 
     def _do(self, order: Order) -> Made:
         unit = order.unit

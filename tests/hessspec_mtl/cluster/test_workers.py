@@ -61,6 +61,22 @@ def test_a_full_disk_of_a_worker_is_told_as_its_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.any_dtype
+def test_an_error_without_folders_is_raised_as_it_came(tmp_path, monkeypatch):
+    """Raised from itself it would be its own cause, whose first one Dask seeks without an end."""
+    place = Place(Described("m", StudyConfig(), Path("/home/me/runs/m"), b""), tmp_path / "m")
+    came = FloatingPointError("the test error of task 'E1' is nan in epoch 1")
+
+    def failing(self, order):
+        raise came
+
+    monkeypatch.setattr(Place, "_do", failing)
+    with pytest.raises(FloatingPointError) as error:
+        place.do(Order("", "m", UNIT, -1, {}, {}))
+    assert error.value is came
+    assert came.__cause__ is None
+
+
+@pytest.mark.any_dtype
 def test_one_thread_is_the_default_and_no_command(monkeypatch):
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "3"})
     threads.keep_to_one_thread()
