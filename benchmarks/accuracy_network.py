@@ -9,6 +9,8 @@ parameters and after some epochs of training. Each piece adds the next seeds of 
 `benchmarks/results/accuracy_network.csv` with the revision at which they were drawn, so a run may
 be stopped and gone on with. Where the draws of `trace` have changed begin the file anew;
 `accuracy_network.before.csv` has the seeds of the draws before, which stand below on the page.
+Training that rounds otherwise ends at another network, to which no seeds of the former are added:
+`accuracy_network.truth.csv` has the truth of each network there are seeds of.
 
 The truth is a run of its own that shares no code with what it judges but the forms: a basis from a
 few steps of subspace iteration, and 2,048 samples beside it, by signs of NumPy for each batch.
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +44,7 @@ STATES = ("initial", "trained")
 TRUTH_RANK, TRUTH_STEPS, TRUTH_SAMPLES = 64, 3, 2048
 RESULTS = Path(__file__).parent / "results" / "accuracy_network.csv"
 BEFORE = RESULTS.with_suffix(".before.csv")
+TRUTHS = RESULTS.with_suffix(".truth.csv")
 DRAWN_BEFORE = "5dfb9a3 to 569434f, before ranks were chosen by their expected cost"
 NUMBERS = ("value", "stated", "low", "high")
 
@@ -108,16 +113,28 @@ def case(state: str) -> Case:
     return Case(operator(batches), tuple(operator([batch]) for batch in batches))
 
 
-def truth(state: str) -> tuple[np.ndarray, np.ndarray]:
-    """The traces and their errors, kept in the `cache_folder`."""
-    name = f"network-{EXAMPLES}-{EPOCHS}-{GRAPHS}-{state}-{TRUTH_SAMPLES}.npz"
-    path = cache_folder() / name
-    if not path.exists():
-        found = _long_run(case(state))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, traces=found[0], errors=found[1])
-    with np.load(path) as kept:
-        return kept["traces"], kept["errors"]
+def point(state: str) -> str:
+    """Tells the network of a state from others: a hash of its parameters."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(_parameters(state)):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()[:12]
+
+
+def find_truth(state: str) -> None:
+    """Add the traces of a state to the file of truths, unless they are there."""
+    here = point(state)
+    if any(row["point"] == here for row in read(TRUTHS)):
+        return
+    traces, errors = _long_run(case(state))
+    for task, trace, error in zip(_network().tasks, traces, errors, strict=True):
+        add_row(TRUTHS, {"point": here, "task": task, "trace": trace, "error": error})
+
+
+def truth(here: str, task: str) -> tuple[float, float]:
+    """A trace of the network that `point` tells, and its error."""
+    (row,) = (r for r in read(TRUTHS) if (r["point"], r["task"]) == (here, task))
+    return float(row["trace"]), float(row["error"])
 
 
 def _long_run(problem: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -154,29 +171,36 @@ def estimate(state: str, seed: int) -> hessspec.TraceEstimate:
     return hessspec.trace(case(state).whole, key=key, num_matvecs=BUDGET, progress=False)
 
 
-def columns(tasks: tuple[str, ...]) -> list[str]:
-    """The names of what is kept of a seed."""
-    numbers = [f"{number} {task}" for task in tasks for number in NUMBERS]
-    return ["state", "seed", "samples", "rank", "probes", *numbers, "revision"]
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a file, which begins with the names of its columns."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        told = {name: f"{v:.7g}" if isinstance(v, float) else v for name, v in row.items()}
+        writer.writerow(told)
 
 
 def add_seeds(state: str, count: int) -> None:
     """The next `count` seeds of a state, each written as soon as it is there."""
-    tasks = _network().tasks
-    new = not RESULTS.exists()
-    done, commit = sum(row["state"] == state for row in read()), revision()
-    for seed in range(done, done + count):
+    here, commit = point(state), revision()
+    held = [row for row in read() if row["state"] == state]
+    if others := {row["point"] for row in held} - {here}:
+        sys.exit(
+            f"The seeds of {state!r} in {RESULTS} were drawn at another network than "
+            f"this revision's ({here}). Go on at their revision, {held[-1]['revision']}, or begin "
+            "anew: move them to a file of their own."
+        )
+    find_truth(state)
+    for seed in range(len(held), len(held) + count):
         found = estimate(state, seed)
         numbers = np.stack([found.value, found.standard_error, *found.confidence_interval()])
-        listed = [f"{value:.7g}" for value in numbers.T.ravel()]
-        with RESULTS.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(columns(tasks))
-                new = False
-            rank = 0 if found.choice is None else found.choice.rank
-            chosen = [found.num_samples, rank, found.probes]
-            writer.writerow([state, seed, *chosen, *listed, commit])
+        row = {"state": state, "point": here, "seed": seed, "samples": found.num_samples}
+        row |= {"rank": 0 if found.choice is None else found.choice.rank, "probes": found.probes}
+        for task, own in zip(_network().tasks, numbers.T, strict=True):
+            row |= {f"{name} {task}": float(v) for name, v in zip(NUMBERS, own, strict=True)}
+        add_row(RESULTS, {**row, "revision": commit})
 
 
 def read(path: Path | None = None) -> list[Row]:
@@ -239,8 +263,8 @@ def table(rows: list[Row]) -> list[str]:
         own = [row for row in rows if row["state"] == state]
         if len(own) < 2:
             continue
-        traces, errors = truth(state)
-        for task, trace, error in zip(_network().tasks, traces, errors, strict=True):
+        for task in _network().tasks:
+            trace, error = truth(own[0]["point"], task)
             v = judged(own, task, trace, error)
             stated = np.sqrt(np.mean([float(row[f"stated {task}"]) ** 2 for row in own]))
             low, high = v.ratio_within
@@ -306,7 +330,6 @@ def main() -> None:
     options = parser.parse_args()
     for _ in range(options.pieces):
         for state in options.states:
-            truth(state)
             add_seeds(state, options.seeds)
         print("\n".join(table(read())), flush=True)
     if options.page:
