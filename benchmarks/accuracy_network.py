@@ -186,7 +186,7 @@ def add_seeds(state: str, count: int) -> None:
     """The next `count` seeds of a state, each written as soon as it is there."""
     here, commit = point(state), revision()
     held = [row for row in read() if row["state"] == state]
-    if others := {row["point"] for row in held} - {here}:
+    if {row["point"] for row in held} - {here}:
         sys.exit(
             f"The seeds of {state!r} in {RESULTS} were drawn at another network than "
             f"this revision's ({here}). Go on at their revision, {held[-1]['revision']}, or begin "
