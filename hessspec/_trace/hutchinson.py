@@ -101,9 +101,6 @@ class Hutchinson(Resumable):
         probes = rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
         return probes if rows == size else first_rows(probes, size)
 
-    def _has_tasks(self) -> bool:
-        return self.operator.num_tasks is not None
-
     def _multiplies(self) -> bool:
         return self.operator.num_tasks is None and self.operator.has_products
 
@@ -119,7 +116,8 @@ class Hutchinson(Resumable):
         if self.systematic is None and self.looks:
             self.looks = min(self.looks, size)
             first = slice(self.looks)
-            products = TaskByTask(self.operator, self.room) if self._has_tasks() else self.operator
+            several = self.operator.num_tasks is not None
+            products = TaskByTask(self.operator, self.room) if several else self.operator
             self.systematic = disagreement(
                 products, probes[first], forms.sum(axis=0)[..., first], self.symmetry
             )
