@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from hessspec_mtl.study.pipeline import StudyWork
 from hessspec_mtl.study.seeds import SeedWork
@@ -80,30 +81,43 @@ def in_order(
 ) -> list[Item]:
     """`ready`, and in front what a worker that is free should do first.
 
-    Training, since others wait for it. Then what runs programs that no worker has compiled yet
-    (`programs`; `known` are those that were run to the end). But not while another worker compiles
-    the same ones, for then both would: that comes last. Then units of the study of which `last`
-    was, the unit that the free worker has just done, since it has traced what they run; and the
-    longest of them.
+    Not what runs programs that another worker is compiling, for then both would: that comes last.
+    Units of the study of which `last` was, the unit that the free worker has just done, since
+    tracing and loading what another study runs takes seconds for each program; where it has done
+    none, of one that nobody works at. Of those training, since others wait for it; then what runs
+    programs that no worker has compiled yet (`programs`; `known` are those that were run to the
+    end); then the longest.
     """
 
     def place(item: Item) -> tuple[bool, bool, bool, bool, bool]:
         return (
             _is_compiled_now(item, under_way, known),
+            _is_of_others(item, under_way, last),
             item.unit.kind != "training",
             programs(item) in known,
-            last is not None and item.study != last.study,
             item.unit.kind not in LONGEST_FIRST,
         )
 
     return sorted(ready, key=place)
 
 
-def is_pressing(item: Item, under_way: Collection[Item], known: Collection[Hashable]) -> bool:
-    """Whether others gain by `item`: they wait for it, or run the programs that it compiles."""
-    if _is_compiled_now(item, under_way, known):
+def is_pressing(
+    item: Item,
+    under_way: Collection[Item],
+    known: Collection[Hashable],
+    last: Item | None = None,
+    left: Mapping[str, int] = MappingProxyType({}),
+) -> bool:
+    """Whether a worker that is free should do `item` before what no unit waits for.
+
+    Others gain by it where they wait for it, or run the programs that it compiles; and all end
+    sooner if a study that has more units `left` than another goes on with them. But not where
+    another worker compiles its programs, or has traced what its study runs.
+    """
+    if _is_compiled_now(item, under_way, known) or _is_of_others(item, under_way, last):
         return False
-    return item.unit.kind == "training" or programs(item) not in known
+    is_behind = left.get(item.study, 0) > min(left.values(), default=0)
+    return is_behind or item.unit.kind == "training" or programs(item) not in known
 
 
 def programs(item: Item) -> Hashable:
@@ -113,6 +127,13 @@ def programs(item: Item) -> Hashable:
         return item.study, unit.kind, unit.task, item.start < 0  # no step is taken to epoch 0
     # Of the curvature, networks for single tasks share their programs (`subject`).
     return item.study, unit.kind, unit.task is None
+
+
+def _is_of_others(item: Item, under_way: Collection[Item], last: Item | None) -> bool:
+    """Whether the study of `item` is for other workers than the one that is free."""
+    if last is not None:
+        return item.study != last.study
+    return any(item.study == other.study for other in under_way)
 
 
 def _is_compiled_now(item: Item, under_way: Collection[Item], known: Collection[Hashable]) -> bool:

@@ -60,37 +60,40 @@ class ClusterError(RuntimeError):
 @contextmanager
 def local_workers(count: int) -> Iterator[Client]:
     """`count` processes of this machine, with one thread each; they end with the block."""
-    settings = {
+    with (
+        tempfile.TemporaryDirectory(prefix="hessspec-") as folder,
+        dask.config.set(_settings(Path(folder) / "programs")),
+        LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            memory_limit=0,
+            local_directory=folder,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _settings(programs: Path) -> dict[str, Any]:
+    """Of Dask, for workers of this machine; what one has compiled, others find in `programs`."""
+    environment = {
+        **ONE_THREAD,
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    environment = {name: os.environ.get(name, value) for name, value in environment.items()}
+    # By default Dask has freed memory given back at once: each product then asks the kernel for its
+    # pages anew, 900 of them where it is 70 with the usual threshold.
+    spawned = {**environment, "MALLOC_TRIM_THRESHOLD_": None}
+    return {
         # One unit at a time in each worker, and the next from the common queue: by priority.
         "distributed.scheduler.worker-saturation": 1.0,
-        # By default Dask has freed memory given back at once: each product then asks the kernel
-        # for its pages anew, 900 of them where it is 70 with the usual threshold.
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
-    }
-    with tempfile.TemporaryDirectory(prefix="hessspec-") as folder, dask.config.set(settings):
-        environment = {**ONE_THREAD, **_shared_programs(Path(folder) / "programs")}
-        environment = {name: os.environ.get(name, value) for name, value in environment.items()}
-        with (
-            LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                memory_limit=0,
-                local_directory=folder,
-                env=environment,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
-
-
-def _shared_programs(folder: Path) -> dict[str, str]:
-    """Where what one worker has compiled is found by the others."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        # Before the process begins (`env` of a cluster comes later): JAX reads where programs are
+        # kept when it is imported, and what a worker is started with imports it.
+        **{f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in spawned.items()},
     }
 
 
@@ -251,6 +254,7 @@ class _Run:
         say: Callable[[str], None],
     ) -> None:
         self._client, self._waiting, self._say = client, list(todo), say
+        self._names = [study.name for study in studies]
         self._plugin = Studies(f"hessspec-{uuid.uuid4().hex[:12]}", studies, ours=ours)
         self._progress, self._total, self._ours = progress, len(todo) + len(errands), ours
         self._under_way: dict[Future, Item] = {}
@@ -323,7 +327,9 @@ class _Run:
         while len(self._under_way) + len(self._on_errands) < most and (ready or self._errands):
             under_way = self._under_way.values()
             first = in_order(ready, under_way, self._known, last)[0] if ready else None
-            if self._errands and (first is None or not is_pressing(first, under_way, self._known)):
+            left = self._left_by_study()
+            pressing = first and is_pressing(first, under_way, self._known, last, left)
+            if self._errands and not pressing:
                 future = self._sent_on(self._errands.pop(0))
             else:
                 assert first is not None
@@ -332,6 +338,13 @@ class _Run:
                 self._under_way[future := self._sent(first)] = first
             sent.append(future)
         return sent
+
+    def _left_by_study(self) -> dict[str, int]:
+        """Units that nobody has begun."""
+        left = dict.fromkeys(self._names, 0)
+        for item in self._waiting:
+            left[item.study] += 1
+        return left
 
     def _sent_on(self, errand: Errand) -> Future:
         key = ("errand", self._plugin.name, errand.words)

@@ -115,15 +115,37 @@ def test_what_another_worker_compiles_is_left_to_it_while_there_is_other_work():
     assert not is_pressing(twin, [first], set())
     assert in_order([twin], [first], set()) == [twin]  # better than nothing
     # Once the programs have been run to the end nobody compiles them.
-    assert in_order([twin, others[0]], [first], {programs(first)})[0] == twin
+    assert in_order([twin, others[0]], [first], {programs(first)}, first)[0] == twin
 
 
 @pytest.mark.any_dtype
-def test_a_worker_goes_on_with_the_study_that_it_has_traced():
-    ready = [item("a", "trace", 1), item("b", "trace", 1)]
-    known = {programs(each) for each in ready}
-    for last in ("a", "b"):
-        assert in_order(ready, [], known, item(last, "density", 0))[0].study == last
+def test_a_worker_keeps_to_the_study_whose_programs_it_has_while_that_has_work():
+    """Even where another study has training, or what no worker has compiled."""
+    own, training = item("b", "trace", 1), item("a", "training", 1)
+    last, known = item("b", "density", 0), {programs(own)}
+    assert in_order([training, own], [], known, last) == [own, training]
+    assert in_order([item("a", "trace", 1), own], [], known, last)[0] == own
+    assert in_order([training], [], known, last) == [training]  # its own has none left
+    assert not is_pressing(training, [], known, last)
+    assert is_pressing(training, [], known, item("a", "density", 0))
+
+
+@pytest.mark.any_dtype
+def test_a_study_that_is_behind_another_goes_on_before_what_no_unit_waits_for():
+    own = item("a", "trace", 1)
+    given = ([], {programs(own)}, item("a", "density", 0))
+    assert is_pressing(own, *given, {"a": 5, "b": 4})
+    assert not is_pressing(own, *given, {"a": 5, "b": 5})
+    assert not is_pressing(own, *given, {"a": 5})
+
+
+@pytest.mark.any_dtype
+def test_workers_that_have_done_nothing_begin_with_studies_that_nobody_works_at():
+    begun, alone = item("a", "training", 0), item("a", "training", 0, "E1")
+    other = item("b", "training", 0)
+    assert in_order([alone, other], [begun], set()) == [other, alone]
+    assert is_pressing(other, [begun], set())
+    assert in_order([alone], [begun], set()) == [alone]
 
 
 @pytest.mark.any_dtype

@@ -48,6 +48,25 @@ def test_more_workers_than_there_is_memory_for_are_refused(monkeypatch):
         team.require_room_for(1000)
 
 
+def began_with() -> dict[str, str]:
+    """The environment that this process was started with, whatever was set in it since."""
+    pairs = Path("/proc/self/environ").read_text(encoding="utf-8").split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if pair)
+
+
+@pytest.mark.any_dtype
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_workers_begin_with_one_thread_and_a_place_where_they_share_programs(monkeypatch):
+    """JAX reads that place when it is imported, which may be before a worker sets anything."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    with team.local_workers(1) as client:
+        (there,) = client.run(began_with).values()
+    assert there["PJRT_NPROC"] == "1"
+    assert Path(there["JAX_COMPILATION_CACHE_DIR"]).name == "programs"
+    assert "MALLOC_TRIM_THRESHOLD_" not in there
+
+
 @pytest.mark.any_dtype
 def test_what_listens_and_is_no_scheduler_is_not_waited_for_for_ever(monkeypatch):
     """As the port of a dashboard does, where one is mistaken for the other."""
