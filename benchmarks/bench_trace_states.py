@@ -84,7 +84,7 @@ class Found:
 
 def look(problem: GraphProblem, scale: Scale) -> Found:
     """The state of a problem: plain products, plain samples, and traces, one after the other."""
-    tasks, size = len(problem.tasks), size_for_groups(problem.num_graphs, problem.num_graphs - 1)
+    tasks, size = len(problem.tasks), size_for_groups(problem.graphs, problem.num_graphs - 1)
     batches = problem.batches(size)
     counts = [batch.num_graphs for batch in batches]
     device = jax.device_put(batches)

@@ -212,7 +212,7 @@ class Subject:
     def _trace(self) -> TraceEstimate:
         """Beside pull-backs of random signs, where there are products enough for both."""
         graphs, directions = self.examples.graphs, None
-        size = size_for_groups(len(graphs), self.config.batch_size)
+        size = size_for_groups(graphs, self.config.batch_size)
         batches = balanced_batches(graphs, self.examples.targets, size)
         params, network = _under_one_name(self._params, self.network)
         if self.config.trace_matvecs >= LEAST_MATVECS:

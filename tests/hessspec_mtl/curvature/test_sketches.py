@@ -1,5 +1,7 @@
 """Pull-backs of random signs, against the dense Jacobian of a reduced network."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import hessspec
 from hessspec_mtl.curvature.sketches import pull_backs, size_for_groups
 from hessspec_mtl.datasets.computed import load_molecules
-from hessspec_mtl.graphs import balanced_batches
+from hessspec_mtl.graphs import MultiGraph, balanced_batches
 from hessspec_mtl.network.model import NetworkConfig, init_params, predict
 
 TASKS, COUNT = 2, 3
@@ -52,9 +54,25 @@ def test_they_are_sums_over_graphs_and_tasks_of_signed_derivatives(setting):
     assert missing >= 1
 
 
-def test_graphs_are_cut_into_the_groups_that_a_trace_tells_apart():
-    assert size_for_groups(128, 32) == 16
-    assert size_for_groups(1024, 128) == 128
-    assert size_for_groups(100, 32) == 13
-    assert size_for_groups(256, 256) == 256, "one batch stays one"
-    assert size_for_groups(128, 8) == 8
+def chains(sizes: Sequence[int]) -> list[MultiGraph]:
+    """Graphs with one node and so many edges from it to itself."""
+    ends = [np.zeros(size, np.int32) for size in sizes]
+    return [MultiGraph(np.ones((1, 1)), np.ones((len(at), 1)), at, at) for at in ends]
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize(
+    ("count", "batch_size", "size"),
+    [(128, 32, 16), (1024, 128, 128), (100, 32, 13), (256, 256, 256), (128, 8, 8)],
+)
+def test_graphs_are_cut_into_the_groups_that_a_trace_tells_apart(count, batch_size, size):
+    """One batch stays one."""
+    assert size_for_groups(chains([3] * count), batch_size) == size
+
+
+@pytest.mark.any_dtype
+def test_few_graphs_with_most_of_the_edges_leave_fewer_groups():
+    """Two of 14 edges among 30 of 4 make 148; in 2, 4 and 8 batches of equally many graphs, each
+    padded to the largest, they are 148, 168 and 208."""
+    assert size_for_groups(chains([14, 14, *[4] * 30]), 31) == 8
+    assert size_for_groups(chains([0] * 32), 31) == 4, "no edges cost nothing"
