@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -82,18 +83,23 @@ def in_order(
     """`ready`, and in front what a worker that is free should do first.
 
     Not what runs programs that another worker is compiling, for then both would: that comes last.
-    Units of the study of which `last` was, the unit that the free worker has just done, since
-    tracing and loading what another study runs takes seconds for each program; where it has done
-    none, of one that nobody works at. Of those training, since others wait for it; then what runs
-    programs that no worker has compiled yet (`programs`; `known` are those that were run to the
-    end); then the longest.
+    Units of the study of which `last` was, what the free worker did before, since tracing and
+    loading what another study runs takes seconds for each program; where that is not known, of one
+    that nobody works at. But training of any study, where at least as many networks could be
+    trained further as workers are at it. Of those training, since others wait for it; then what
+    runs programs that no worker has compiled yet (`programs`; `known` are those that were run to
+    the end); then the longest.
     """
+    networks = Counter(item.study for item in ready if item.unit.kind == "training")
+    at_it = Counter(item.study for item in under_way)
 
     def place(item: Item) -> tuple[bool, bool, bool, bool, bool]:
+        trains = item.unit.kind == "training"
+        lacks_workers = last is not None and networks[item.study] >= at_it[item.study]
         return (
             _is_compiled_now(item, under_way, known),
-            _is_of_others(item, under_way, last),
-            item.unit.kind != "training",
+            _is_of_others(item, under_way, last) and not (trains and lacks_workers),
+            not trains,
             programs(item) in known,
             item.unit.kind not in LONGEST_FIRST,
         )

@@ -43,6 +43,8 @@ _LOST = (
     "same."
 )
 
+_SET_BY_DASK = ("PYTHONHASHSEED", "__DASK_PARENT_PID")  # beside what it is told to
+
 _PATIENCE = 20  # seconds for a scheduler to answer
 
 _FEWEST_SENT, _SENT_A_WORKER = 16, 4
@@ -60,41 +62,58 @@ class ClusterError(RuntimeError):
 @contextmanager
 def local_workers(count: int) -> Iterator[Client]:
     """`count` processes of this machine, with one thread each; they end with the block."""
-    with (
-        tempfile.TemporaryDirectory(prefix="hessspec-") as folder,
-        dask.config.set(_settings(Path(folder) / "programs")),
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            memory_limit=0,
-            local_directory=folder,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with tempfile.TemporaryDirectory(prefix="hessspec-") as folder:
+        spawned = _environment(Path(folder) / "programs")
+        settings = {
+            # One unit at a time in each worker, and the next from the common queue: by priority.
+            "distributed.scheduler.worker-saturation": 1.0,
+            # Before the process begins (`env` of a cluster comes later): JAX reads where programs
+            # are kept when it is imported, and what a worker is started with imports it.
+            **{f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in spawned.items()},
+        }
+        with (
+            _unchanged([*spawned, *_SET_BY_DASK]),
+            dask.config.set(settings),
+            LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                memory_limit=0,
+                local_directory=folder,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
 
 
-def _settings(programs: Path) -> dict[str, Any]:
-    """Of Dask, for workers of this machine; what one has compiled, others find in `programs`."""
-    environment = {
+def _environment(programs: Path) -> dict[str, str | None]:
+    """Of workers of this machine; what one of them has compiled, others find in `programs`."""
+    ours = {
         **ONE_THREAD,
         "JAX_COMPILATION_CACHE_DIR": str(programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
-    environment = {name: os.environ.get(name, value) for name, value in environment.items()}
+    found = {name: os.environ.get(name, value) for name, value in ours.items()}
     # By default Dask has freed memory given back at once: each product then asks the kernel for its
     # pages anew, 900 of them where it is 70 with the usual threshold.
-    spawned = {**environment, "MALLOC_TRIM_THRESHOLD_": None}
-    return {
-        # One unit at a time in each worker, and the next from the common queue: by priority.
-        "distributed.scheduler.worker-saturation": 1.0,
-        # Before the process begins (`env` of a cluster comes later): JAX reads where programs are
-        # kept when it is imported, and what a worker is started with imports it.
-        **{f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in spawned.items()},
-    }
+    return {**found, "MALLOC_TRIM_THRESHOLD_": None}
+
+
+@contextmanager
+def _unchanged(names: Collection[str]) -> Iterator[None]:
+    """With these variables of this process as they were, at the end: Dask sets them where workers
+    are started from, again with each one that it starts anew."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -191,7 +210,8 @@ def carry_out(
 ) -> None:
     """Have all of `todo` done by the workers of `client`, and put what they make in its place.
 
-    `errands` are done on the way, by a worker that would otherwise do what another is compiling.
+    `errands` are done on the way, by a worker that would otherwise do what another is compiling, or
+    whose study is ahead of others.
 
     Args:
         ours: whether the workers are this process's own, and end with it.
@@ -258,7 +278,8 @@ class _Run:
         self._plugin = Studies(f"hessspec-{uuid.uuid4().hex[:12]}", studies, ours=ours)
         self._progress, self._total, self._ours = progress, len(todo) + len(errands), ours
         self._under_way: dict[Future, Item] = {}
-        self._errands, self._on_errands = list(errands), dict[Future, Errand]()
+        self._errands = list(errands)
+        self._on_errands: dict[Future, tuple[Errand, Item | None]] = {}  # what was done before it
         self._known: set[Hashable] = set()  # programs that were run to the end
         self._terms = terms()
 
@@ -297,13 +318,13 @@ class _Run:
         with progress_bar(self._total, "study", enabled=self._progress, unit="unit") as bar:
             queue = as_completed(self._ready_there())
             for count, future in enumerate(queue, start=1):
-                done = self._take(future)
+                done, last = self._take(future)
                 bar.update(1)
                 if told:
                     say = done.work.tell if isinstance(done, Item) else self._say
                     what = done.unit if isinstance(done, Item) else done.words
                     say(f"{what}; {count} of {self._total}")
-                queue.update(self._ready_there(done if isinstance(done, Item) else None))
+                queue.update(self._ready_there(last))
 
     def _ready_there(self, last: Item | None = None) -> list[Future]:
         try:
@@ -330,7 +351,7 @@ class _Run:
             left = self._left_by_study()
             pressing = first and is_pressing(first, under_way, self._known, last, left)
             if self._errands and not pressing:
-                future = self._sent_on(self._errands.pop(0))
+                future = self._sent_on(self._errands.pop(0), last)
             else:
                 assert first is not None
                 ready.remove(first)
@@ -346,10 +367,10 @@ class _Run:
             left[item.study] += 1
         return left
 
-    def _sent_on(self, errand: Errand) -> Future:
+    def _sent_on(self, errand: Errand, last: Item | None) -> Future:
         key = ("errand", self._plugin.name, errand.words)
         future = self._client.submit(errand.make, key=key, pure=False)
-        self._on_errands[future] = errand
+        self._on_errands[future] = errand, last
         return future
 
     def _sent(self, item: Item) -> Future:
@@ -365,14 +386,14 @@ class _Run:
             pure=False,
         )
 
-    def _take(self, future: Future) -> Item | Errand:
-        """What has come of a unit or an errand, put in its place."""
+    def _take(self, future: Future) -> tuple[Item | Errand, Item | None]:
+        """A unit or an errand whose result is put in its place, and the worker's last unit."""
         if future in self._on_errands:
-            errand = self._on_errands.pop(future)
+            errand, last = self._on_errands.pop(future)
             if future.status == "finished":  # else the report does it
                 errand.keep(future.result())
             future.release()
-            return errand
+            return errand, last
         item = self._under_way.pop(future)
         try:
             made = future.result()
@@ -388,7 +409,8 @@ class _Run:
         self._known.add(programs(item))
         self._prune(item)
         future.release()
-        return item
+        # Far workers have a queue of units, and which is free is not known.
+        return item, item if self._ours else None
 
     def _prune(self, item: Item) -> None:
         """Drop the states that nobody waits for."""

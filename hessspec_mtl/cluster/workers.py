@@ -6,6 +6,7 @@ import platform
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -160,6 +161,11 @@ class Studies(WorkerPlugin):
             study.name: Place(study, root / f"study-{number}")
             for number, study in enumerate(self._studies)
         }
+        if self._ours:
+            # A program that another worker is just writing is compiled here too, without a word.
+            warnings.filterwarnings(
+                "ignore", "Error (reading|writing) persistent compilation cache"
+            )
         # Its lock between processes would outlive a worker that is killed.
         tqdm.set_lock(threading.RLock())
         if self._ours and threading.current_thread() is threading.main_thread():

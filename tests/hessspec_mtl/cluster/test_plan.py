@@ -120,14 +120,24 @@ def test_what_another_worker_compiles_is_left_to_it_while_there_is_other_work():
 
 @pytest.mark.any_dtype
 def test_a_worker_keeps_to_the_study_whose_programs_it_has_while_that_has_work():
-    """Even where another study has training, or what no worker has compiled."""
+    """Even where another study has what no worker has compiled, or training with workers enough."""
     own, training = item("b", "trace", 1), item("a", "training", 1)
     last, known = item("b", "density", 0), {programs(own)}
-    assert in_order([training, own], [], known, last) == [own, training]
     assert in_order([item("a", "trace", 1), own], [], known, last)[0] == own
-    assert in_order([training], [], known, last) == [training]  # its own has none left
-    assert not is_pressing(training, [], known, last)
-    assert is_pressing(training, [], known, item("a", "density", 0))
+    two = [item("a", "density", epoch) for epoch in (0, 1)]
+    assert in_order([training, own], two, known, last) == [own, training]
+    assert in_order([training], two, known, last) == [training]  # its own has none left
+    assert not is_pressing(training, two, known, last)
+    assert is_pressing(training, two, known, item("a", "density", 0))
+
+
+@pytest.mark.any_dtype
+def test_networks_that_could_be_trained_do_not_wait_for_one_worker():
+    own, last = item("b", "trace", 1), item("b", "density", 0)
+    chains = [item("a", "training", 1, seed=seed) for seed in (0, 1)]
+    first, *others = in_order([own, *chains], [], set(), last)
+    assert first == chains[0]
+    assert in_order(others, [first], {programs(first)}, last) == [chains[1], own]
 
 
 @pytest.mark.any_dtype

@@ -57,14 +57,22 @@ def began_with() -> dict[str, str]:
 @pytest.mark.any_dtype
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
 def test_workers_begin_with_one_thread_and_a_place_where_they_share_programs(monkeypatch):
-    """JAX reads that place when it is imported, which may be before a worker sets anything."""
+    """JAX reads that place when it is imported, which may be before a worker sets anything. It is
+    gone with the workers, and their variables are not this process's."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.delenv("PJRT_NPROC", raising=False)
-    with team.local_workers(1) as client:
-        (there,) = client.run(began_with).values()
-    assert there["PJRT_NPROC"] == "1"
-    assert Path(there["JAX_COMPILATION_CACHE_DIR"]).name == "programs"
-    assert "MALLOC_TRIM_THRESHOLD_" not in there
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before, places = dict(os.environ), []
+    for _ in range(2):
+        with team.local_workers(1) as client:
+            (there,) = client.run(began_with).values()
+        places.append(Path(there["JAX_COMPILATION_CACHE_DIR"]))
+        assert there["PJRT_NPROC"] == "1"
+        assert there["OMP_NUM_THREADS"] == "3"  # where somebody has set it
+        assert "MALLOC_TRIM_THRESHOLD_" not in there
+        assert dict(os.environ) == before
+    assert places[0] != places[1]
+    assert not any(place.exists() for place in places)
 
 
 @pytest.mark.any_dtype
