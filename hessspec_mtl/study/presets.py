@@ -100,7 +100,9 @@ class Preset:
 _QUICK = StudyConfig(
     network=NetworkSizes(num_steps=3, width=16, head_width=32),
     train=TrainConfig(num_epochs=60, batch_size=16, learning_rate=2e-3),
-    curvature=CurvatureConfig(num_epochs=6, num_graphs=128, num_steps=50, hutchinson_samples=500),
+    curvature=CurvatureConfig(
+        num_epochs=6, num_graphs=128, batch_size=64, num_steps=50, hutchinson_samples=500
+    ),
 )
 _SMALL_QM8 = StudyConfig(
     num_examples=2400,
