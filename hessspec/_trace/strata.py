@@ -26,9 +26,14 @@ from hessspec._trace.guards import finite_forms
 # eight draws of signs, eight projections (measured at P = 1.9 million, rank 16); of diagonals,
 # where vectors are projected before and after. For traces the price is that of `Costs`.
 OWN_PRICE = 1.25
-# Variances from eight forms: what is expected to gain less than this is not tried. The ratio of two
-# of them, of the same forms, is known to about a third.
+# Of a diagonal, what is expected to gain less than this is not tried: the ratio of two variances
+# from eight forms is known to about a third.
 LEAST_GAIN = 1.5
+# With probes of their own for g groups a sample has g^-TYPICAL of the variance with a common one,
+# give or take SPREAD in the exponent from task to task: the paper's network at three states, beside
+# nine bases (docs/studies/trace_limits.md). NOISE is that of the logarithm of a ratio of two
+# variances from the same eight forms.
+TYPICAL, SPREAD, NOISE = 0.45, 0.35, 0.33
 _OWN_STREAM = 0x0B0B
 
 Project = Callable[[Float[Array, "k dim"]], Float[Array, "k dim"]]
@@ -97,9 +102,9 @@ class Strata(Resumable):
     def decide(self, left: int, rank: int = 0, beside: int = 0) -> bool:
         """Whether groups have probes of their own from here on, for `left` further samples.
 
-        One decision for all tasks, by the geometric mean over them of the variance of the mean, for
-        2, 4 or all groups: fewer draw and project less. The samples that are looked at (and
-        `beside` others) count half from here on.
+        One decision for all tasks, by the variance of the mean of the one that gains least, for 2,
+        4 or all groups: fewer draw and project less (`expected_share`). The samples that are looked
+        at (and `beside` others) count half from here on.
         """
         self.is_decided = True
         pilot = self.seen if self.looked else self.samples[0]
@@ -110,16 +115,13 @@ class Strata(Resumable):
         common, best = self._variances(pilot, 1), 1
         if not common.any():
             return False
-        pairs = (count + beside) / 2
-        least = _variance(pairs, left, 1.0, 1.0) / LEAST_GAIN
+        pairs, known = (count + beside) / 2, common > 0
+        least = _variance(pairs, left, 1.0, 1.0)
         for groups in self._possible():
-            own = self._variances(pilot, groups)
-            both = (common > 0) & (own > 0)
-            if not both.any():
-                continue
-            share = float(np.exp(np.mean(np.log(own[both] / common[both]))))
+            seen = self._variances(pilot, groups)[known] / common[known]
+            share = float(np.max(expected_share(seen, groups)))
             price = self.costs.own_sample(rank, groups) / self._common_price(rank)
-            found = _variance(pairs, left / max(price, 1.0), 1.0, share)
+            found = _variance(pairs, left / price, 1.0, share)
             if found < least:
                 least, best = found, groups
         self.groups = best
@@ -199,6 +201,17 @@ def halved(samples: Float[np.ndarray, "*lead n"]) -> Float[np.ndarray, "*lead m"
     count = samples.shape[-1]
     pairs = (samples[..., 0 : count - 1 : 2] + samples[..., 1:count:2]) / 2
     return np.concatenate([pairs, samples[..., count - count % 2 :]], axis=-1)
+
+
+def expected_share(seen: Float[np.ndarray, " T"], groups: int) -> Float[np.ndarray, " T"]:
+    """What probes of their own should leave each task, of its variance with a common probe.
+
+    Eight forms have `seen` a share; in logarithms it counts as much as it is surer than what is
+    typical, which for two groups is little and for eight almost all.
+    """
+    typical, spread = -TYPICAL * np.log(groups), SPREAD * np.log(groups)
+    weight = spread**2 / (spread**2 + NOISE**2)
+    return np.exp(typical + weight * (np.log(np.maximum(seen, 1e-300)) - typical))
 
 
 def own_pays(ratio: float, looked: int, left: int) -> bool:

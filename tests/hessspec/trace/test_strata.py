@@ -8,7 +8,7 @@ import pytest
 import hessspec
 from hessspec import Batches, HessianOperator, TraceEstimate
 from hessspec._operators.parts import MOST_PARTS, parts_of, share_of
-from hessspec._trace.strata import Strata, halved
+from hessspec._trace.strata import Strata, expected_share, halved
 from tests.spectra import DIM, dtype, eps, trace_of, with_spectrum
 
 COUNT = 8
@@ -186,6 +186,18 @@ def test_they_are_chosen_where_batches_agree_and_not_where_they_cancel():
             batches = [m + 0.1 * common for m, common in zip(batches, agreeing, strict=True)]
         found = [trace_of(operator_of(batches, 2), "hutchinson", 60, seed) for seed in range(6)]
         assert all(f.probes == wanted for f in found)
+
+
+@pytest.mark.any_dtype
+def test_what_eight_forms_have_seen_counts_more_the_more_groups_may_differ():
+    """In logarithms: a third from two groups, five sixths from eight; the rest is typical."""
+    for groups, weight in ((2, 0.35), (4, 0.68), (8, 0.83)):
+        usual = groups**-0.45
+        seen = np.array([usual, 2 * usual, 0.5])
+        found = expected_share(seen, groups)
+        np.testing.assert_allclose(found[0], usual, rtol=1e-12)
+        np.testing.assert_allclose(found[1] / usual, 2.0**weight, rtol=5e-3)
+    assert expected_share(np.zeros(1), 2) < 1e-50
 
 
 @pytest.mark.any_dtype
