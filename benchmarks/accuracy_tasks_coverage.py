@@ -120,9 +120,8 @@ class Found:
     rank: int
 
 
-def spherical(rng: np.random.Generator, count: int) -> np.ndarray:
-    rows = rng.normal(size=(count, DIM))
-    return rows * (DIM**0.5 / np.linalg.norm(rows, axis=1, keepdims=True))
+def signs(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.choice([-1.0, 1.0], (count, DIM))
 
 
 def _found(strata: Groups, exact: np.ndarray, truth: np.ndarray, looked: int, rank: int) -> Found:
@@ -137,12 +136,12 @@ def hutchinson(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int) 
     """`hessspec._trace.hutchinson.Hutchinson` for several tasks."""
     rng = np.random.default_rng([seed, 1])
     strata = Groups(matrices, rng)
-    strata.samples.append(strata.common(rng.choice([-1.0, 1.0], (PILOT, DIM))))
+    strata.samples.append(strata.common(signs(rng, PILOT)))
     left = budget - PILOT - LOOKS
     if strata.decide(left):
         strata.samples.append(strata.draw(left, lambda rows: rows))
     else:
-        strata.samples.append(strata.common(rng.choice([-1.0, 1.0], (left, DIM))))
+        strata.samples.append(strata.common(signs(rng, left)))
     return _found(strata, np.zeros(TASKS), truth, PILOT, 0)
 
 
@@ -159,17 +158,15 @@ def auto(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int, given:
         return rows
 
     def measure() -> None:
-        rows = without(pilot)
-        length = np.linalg.norm(rows, axis=1, keepdims=True)
         strata.begin_again()
-        strata.samples = [strata.common(rows * ((DIM - len(basis)) ** 0.5 / length))]
+        strata.samples = [strata.common(without(pilot))]
         samples = strata.samples[0].sum(axis=0)
         variances.append((len(basis), samples.var(axis=-1, ddof=1)))
 
     def left() -> int:
         return int((budget * FORM_COST - cost) / FORM_COST + 1e-9)
 
-    pilot, variances, cost = spherical(rng, PILOT), [], (PILOT * FORM_COST + LOOKS)
+    pilot, variances, cost = signs(rng, PILOT), [], (PILOT * FORM_COST + LOOKS)
     if given:
         basis = np.linalg.qr(whole[0] @ rng.normal(size=(DIM, given)))[0].T
         cost += (given + LOOKS + -(given + LOOKS) % PILOT) * FORM_COST
@@ -208,9 +205,7 @@ def auto(matrices: np.ndarray, truth: np.ndarray, seed: int, budget: int, given:
     if strata.own:
         strata.samples.append(strata.draw(more, without))
     elif more > 0:
-        rows = without(spherical(rng, more))
-        length = np.linalg.norm(rows, axis=1, keepdims=True)
-        strata.samples.append(strata.common(rows * ((DIM - len(basis)) ** 0.5 / length)))
+        strata.samples.append(strata.common(without(signs(rng, more))))
     exact = np.sum((basis @ whole) * basis, axis=(1, 2))
     return _found(strata, exact, truth, looked, len(basis))
 

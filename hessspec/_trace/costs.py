@@ -48,14 +48,15 @@ class Costs:
         form: of v'Hv for all tasks; a product where these are multiplied.
         extra: what a direction takes for its forms beside its product.
         projection: of a row on one chunk of 16 rows of a basis, eight rows in one reading.
-        normal, sign: of drawing a row.
+        probe: of drawing one that all batches share: random signs for several tasks.
+        sign: of drawing random signs.
         row: of reading or writing one.
     """
 
     form: float
     extra: float
     projection: float = 0.0
-    normal: float = 0.0
+    probe: float = 0.0
     sign: float = 0.0
     row: float = 0.0
 
@@ -77,7 +78,7 @@ class Costs:
             form,
             extra,
             projection=(read + thin) / product,
-            normal=dim * machine.normal / product,
+            probe=dim * (machine.sign if operator.num_tasks else machine.normal) / product,
             sign=dim * machine.sign / product,
             row=row / product,
         )
@@ -94,7 +95,7 @@ class Costs:
 
     def sample(self, rank: int) -> float:
         """With a probe that all batches share."""
-        return self.form + self.normal + _PASSES_OF_A_ROW * self.row + self.project(rank)
+        return self.form + self.probe + _PASSES_OF_A_ROW * self.row + self.project(rank)
 
     def of_signs(self) -> float:
         """With random signs and no basis."""

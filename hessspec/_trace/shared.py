@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hessspec._base.kept import Keep, Long, Resumable, never
+from hessspec._base.probes import rademacher_on
 from hessspec._base.progress import ProgressBar
 from hessspec._krylov.block_basis import PILOT, WIDTH, KrylovBasis, rows_in
-from hessspec._krylov.blocks import rescaled, spherical, without
+from hessspec._krylov.blocks import without
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import skips_zeros
 from hessspec._operators.symmetry import Symmetry
@@ -18,11 +19,14 @@ from hessspec._trace.choice import LEAST, Choice, Goal, geometric_mean, next_ran
 from hessspec._trace.estimate import TraceEstimate
 from hessspec._trace.guards import LOOKS, disagreement, tasks_counted
 from hessspec._trace.hutchpp import SKETCH_STREAM
-from hessspec._trace.strata import Strata
+from hessspec._trace.strata import Strata, first_rows
 
 
 class SharedDeflation(Resumable):
-    """One basis Q for all T tasks: tr H_t = Σᵢ qᵢᵀH_t qᵢ + E vᵀH_t v, v orthogonal to Q.
+    """One basis Q for all T tasks: tr H_t = Σᵢ qᵢᵀH_t qᵢ + E vᵀH_t v, v = Πs orthogonal to Q.
+
+    The probes s are random signs, Π = I - QᵀQ: E[v vᵀ] = Π, and what is diagonal in ΠH_tΠ costs no
+    variance (with directions uniform on a sphere it does, and they take longer to draw).
 
     Q is a Krylov basis of one weighted sum of the task Hessians, each divided by its own spread,
     at one scalar product a direction; all the rest is quadratic forms, all tasks in each pass.
@@ -53,7 +57,7 @@ class SharedDeflation(Resumable):
         self.max_rank = 0
         self.tasks = operator.num_tasks or 1
         self.krylov: KrylovBasis | None = None
-        self.pilot = spherical(key, 0, PILOT, operator.dim, operator.dtype, operator.mesh)
+        self.pilot = self._signs(0, PILOT)
         self.symmetry = Symmetry(operator)
         self.strata = Strata(operator, key)
         self.costs = self.strata.costs
@@ -235,25 +239,29 @@ class SharedDeflation(Resumable):
         assert self.krylov is not None
         basis = self.krylov.basis
         if self.strata.own:
-            # One pass: what it leaves is rounding, squared in the form.
             found = self.strata.draw(count, lambda rows: basis.split(rows)[0])
             self.strata.samples.append(found)
             self._pay(count, bar, self.costs.own_sample(self._rank(), self.strata.groups))
             return
-        dim, dtype, mesh = self.operator.dim, self.operator.dtype, self.operator.mesh
         # Filled up with zeros where these cost nothing: a last, smaller block is no new program.
         room = PILOT if all(map(skips_zeros, self.strata.parts)) else 0
-        probes = spherical(self.key, self.drawn, count, dim, dtype, mesh, room)
+        probes = self._signs(self.drawn, count, room)
         self.drawn += count
+        # One pass: what it leaves is rounding, squared in the form.
         self.strata.samples.append(self._residual_forms(basis.split(probes)[0], bar, count))
+
+    def _signs(self, start: int, count: int, room: int = 0) -> Float[Array, "rows dim"]:
+        """Probes start, ..., start + count - 1; with `room` for more, rows of zeros follow."""
+        indices = np.arange(start, start + max(count, room))
+        dim, dtype = self.operator.dim, jnp.dtype(self.operator.dtype)
+        rows = rademacher_on(self.key, indices, dim, dtype, self.operator.mesh)
+        return rows if count == len(indices) else first_rows(rows, count)
 
     def _residual_forms(
         self, rows: Float[Array, "k dim"], bar: ProgressBar, count: int
     ) -> Float[np.ndarray, "B T k"]:
-        """Forms of the first `count` rows, orthogonal to the basis, each brought to the length that
-        it has there. None but those are paid for."""
-        length = (self.operator.dim - self._rank()) ** 0.5
-        forms = self.strata.common(rescaled(rows, length))
+        """Forms of the first `count` rows, orthogonal to the basis. None but those are paid for."""
+        forms = self.strata.common(rows)
         self._pay(count, bar, self.costs.sample(self._rank()))
         return forms[..., :count]
 

@@ -31,9 +31,9 @@ OWN_PRICE = 1.25
 LEAST_GAIN = 1.5
 # With probes of their own for g groups a sample has g^-TYPICAL of the variance with a common one,
 # give or take SPREAD in the exponent from task to task: the paper's network at three states, beside
-# nine bases (docs/studies/trace_limits.md). NOISE is that of the logarithm of a ratio of two
-# variances from the same eight forms.
-TYPICAL, SPREAD, NOISE = 0.45, 0.35, 0.33
+# four bases (docs/studies/trace_limits.md). NOISE is that of the logarithm of a ratio of two
+# variances from the same eight forms; and less than WORTHWHILE is not worth another kind of probes.
+TYPICAL, SPREAD, NOISE, WORTHWHILE = 0.28, 0.4, 0.33, 1.1
 _OWN_STREAM = 0x0B0B
 
 Project = Callable[[Float[Array, "k dim"]], Float[Array, "k dim"]]
@@ -116,7 +116,7 @@ class Strata(Resumable):
         if not common.any():
             return False
         pairs, known = (count + beside) / 2, common > 0
-        least = _variance(pairs, left, 1.0, 1.0)
+        least = _variance(pairs, left, 1.0, 1.0) / WORTHWHILE
         for groups in self._possible():
             seen = self._variances(pilot, groups)[known] / common[known]
             share = float(np.max(expected_share(seen, groups)))
@@ -207,7 +207,7 @@ def expected_share(seen: Float[np.ndarray, " T"], groups: int) -> Float[np.ndarr
     """What probes of their own should leave each task, of its variance with a common probe.
 
     Eight forms have `seen` a share; in logarithms it counts as much as it is surer than what is
-    typical, which for two groups is little and for eight almost all.
+    typical, which for two groups is less than half and for eight almost all.
     """
     typical, spread = -TYPICAL * np.log(groups), SPREAD * np.log(groups)
     weight = spread**2 / (spread**2 + NOISE**2)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -118,9 +119,11 @@ def test_costs_are_those_of_the_count_and_nothing_where_that_is_not_known():
     costs = Costs.of(operator)
     assert costs == Costs.of(operator)
     assert costs.form == costs.extra == operator.form_cost
-    assert 0 < costs.sign < costs.normal
-    fast = replace(MACHINE, normal=MACHINE.normal / 2)
-    assert Costs.of(operator, fast).normal == pytest.approx(costs.normal / 2)
+    assert 0 < costs.sign == costs.probe, "several tasks have random signs"
+    of_one = Costs.of(operator.weighted(jnp.ones(2)))
+    assert 0 < of_one.sign < of_one.probe
+    fast = replace(MACHINE, sign=MACHINE.sign / 2)
+    assert Costs.of(operator, fast).probe == pytest.approx(costs.probe / 2)
     assert seconds(Work(MACHINE.flops, MACHINE.nbytes)) == 2.0
     unknown = replace(FREE, form=1.0, extra=0.0)
     assert unknown.direction(64) == unknown.sample(64) == unknown.own_sample(64, 8) == 1.0

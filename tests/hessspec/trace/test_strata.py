@@ -124,7 +124,9 @@ def test_probes_of_their_own_are_unbiased_and_as_good_as_they_say(agreeing, meth
     assert len(own) >= 20
     scores = np.array([(f.value - truth) / f.standard_error for f in own])
     assert np.all(np.abs(scores.mean(axis=0)) < 4 / len(own) ** 0.5)
-    assert np.all(np.abs(np.sqrt(np.mean(scores**2, axis=0)) - 1.0) < 0.5)
+    # The root mean square of n normal scores is known to (2n)^-½; a tenth is what is claimed.
+    noise = 4 / (2 * len(own)) ** 0.5
+    assert np.all(np.abs(np.sqrt(np.mean(scores**2, axis=0)) - 1.0) < 0.1 + noise)
     if tasks == 2:
         paired = own[0].difference(0, 1)
         low, high = paired.confidence_interval(0.9999)
@@ -190,9 +192,9 @@ def test_they_are_chosen_where_batches_agree_and_not_where_they_cancel():
 
 @pytest.mark.any_dtype
 def test_what_eight_forms_have_seen_counts_more_the_more_groups_may_differ():
-    """In logarithms: a third from two groups, five sixths from eight; the rest is typical."""
-    for groups, weight in ((2, 0.35), (4, 0.68), (8, 0.83)):
-        usual = groups**-0.45
+    """In logarithms: two fifths from two groups, six sevenths from eight; the rest is typical."""
+    for groups, weight in ((2, 0.414), (4, 0.739), (8, 0.864)):
+        usual = groups**-0.28
         seen = np.array([usual, 2 * usual, 0.5])
         found = expected_share(seen, groups)
         np.testing.assert_allclose(found[0], usual, rtol=1e-12)
