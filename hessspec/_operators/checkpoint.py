@@ -20,7 +20,7 @@ from hessspec._base.origin import Origin
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.fingerprint import identity
 
-_VERSION = 4
+_VERSION = 5
 _QUESTION = "question.json"
 Folder = str | os.PathLike[str]
 
