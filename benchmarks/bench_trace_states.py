@@ -176,7 +176,7 @@ def measure(scale: Scale) -> Result:
             "subject of docs/studies/network_traces.md. Time x variance is compared, so errors "
             "above and below the target count alike.",
             f"Traces are as `hessspec_mtl` takes them: {RANK} pull-backs of random signs, whose "
-            "time is counted, and eight batches.",
+            "time is counted, and eight batches, or fewer where padding would cost more.",
             f"The products are scaled from {ROUNDS} rounds before each estimate; the spread is "
             "over the estimates, the target known to a tenth."
             + (f" {missing}." if missing else ""),

@@ -28,6 +28,7 @@ from hessspec_mtl.cluster.errands import Errand, of_report
 from hessspec_mtl.cluster.plan import LONGEST_FIRST, Item, in_order, is_pressing, left, programs
 from hessspec_mtl.cluster.workers import Described, Order, Studies, done, terms
 from hessspec_mtl.datasets.encoded import write_encoded
+from hessspec_mtl.files.environment import environment_kept
 from hessspec_mtl.files.threads import ONE_THREAD, usable_cores
 from hessspec_mtl.study.folder import note_machine
 from hessspec_mtl.study.pipeline import StudyWork
@@ -72,7 +73,8 @@ def local_workers(count: int) -> Iterator[Client]:
             **{f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in spawned.items()},
         }
         with (
-            _unchanged([*spawned, *_SET_BY_DASK]),
+            # Dask sets them where workers are started from, again for each that it starts anew.
+            environment_kept([*spawned, *_SET_BY_DASK]),
             dask.config.set(settings),
             LocalCluster(
                 n_workers=count,
@@ -99,21 +101,6 @@ def _environment(programs: Path) -> dict[str, str | None]:
     # By default Dask has freed memory given back at once: each product then asks the kernel for its
     # pages anew, 900 of them where it is 70 with the usual threshold.
     return {**found, "MALLOC_TRIM_THRESHOLD_": None}
-
-
-@contextmanager
-def _unchanged(names: Collection[str]) -> Iterator[None]:
-    """With these variables of this process as they were, at the end: Dask sets them where workers
-    are started from, again with each one that it starts anew."""
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -39,6 +39,14 @@ def test_the_page_names_the_best_and_what_forms_alone_would_make_of_it(monkeypat
     assert "their forms alone it would be 16.0." in page
 
 
+def test_what_groups_leave_is_told_as_a_power_of_their_number():
+    """A quarter of the variance with two groups is 2^-2."""
+    common = beside("Krylov", {"a": 2.0, "b": 2.0}, rank=16)
+    own = beside("Krylov", {"a": 1.0, "b": 1.0}, rank=16, groups=2)
+    assert "for g = 2: 2.00 ± 0.00.\n" in trace_limits.in_short([*common, *own])
+    assert trace_limits.in_short(list(PLAIN)) == ""
+
+
 def test_deviations_beside_a_basis_are_those_of_what_it_leaves():
     """2^½ |H_rest|_F about the mean, to three times the tenth that 48 probes leave."""
     eigenvalues = np.array([100.0, 50.0, *np.linspace(-1.0, 1.0, 62)])

@@ -16,6 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hessspec_mtl.files.environment import environment_kept
+
 Record = dict[str, Any]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -122,13 +124,6 @@ def _computed(
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
     """Children started inside use one thread: BLAS and OpenMP read these variables at start."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
+    with environment_kept(THREAD_VARIABLES):
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
