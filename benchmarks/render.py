@@ -244,6 +244,8 @@ def _draw_bars(figure: Any, contents: Sequence[Content]) -> bool:
     rows = []
     for content in contents:
         for bar in content["bars"]:
+            if not bar["bound"]:
+                continue  # nothing is a multiple of a bar of 0; it stands in the table
             # What is a hundred times better, or next to nothing, stands at the end of the scale.
             floor = bar["bound"] / 100
             spread = [max(bar["value"][key], floor) for key in ("median", "lower", "upper")]

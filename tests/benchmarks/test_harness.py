@@ -107,7 +107,10 @@ def recorded(tmp_path):
     timing = Timing((0.2, 0.1, 0.3))
     fast = Result(
         "It is fast.",
-        (Bar("times faster", Spread(12.5, 11.0, 13.0), ">=", 10.0, "x"),),
+        (
+            Bar("times faster", Spread(12.5, 11.0, 13.0), ">=", 10.0, "x"),
+            Bar("programs compiled later", Spread(0.0, 0.0, 0.0), "<=", 0.0),
+        ),
         sizes={"P": 1234, "layers": [3, 4]},
         checks=(Check("products", 1e-7, 1e-5),),
         timings={"a product: hessspec": timing, "a product: other": Timing((0.4, 0.5, 0.6))},
@@ -124,6 +127,7 @@ def test_the_page_holds_the_numbers_of_the_files(tmp_path):
     docs = tmp_path / "docs"
     page = render(recorded(tmp_path), docs).read_text()
     assert "| It is fast. | times faster | at least 10 x | 12.5 [11, 13] | met |" in page
+    assert "| programs compiled later | at most 0 | 0 | met |" in page
     assert "| It is small. |  |  | needs 12 GiB of free memory | not measured |" in page
     assert "| a product: hessspec | 200 ms | 150 ms to 250 ms | 3 |" in page
     assert "| Gflop/s | 12,346 |" in page
