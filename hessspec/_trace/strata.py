@@ -19,6 +19,7 @@ from hessspec._base.probes import rademacher_on
 from hessspec._krylov.block_basis import PILOT
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.parts import parts_of, share_of, skips_zeros
+from hessspec._trace.choice import geometric_mean
 from hessspec._trace.costs import Costs
 from hessspec._trace.guards import finite_forms
 
@@ -32,7 +33,8 @@ LEAST_GAIN = 1.5
 # With probes of their own for g groups a sample has g^-TYPICAL of the variance with a common one,
 # give or take SPREAD in the exponent from task to task: the paper's network at three states, beside
 # four bases (docs/studies/trace_limits.md). NOISE is that of the logarithm of a ratio of two
-# variances from the same eight forms; and less than WORTHWHILE is not worth another kind of probes.
+# variances from the same eight forms. Less than WORTHWHILE is not worth another kind of probes, nor
+# may a task lose more by it.
 TYPICAL, SPREAD, NOISE, WORTHWHILE = 0.28, 0.4, 0.33, 1.1
 _OWN_STREAM = 0x0B0B
 
@@ -102,9 +104,10 @@ class Strata(Resumable):
     def decide(self, left: int, rank: int = 0, beside: int = 0) -> bool:
         """Whether groups have probes of their own from here on, for `left` further samples.
 
-        One decision for all tasks, by the variance of the mean of the one that gains least, for 2,
-        4 or all groups: fewer draw and project less (`expected_share`). The samples that are looked
-        at (and `beside` others) count half from here on.
+        One decision for all tasks, for 2, 4 or all groups: fewer draw and project less. By the
+        variance that the mean of each task is expected to have (`expected_share`), in logarithms
+        over tasks, where none is expected to lose more than is WORTHWHILE. The samples that are
+        looked at (and `beside` others) count half from here on.
         """
         self.is_decided = True
         pilot = self.seen if self.looked else self.samples[0]
@@ -116,14 +119,14 @@ class Strata(Resumable):
         if not common.any():
             return False
         pairs, known = (count + beside) / 2, common > 0
-        least = _variance(pairs, left, 1.0, 1.0) / WORTHWHILE
+        least = 1 / WORTHWHILE
         for groups in self._possible():
             seen = self._variances(pilot, groups)[known] / common[known]
-            share = float(np.max(expected_share(seen, groups)))
             price = self.costs.own_sample(rank, groups) / self._common_price(rank)
-            found = _variance(pairs, left / price, 1.0, share)
-            if found < least:
-                least, best = found, groups
+            found = _variance(pairs, left / price, 1.0, expected_share(seen, groups))
+            found = found / _variance(pairs, left, 1.0, 1.0)
+            if geometric_mean(found) < least and np.max(found) <= WORTHWHILE:
+                least, best = geometric_mean(found), groups
         self.groups = best
         return self.own
 
@@ -225,6 +228,8 @@ def own_pays(ratio: float, looked: int, left: int) -> bool:
     return bool(common > LEAST_GAIN * _variance(pairs, left / OWN_PRICE, ratio, 1.0))
 
 
-def _variance(pairs: float, left: float, common: float, following: float) -> float:
+def _variance(
+    pairs: float, left: float, common: float, following: float | np.ndarray
+) -> Float[np.ndarray, "*T"]:
     """Of a mean over pairs of samples of variance `common` and `left` of variance `following`."""
-    return (pairs * common / 2 + left * following) / (pairs + left) ** 2
+    return np.asarray((pairs * common / 2 + left * following) / (pairs + left) ** 2)

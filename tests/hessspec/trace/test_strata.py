@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.linalg import hadamard
 
 import hessspec
 from hessspec import Batches, HessianOperator, TraceEstimate
@@ -188,6 +189,25 @@ def test_they_are_chosen_where_batches_agree_and_not_where_they_cancel():
             batches = [m + 0.1 * common for m, common in zip(batches, agreeing, strict=True)]
         found = [trace_of(operator_of(batches, 2), "hutchinson", 60, seed) for seed in range(6)]
         assert all(f.probes == wanted for f in found)
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize(("other", "groups"), [("apart", 8), ("cancelling", 1)])
+def test_one_task_that_gains_nothing_does_not_forbid_what_one_that_loses_does(
+    agreeing, other, groups
+):
+    """Forms of eight batches: those of the first task are alike, so that its own probes leave an
+    eighth; of the second they are orthogonal, which leaves all, or cancel each other."""
+    strata = Strata(operator_of(agreeing, 2), jax.random.key(0))
+    rows = hadamard(16)[1:9].astype(float)
+    forms = {
+        "alike": np.tile(rows[0], (8, 1)),
+        "apart": rows,
+        "cancelling": np.outer(np.repeat([1.0, -1.0], 4), rows[0]) + 0.1 * rows,
+    }
+    strata.samples = [np.stack([forms["alike"], forms[other]], axis=1)]
+    strata.decide(1000)
+    assert strata.groups == groups
 
 
 @pytest.mark.any_dtype
