@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 
 from hessspec_mtl.claims import judge
+from hessspec_mtl.claims.statistics import Verdict
 from hessspec_mtl.study import readings
 from hessspec_mtl.study.presets import PRESETS
 from hessspec_mtl.study.readings import (
     CLAIMS,
+    NOT_REPRODUCED,
     READINGS,
     RECIPES,
+    REPRODUCED,
     Variant,
     missing,
     read_rows,
@@ -98,11 +101,31 @@ def test_readings_are_judged_once_in_pieces_and_one_that_diverges_says_so(
     read = read_rows(tmp_path / "readings" / "readings_qm8.csv")
     assert list(read["verdict"]) == list(table["verdict"])
     made = readings_table({"QM8": read})
-    assert len(made.rows) == len(READINGS)
+    assert len(made.rows) == len(READINGS) + 1
     raw = next(row for row in made.rows if row[0].startswith("raw"))
     assert all("QM8: diverged" in cell for cell in raw[1:])
     with pytest.raises(ValueError, match=r"`most` \(--most\) must be at least 0, got -1"):
         go_on(-1)
+
+
+def test_the_last_row_says_what_holds_whatever_one_assumes():
+    """Claims 4 to 7 and 11 under eight readings, of which the last does not train."""
+    yes, no, open_ = "reproduced", "not reproduced", "undecided"
+    by_claim = {4: [yes] * 7, 5: [no] * 7, 6: [yes, no] + [open_] * 5, 7: [yes, open_] + [yes] * 5}
+    by_claim[11] = [open_] * 7
+    rows = [
+        {"variant": variant.name, "claim": claim, "verdict": verdict}
+        for claim, verdicts in by_claim.items()
+        for variant, verdict in zip(READINGS, verdicts, strict=False)
+    ]
+    rows.append({"variant": READINGS[-1].name, "claim": 0, "verdict": "diverged: epoch 3"})
+    whole = pd.DataFrame(rows)
+    part = whole[whole["variant"] != READINGS[2].name]
+    made = readings_table({"QM8": whole, "MP": part})
+    said = ["holds", "fails", "hangs on a choice", "open", "open"]
+    assert made.rows[-1] == ("whatever one assumes", *(f"QM8: {s}; MP: 1 not run" for s in said))
+    assert set(by_claim) == set(CLAIMS)
+    assert {REPRODUCED, NOT_REPRODUCED} < {str(verdict) for verdict in Verdict}
 
 
 def test_recipes_train_on_what_they_say_and_stand_beside_the_median(monkeypatch, tmp_path):
