@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Array, Float
 
+from hessspec._base.arguments import real_number
 from hessspec._base.intervals import check_level, mean_interval
 from hessspec._base.origin import Origin, about, merged_origin, record_tree
 from hessspec._base.printing import (
@@ -139,12 +140,13 @@ class TraceEstimate(Printed, TaskAxis):
         """Standard deviation of tr H as an estimate of its mean over the population of the data.
 
         Read off the traces of groups of batches: their weighted deviation by the root of their
-        number, less what probes add to it. Batches must be random samples of the items. It rests
-        on at most 8 groups, and is 0 where they differ by no more than probes explain.
+        number, less what probes add to it (of a single sample nothing can be taken off). Batches
+        must be random samples of the items. It rests on at most 8 groups, and is 0 where they
+        differ by no more than probes explain.
 
         Raises:
             ValueError: where forms of groups were not made: data that are no `Batches`, or are
-                streamed, an exact trace, or XTrace.
+                streamed, an exact trace, traces of blocks, or XTrace (`auto` below 48 products).
         """
         if self.runs:
             return merging.data_standard_error(self.runs)
@@ -152,8 +154,9 @@ class TraceEstimate(Printed, TaskAxis):
             raise ValueError(
                 "`data_standard_error` takes forms of several batches: pass "
                 "`data=hessspec.Batches(...)` of at least two that fit a quarter of "
-                "`memory_budget` together (what is read again for each product has none), and "
-                "`method='auto'`, 'hutchinson' or 'hutch++' with fewer products than parameters; "
+                "`memory_budget` together (what is read again for each product has none), leave "
+                "out `by`, and use `method='auto'` (from 48 products on), 'hutchinson' or "
+                "'hutch++' with fewer products than parameters; "
                 f"this trace is by {self.method!r} and has none."
             )
         groups = (self.by_group, self.exact_by_group, self.group_shares)
@@ -170,7 +173,9 @@ class TraceEstimate(Printed, TaskAxis):
 
         Raises:
             ValueError: as `data_standard_error`, or unless both factors are above 0.
+            TypeError: if a factor is no number.
         """
+        probes, data = real_number("probes", probes), real_number("data", data)
         if not (probes > 0 and data > 0):
             raise ValueError(f"`probes` and `data` must be above 0, got {probes} and {data}")
         return np.sqrt(self.data_standard_error**2 / data + self.standard_error**2 / probes)

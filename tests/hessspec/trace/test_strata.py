@@ -9,6 +9,7 @@ from scipy.linalg import hadamard
 import hessspec
 from hessspec import Batches, HessianOperator, TraceEstimate
 from hessspec._operators.parts import MOST_PARTS, parts_of, share_of
+from hessspec._trace.costs import Costs
 from hessspec._trace.strata import Strata, expected_share, halved
 from tests.spectra import DIM, dtype, eps, trace_of, with_spectrum
 
@@ -197,16 +198,38 @@ def test_one_task_that_gains_nothing_does_not_forbid_what_one_that_loses_does(
     agreeing, other, groups
 ):
     """Forms of eight batches: those of the first task are alike, so that its own probes leave an
-    eighth; of the second they are orthogonal, which leaves all, or cancel each other."""
+    eighth; of the second they are orthogonal, which leaves all, or half of each cancels in the sum,
+    which makes of its variance twice to six times as much: less than the first one gains."""
     strata = Strata(operator_of(agreeing, 2), jax.random.key(0))
     rows = hadamard(16)[1:9].astype(float)
     forms = {
         "alike": np.tile(rows[0], (8, 1)),
         "apart": rows,
-        "cancelling": np.outer(np.repeat([1.0, -1.0], 4), rows[0]) + 0.1 * rows,
+        "cancelling": np.outer(np.repeat([1.0, -1.0], 4), rows[0]) + rows,
     }
     strata.samples = [np.stack([forms["alike"], forms[other]], axis=1)]
     strata.decide(1000)
+    assert strata.groups == groups
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize(
+    ("prices", "rank", "groups"),
+    [
+        ({"sign": 0.1}, 0, 8),
+        ({"sign": 4.0}, 0, 1),
+        ({"projection": 8.0}, 0, 8),
+        ({"projection": 8.0}, 16, 1),
+    ],
+)
+def test_groups_must_pay_for_their_draws_and_projections(agreeing, prices, rank, groups):
+    """Beside a form of 1 eight draws of .1 are worth an eighth of the variance. With draws of 4 a
+    sample of 8 groups costs 33 where a common one costs 5, and beside projections of 8, 65 where it
+    costs 9: more than the .15 of the variance saves that are expected to be left."""
+    strata = Strata(operator_of(agreeing), jax.random.key(0))
+    strata.samples = [np.tile(hadamard(16)[1].astype(float)[:8], (8, 1))]
+    strata.costs = Costs(form=1.0, extra=0.0, **prices)
+    strata.decide(1000, rank)
     assert strata.groups == groups
 
 
@@ -275,6 +298,10 @@ def test_the_error_from_the_data_is_that_of_a_weighted_mean_of_batches():
     assert found.population_error(data=4.0) == pytest.approx((4.5 / 8) ** 0.5)
     with pytest.raises(ValueError, match="`probes` and `data` must be above 0"):
         found.population_error(data=0.0)
+    with pytest.raises(TypeError, match="`data` must be a number, got str '4'"):
+        found.population_error(data="4")
+    with pytest.raises(ValueError, match=r"leave out `by`, and use `method='auto'` \(from 48"):
+        TraceEstimate.from_samples(np.ones(3)).data_standard_error  # noqa: B018
 
 
 def population(rng, count, spread):
