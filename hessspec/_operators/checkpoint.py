@@ -20,7 +20,8 @@ from hessspec._base.origin import Origin
 from hessspec._operators.algebra import AbstractOperator
 from hessspec._operators.fingerprint import identity
 
-_VERSION = 5
+_VERSION = 6
+_VERSION_NAME = "version of these files"
 _QUESTION = "question.json"
 Folder = str | os.PathLike[str]
 
@@ -70,7 +71,7 @@ def checkpoint_in(
     place = Path(folder)
     origin = Origin.of(key, "", operator.dtype)
     question = {
-        "version of these files": _VERSION,
+        _VERSION_NAME: _VERSION,
         "verb": verb,
         "number of parameters": operator.dim,
         "number of tasks": operator.num_tasks or 1,
@@ -199,9 +200,14 @@ def _agree(folder: Path, question: dict[str, Any]) -> None:
         if begun.get(name) != mine:
             known = f": {begun.get(name, 'none')}, now {mine}"
             told = "" if len(str(mine)) >= 32 else known
+            way = (
+                "go on with the hessspec that began it"
+                if name == _VERSION_NAME
+                else "call with that"
+            )
             raise ValueError(
                 f"`checkpoint` must hold the run that is to go on, but {folder} holds one with "
-                f"another {name}{told}; call with that, or name another folder."
+                f"another {name}{told}; {way}, or name another folder."
             )
 
 
