@@ -78,7 +78,8 @@ def gauss_newton_trace(
         signs cancel.
 
     Raises:
-        ValueError: if `independent` does not hold, or as `GaussNewtonOperator`.
+        ValueError: if `independent` does not hold, a derivative is not finite, or as
+            `GaussNewtonOperator`.
         TypeError: as `GaussNewtonOperator`, or inside `jit`.
         MemoryError: if the Hessians in the outputs exceed `memory_budget`, or with `independent`
             the data are too large to be kept.
@@ -145,7 +146,7 @@ def _blocks(
     """The Hessians in the outputs with the batches' weights, and how far they are off, relatively.
 
     Raises:
-        ValueError: if examples are coupled by the loss.
+        ValueError: if examples are coupled by the loss, or second derivatives are not finite.
     """
     shape = eqx.filter_eval_shape(outer_blocks, operator, chunk, per_example).shape
     require_memory(
@@ -155,6 +156,7 @@ def _blocks(
         "pass smaller batches or, where examples are independent, `independent=True`",
     )
     found = np.asarray(outer_blocks(operator, chunk, per_example), np.float64)
+    _check_blocks(found)
     largest = float(np.max(np.abs(found), initial=0.0)) or 1.0
     eps = float(np.finfo(operator.dtype).eps)
     gap = float(np.max(np.abs(found[:, :1] - found))) / largest
@@ -168,6 +170,16 @@ def _blocks(
     blocks = (blocks + np.swapaxes(blocks, -1, -2)) / 2
     blocks = blocks * np.asarray(chunk.group.weights, np.float64)[:, None, None, None, None]
     return blocks, max(gap, skew, eps)
+
+
+def _check_blocks(found: Float[np.ndarray, "batches s T n o o"]) -> None:
+    """What is not finite would be no eigenvalue, and so be left out of the trace."""
+    if not np.isfinite(found).all():
+        raise ValueError(
+            "the second derivative of the loss in the outputs is not finite, although the loss is: "
+            "it does not exist there (`jnp.sqrt` or a norm at 0, a `jnp.where` whose unused branch "
+            "is not finite)."
+        )
 
 
 def _whole(operator: GaussNewtonOperator, budget: int) -> Part:
@@ -184,12 +196,22 @@ def _whole(operator: GaussNewtonOperator, budget: int) -> Part:
 def _pulled(
     operator: GaussNewtonOperator, chunk: Chunk, roots: SignedRoots, tasks: int, share: float
 ) -> Part:
-    """Σ ± |J's|² over the batches of a chunk."""
+    """Σ ± |J's|² over the batches of a chunk.
+
+    Raises:
+        ValueError: if one of them is not finite.
+    """
     zeros = np.zeros(tasks)
     if roots.tasks.size == 0:
         return Part(zeros, zeros, np.full(tasks, share), 0)
     rows = jnp.asarray(roots.rows, operator.dtype)
     squares, again = (np.asarray(v, np.float64) for v in pulled_squares(operator, chunk, rows))
+    if not np.isfinite(squares).all():
+        raise ValueError(
+            "the derivative of the outputs is not finite, although the outputs are: it does not "
+            "exist there (`jnp.sqrt` or a norm at 0, a `jnp.where` whose unused branch is not "
+            "finite), or its square overflows; then scale the loss down."
+        )
     gaps = np.abs(squares[0] - again) / np.maximum(squares[0], np.finfo(np.float64).tiny)
     worst = max(float(np.max(np.where(squares[0] > 0, gaps, 0.0))), share)
     one_hot = (roots.tasks[:, None] == np.arange(tasks)).astype(float)

@@ -167,3 +167,25 @@ def test_batches_that_cannot_be_split_are_explained(case):
             batches[0],
             independent=True,
         )
+
+
+@pytest.mark.any_dtype
+@pytest.mark.parametrize("independent", [False, True])
+def test_derivatives_that_do_not_exist_are_refused_and_not_left_out(case, independent):
+    """A norm at 0 is finite and has no second derivative; a root of 0 has no first one."""
+    params, batches = case
+
+    def norm(outputs, batch):
+        del batch
+        return jnp.sqrt(jnp.sum((outputs - jax.lax.stop_gradient(outputs)) ** 2, axis=-1)).mean()
+
+    def root(params, batch):
+        return model(params, batch) + jnp.sqrt(0 * params["out"][0, 0])
+
+    cases = [
+        (model, norm, "the second derivative of the loss in the outputs is not finite"),
+        (root, cross_entropy, "the derivative of the outputs is not finite"),
+    ]
+    for model_fn, loss_fn, said in cases:
+        with pytest.raises(ValueError, match=said):
+            gauss_newton_trace(model_fn, loss_fn, params, batches[0], independent=independent)
