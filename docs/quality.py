@@ -5,24 +5,20 @@ All numbers of ours come from files that commands have left: errors of the media
 network (`docs/studies/network_errors.csv`, from reports; the history of the run on a GPU) and of
 other recipes (`hessspec_mtl.readings --what recipes`). Those of others stand here, as they were
 read in the sources that the page names.
-A page keeps a table between `<!-- made: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from docs.made import ROOT, STUDIES, write_tables
 from hessspec_mtl.study.readings import read_rows, recipes_table
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-STUDIES = ROOT / "docs" / "studies"
 PAGES = {"results.md": ("qm8", "qm8-published", "crystals"), "readings.md": ("recipes",)}
 
 LAST_EPOCH = 199  # of 512, which is how far the run on a GPU came
@@ -191,27 +187,5 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def with_table(text: str, name: str, lines: Sequence[str]) -> str:
-    """The page with the table `name` in its place.
-
-    Raises:
-        ValueError: if the page has no place for it.
-    """
-    place = re.compile(rf"(<!-- made: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not place.search(text):
-        raise ValueError(f"the page has no <!-- made: {name} --> with an <!-- end --> below it")
-    return place.sub(lambda found: "\n".join([found[1], *lines, "", found[2]]), text)
-
-
-def main() -> None:
-    """Write all tables into their pages."""
-    for page, names in PAGES.items():
-        path = ROOT / "docs" / page
-        text = path.read_text(encoding="utf-8")
-        for name in names:
-            text = with_table(text, name, TABLES[name]())
-        path.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_tables(PAGES, TABLES)

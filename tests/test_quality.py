@@ -1,22 +1,29 @@
-"""The tables of how good the network is: pages hold what their files say, and no number besides."""
+"""Tables that commands write into pages: these hold what the files say, and no number besides."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from docs import quality
-from docs.quality import PAGES, ROOT, TABLES, Row, splits, with_table
+from docs import quality, weightings
+from docs.made import ROOT, with_table
+from docs.quality import Row, splits
 
 pytestmark = pytest.mark.any_dtype
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [(page, name) for page, names in PAGES.items() for name in names]
+    ("maker", "page", "name"),
+    [
+        (maker, page, name)
+        for maker in (quality, weightings)
+        for page, names in maker.PAGES.items()
+        for name in names
+    ],
 )
-def test_a_page_holds_the_table_that_its_files_make(page, name):
-    """`python -m docs.quality` writes them."""
+def test_a_page_holds_the_table_that_its_files_make(maker, page, name):
+    """`python -m docs.quality` and `docs.weightings` write them."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    assert with_table(text, name, TABLES[name]()) == text
+    assert with_table(text, name, maker.TABLES[name]()) == text
 
 
 def test_a_page_without_a_place_for_its_table_is_named():

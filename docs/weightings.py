@@ -1,0 +1,110 @@
+"""What came of the weightings of tasks: `python -m docs.weightings [OUT]` writes tables and figure.
+
+From the rows that `python -m hessspec_mtl.weigh` has left, which are kept in
+`docs/studies/weighting`; the same tables are what the command prints at the end of a stage. With
+the folder of its runs the weights along training are taken from there first.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from docs.made import ROOT, STUDIES, write_tables
+from hessspec_mtl.study.delta_m import Decision, decision_table, decisions
+from hessspec_mtl.study.tables import Table
+from hessspec_mtl.study.why import correlation_table, measured_path, read_measured
+
+SETS = ("qm8", "mp")
+EPOCHS = (1, 6, 16, 40)
+GIVEN = ("fixed", "random")  # nothing of the tasks decides their weights
+IMAGES = ROOT / "docs" / "images"
+
+
+def decided(name: str) -> Decision:
+    """The finished stage 2 of a set."""
+    (found,) = decisions(STUDIES, [name])
+    return found
+
+
+def delta_m(name: str) -> list[str]:
+    """Differences from equal weights, with their verdicts."""
+    return _lines(decision_table(decided(name)))
+
+
+def why(name: str) -> list[str]:
+    """Correlations of curvature along training with what a task lost in the end."""
+    return _lines(correlation_table(decided(name), read_measured(measured_path(STUDIES, name))))
+
+
+def weights(name: str) -> list[str]:
+    """What the weightings that change did, over seeds."""
+    table = pd.read_csv(_weights_path(name))
+    tasks = decided(name).tasks
+    lines = ["| | after epoch | " + " | ".join(tasks) + " |", "|---|---|" + "---|" * len(tasks)]
+    for (weighting, epoch), mine in table.groupby(["weighting", "epoch"], sort=False):
+        of = mine.set_index("task")
+        cells = (f"{of['weight'][task]:.2f} ×/÷ {of['factor'][task]:.2f}" for task in tasks)
+        lines.append(f"| `{weighting}` | {epoch} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def collect(out: Path, name: str) -> None:
+    """Keep the weights after some epochs: geometric means over seeds, and their spread as a factor.
+
+    Of each network as multiples of the geometric mean of its tasks: Adam does not see a factor that
+    all of them share.
+    """
+    rows = []
+    for method in decided(name).methods:
+        paths = sorted((out / f"weighting-{method.weighting}" / name).glob("seed-*/*/weights.csv"))
+        if not paths or method.weighting in GIVEN:
+            continue
+        tables = [pd.read_csv(path).pivot(index="epoch", columns="task") for path in paths]
+        logs = np.log(np.stack([table.loc[list(EPOCHS)]["weight"] for table in tables]))
+        logs -= logs.mean(axis=2, keepdims=True)
+        for number, epoch in enumerate(EPOCHS):
+            for task, one in zip(tables[0]["weight"].columns, logs[:, number].T, strict=True):
+                spread = np.exp(one.std(ddof=1))
+                rows.append((method.weighting, epoch, task, np.exp(one.mean()), spread, len(one)))
+    if rows:
+        table = pd.DataFrame(
+            rows, columns=["weighting", "epoch", "task", "weight", "factor", "seeds"]
+        )
+        table.to_csv(_weights_path(name), index=False, float_format="%.6g")
+
+
+def _weights_path(name: str) -> Path:
+    return STUDIES / "weighting" / f"weights_{name}.csv"
+
+
+def draw(folder: Path) -> None:
+    """The figure of both sets."""
+    from hessspec_mtl.figures import delta_m_figure
+    from hessspec_mtl.figures.style import house_style
+
+    plot = delta_m_figure(decisions(STUDIES, SETS), name="weightings")
+    assert plot is not None
+    with house_style():
+        plot.figure.savefig(folder / f"{plot.name}.png", dpi=110, metadata={"Software": None})
+
+
+def _lines(table: Table) -> list[str]:
+    return table.to_markdown().rstrip("\n").splitlines()
+
+
+TABLES = {
+    f"{kind.__name__}-{name}": partial(kind, name)
+    for name in SETS
+    for kind in (delta_m, weights, why)
+}
+PAGES = {"weighting.md": tuple(name for name in TABLES if not name.startswith("why"))}
+
+if __name__ == "__main__":
+    for given in sys.argv[1:]:
+        for one in SETS:
+            collect(Path(given), one)
+    write_tables(PAGES, TABLES)
+    draw(IMAGES)
