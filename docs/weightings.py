@@ -8,14 +8,14 @@ the folder of its runs the weights along training are taken from there first.
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from docs.made import ROOT, STUDIES, write_tables
 from hessspec_mtl.study.delta_m import Decision, decision_table, decisions
-from hessspec_mtl.study.tables import Table
-from hessspec_mtl.study.why import correlation_table, measured_path, read_measured
+from hessspec_mtl.study.why import correlations, measured_path, predictors, read_measured
 
 SETS = ("qm8", "mp")
 EPOCHS = (1, 6, 16, 40)
@@ -31,12 +31,30 @@ def decided(name: str) -> Decision:
 
 def delta_m(name: str) -> list[str]:
     """Differences from equal weights, with their verdicts."""
-    return _lines(decision_table(decided(name)))
+    return decision_table(decided(name)).to_markdown().rstrip("\n").splitlines()
 
 
 def why(name: str) -> list[str]:
-    """Correlations of curvature along training with what a task lost in the end."""
-    return _lines(correlation_table(decided(name), read_measured(measured_path(STUDIES, name))))
+    """Correlations of curvature along training with what a task lost in the end.
+
+    Those named beforehand with their intervals; all others by their value, in bold where the
+    interval excludes 0.
+    """
+    table = correlations(decided(name), read_measured(measured_path(STUDIES, name)))
+    lines = [f"- {words}" for words in predictors(table)]
+    epochs = sorted(table["epoch"].unique())
+    for question, mine in table.groupby("question", sort=False):
+        heads = " | ".join(f"epoch {epoch}" for epoch in epochs)
+        lines += ["", f"| {question} | {heads} |", "|---|" + "---|" * len(epochs)]
+        for quantity, of in mine.groupby("quantity", sort=False):
+            cells = (_correlation(row) for row in of.sort_values("epoch").to_dict("records"))
+            lines.append(f"| {quantity} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _correlation(row: dict[str, Any]) -> str:
+    value = f"{row['r']:+.2f}".replace("-", "−")
+    return f"**{value}**" if row["low"] * row["high"] > 0 else value
 
 
 def weights(name: str) -> list[str]:
@@ -89,10 +107,6 @@ def draw(folder: Path) -> None:
     assert plot is not None
     with house_style():
         plot.figure.savefig(folder / f"{plot.name}.png", dpi=110, metadata={"Software": None})
-
-
-def _lines(table: Table) -> list[str]:
-    return table.to_markdown().rstrip("\n").splitlines()
 
 
 TABLES = {
