@@ -66,7 +66,8 @@ class TraceEstimate(Printed, TaskAxis):
         group_shares: the share of the data that each group holds.
         probes: whether batches shared their probes, in words.
         choice: rank, directions, groups and prices that `auto` decided on, of an operator or of all
-            its tasks; None for other methods, merged runs and files of versions before 0.2.0.
+            its tasks; None where it took random signs or XTrace, for other methods, merged runs and
+            files of versions before 0.2.0.
         quantity: what is estimated, as it is printed: "tr H", or "tr H_0 - tr H_1".
         runs: of a merged estimate, those that it was merged from; it has `samples` of them all,
             each with the `exact` part of its run, and `value` weighs runs, not samples.

@@ -268,7 +268,8 @@ def _span(
     least = rows.shape[0] + beside(operator, method, rows.shape[0])
     if least > budget < operator.dim:
         raise ValueError(
-            f"`num_matvecs` must be at least {least} for {rows.shape[0]} independent `directions`, "
+            f"`num_matvecs` must be at least {min(least, operator.dim)} for {rows.shape[0]} "
+            "independent `directions`, "
             f"which take as many, and the probes beside them, got {budget}; raise it, or give "
             "fewer."
         )

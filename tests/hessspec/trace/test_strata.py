@@ -193,13 +193,14 @@ def test_they_are_chosen_where_batches_agree_and_not_where_they_cancel():
 
 
 @pytest.mark.any_dtype
-@pytest.mark.parametrize(("other", "groups"), [("apart", 8), ("cancelling", 1)])
+@pytest.mark.parametrize(("other", "groups"), [("apart", 8), ("cancelling", 1), ("rounding", 8)])
 def test_one_task_that_gains_nothing_does_not_forbid_what_one_that_loses_does(
     agreeing, other, groups
 ):
     """Forms of eight batches: those of the first task are alike, so that its own probes leave an
     eighth; of the second they are orthogonal, which leaves all, or half of each cancels in the sum,
-    which makes of its variance twice to six times as much: less than the first one gains."""
+    which makes of its variance twice to six times as much: less than the first one gains. A
+    task whose forms differ by rounding alone has no say, whatever rounding says."""
     strata = Strata(operator_of(agreeing, 2), jax.random.key(0))
     rows = hadamard(16)[1:9].astype(float)
     forms = {
@@ -207,6 +208,7 @@ def test_one_task_that_gains_nothing_does_not_forbid_what_one_that_loses_does(
         "apart": rows,
         "cancelling": np.outer(np.repeat([1.0, -1.0], 4), rows[0]) + rows,
     }
+    forms["rounding"] = 1.0 + eps() * forms["cancelling"]
     strata.samples = [np.stack([forms["alike"], forms[other]], axis=1)]
     strata.decide(1000)
     assert strata.groups == groups
