@@ -19,6 +19,7 @@ from hessspec_mtl.study.why import correlations, measured_path, predictors, read
 
 SETS = ("qm8", "mp")
 EPOCHS = (1, 6, 16, 40)
+SHOWN = (6, 40)  # the epoch of the questions named beforehand, and the last
 GIVEN = ("fixed", "random")  # nothing of the tasks decides their weights
 IMAGES = ROOT / "docs" / "images"
 
@@ -55,6 +56,26 @@ def why(name: str) -> list[str]:
 def _correlation(row: dict[str, Any]) -> str:
     value = f"{row['r']:+.2f}".replace("-", "−")
     return f"**{value}**" if row["low"] * row["high"] > 0 else value
+
+
+def along(name: str) -> list[str]:
+    """The largest eigenvalue (in size) of each task along training, and the least cosine."""
+    found, table = decided(name), read_measured(measured_path(STUDIES, name))
+    heads = " | ".join(f"λ of {task}" for task in found.tasks)
+    lines = [
+        f"| | rate | after epoch | {heads} | least cosine with another task |",
+        "|---|---|---|" + "---|" * (len(found.tasks) + 1),
+    ]
+    for method in found.methods:
+        mine = table[(table["weighting"] == method.weighting) & table["epoch"].isin(SHOWN)]
+        for epoch, here in mine.groupby("epoch"):
+            sharp = np.exp(np.log(here.set_index("task")["sharpness"]).groupby(level=0).mean())
+            label = " ".join([f"`{method.weighting}`", *(f"{w:.2g}" for w in method.task_weights)])
+            head = f"| {label} | {method.learning_rate:g} | {epoch} | "
+            cells = (f"{sharp[task]:.3g}" for task in found.tasks)
+            cosine = f"{here['conflict'].mean():+.2f}".replace("-", "−")
+            lines.append(head + " | ".join((*cells, cosine)) + " |")
+    return lines
 
 
 def weights(name: str) -> list[str]:
@@ -112,9 +133,9 @@ def draw(folder: Path) -> None:
 TABLES = {
     f"{kind.__name__}-{name}": partial(kind, name)
     for name in SETS
-    for kind in (delta_m, weights, why)
+    for kind in (delta_m, weights, along, why)
 }
-PAGES = {"weighting.md": tuple(name for name in TABLES if not name.startswith("why"))}
+PAGES = {"weighting.md": tuple(TABLES)}
 
 if __name__ == "__main__":
     for given in sys.argv[1:]:

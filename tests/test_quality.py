@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from docs import quality, weightings
+from docs import compared, quality, weightings
 from docs.made import ROOT, with_table
 from docs.quality import Row, splits
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.any_dtype
     ("maker", "page", "name"),
     [
         (maker, page, name)
-        for maker in (quality, weightings)
+        for maker in (compared, quality, weightings)
         for page, names in maker.PAGES.items()
         for name in names
     ],
 )
 def test_a_page_holds_the_table_that_its_files_make(maker, page, name):
-    """`python -m docs.quality` and `docs.weightings` write them."""
+    """`python -m docs.compared`, `docs.quality` and `docs.weightings` write them."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert with_table(text, name, maker.TABLES[name]()) == text
 
