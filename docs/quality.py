@@ -2,8 +2,8 @@
 
 All numbers of ours come from files that commands have left: errors of the median and of forests
 (`benchmarks.accuracy_baselines`), of chemprop (`benchmarks.peers.accuracy_chemprop`), of the
-network (`docs/studies/network_errors.csv`, from reports; the history of the run on a GPU) and of
-other recipes (`hessspec_mtl.readings --what recipes`). Those of others stand here, as they were
+network (`docs/studies/network_errors.csv`, from reports; the history of the run on a GPU), and of
+other readings and recipes (`hessspec_mtl.readings`). Those of others stand here, as they were
 read in the sources that the page names.
 """
 
@@ -16,10 +16,13 @@ import numpy as np
 import pandas as pd
 
 from docs.made import ROOT, STUDIES, write_tables
-from hessspec_mtl.study.readings import read_rows, recipes_table
+from hessspec_mtl.study.readings import read_rows, readings_table, recipes_table
 
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = {"results.md": ("qm8", "qm8-published", "crystals"), "readings.md": ("recipes",)}
+PAGES = {
+    "results.md": ("qm8", "qm8-published", "crystals"),
+    "readings.md": ("readings", "recipes"),
+}
 
 LAST_EPOCH = 199  # of 512, which is how far the run on a GPU came
 LOG10 = np.log(10.0)
@@ -175,7 +178,16 @@ def recipes() -> list[str]:
     return recipes_table(table).to_markdown().rstrip("\n").splitlines()
 
 
+def readings() -> list[str]:
+    """Verdicts under other readings of the paper, of the rows that are kept here."""
+    folder = STUDIES / "readings"
+    found = {name: read_rows(folder / f"readings_{name.lower()}.csv") for name in ("QM8", "MP")}
+    tables = {name: rows for name, rows in found.items() if len(rows)}
+    return readings_table(tables).to_markdown().rstrip("\n").splitlines()
+
+
 TABLES = {
+    "readings": readings,
     "qm8": qm8,
     "qm8-published": qm8_published,
     "crystals": crystals,

@@ -289,7 +289,7 @@ def readings_table(tables: Mapping[str, pd.DataFrame]) -> Table:
         data=data,
         notes=(
             "The reduced network of the preset compare, all tasks together; one thing is changed "
-            "at a time. `readings.csv` has every statistic with its interval.",
+            "at a time. The file readings.csv has every statistic with its interval.",
         ),
     )
 
