@@ -20,6 +20,12 @@ from docs.made import STUDIES, write_tables
 KEPT = STUDIES / "compare"
 ERRORS = STUDIES / "network_errors.csv"
 SETS = ("QM8", "MP")
+SOURCES = {  # in the folder of a run, and what the copy is called
+    "claims.json": "claims",
+    "tables/single_against_multi.csv": "single_against_multi",
+    "tables/pairs_of_tasks.csv": "pairs_of_tasks",
+    "figures/figure4.csv": "traces",
+}
 FEW = "(with few seeds: "  # statistics that stand beside those that decide
 SEEN = re.compile(r"share of runs in which this is above ([\d.]+): (.*)")
 NAMES = {
@@ -43,14 +49,19 @@ CLAIMS = {
 
 
 def keep(run: Path) -> None:
-    """Keep what the tables need of a run of one set."""
+    """Keep what the tables need of a run of one set.
+
+    Nothing is kept of a run that lacks a file or is another one.
+
+    Raises:
+        ValueError: if the folder is not a run of `--preset compare`, of one set, with equal
+            weights and with each task alone.
+    """
+    dataset = _dataset_of(run)
     errors = pd.read_csv(run / "test_errors.csv")
-    (dataset,) = errors["dataset"].unique()
     KEPT.mkdir(exist_ok=True)
-    for source in ("claims.json", "tables/single_against_multi.csv", "tables/pairs_of_tasks.csv"):
-        path = run / source
-        shutil.copyfile(path, _kept(path.stem, dataset, path.suffix))
-    shutil.copyfile(run / "figures" / "figure4.csv", _kept("traces", dataset, ".csv"))
+    for source, name in SOURCES.items():
+        shutil.copyfile(run / source, _kept(name, dataset, Path(source).suffix))
     seeds = pd.read_csv(_kept("single_against_multi", dataset, ".csv"))["seeds"].iloc[0]
     told = pd.read_csv(ERRORS, dtype=str)
     rows = pd.DataFrame(
@@ -62,6 +73,25 @@ def keep(run: Path) -> None:
     others = told[(told["preset"] != "compare") | (told["dataset"] != dataset)]
     table = pd.concat([rows, others]).sort_values(["preset", "dataset"], ascending=[True, False])
     table.to_csv(ERRORS, index=False)
+
+
+def _dataset_of(run: Path) -> str:
+    """The one set of a run of which all is there that is kept."""
+    needed = ("config.json", "test_errors.csv", *SOURCES)
+    if missing := [name for name in needed if not (run / name).is_file()]:
+        raise ValueError(
+            f"{run} lacks {', '.join(missing)}; give the folder of a finished report of "
+            "`python -m hessspec_mtl.reproduce --preset compare --sets SET`, with each task alone."
+        )
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    weightings = {study["train"]["weighting"] for study in config["studies"].values()}
+    names = list(config["studies"])
+    if config["preset"] != "compare" or weightings != {"equal"} or len(names) != 1:
+        raise ValueError(
+            f"{run} is of the preset {config['preset']}, of {' and '.join(names)} and of weights "
+            f"{' and '.join(sorted(weightings))}; what is kept is of compare, one set and equal."
+        )
+    return names[0]
 
 
 def _kept(name: str, dataset: str, suffix: str) -> Path:
@@ -137,5 +167,8 @@ PAGES = {"results.md": tuple(TABLES)}
 
 if __name__ == "__main__":
     for given in sys.argv[1:]:
-        keep(Path(given))
+        try:
+            keep(Path(given))
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
     write_tables(PAGES, TABLES)

@@ -15,12 +15,19 @@ import pandas as pd
 
 from docs.made import ROOT, STUDIES, write_tables
 from hessspec_mtl.study.delta_m import Decision, decision_table, decisions
-from hessspec_mtl.study.why import correlations, measured_path, predictors, read_measured
+from hessspec_mtl.study.why import (
+    PRIMARY,
+    correlations,
+    measured_path,
+    predictors,
+    read_measured,
+)
 
 SETS = ("qm8", "mp")
 EPOCHS = (1, 6, 16, 40)
 SHOWN = (6, 40)  # the epoch of the questions named beforehand, and the last
 GIVEN = ("fixed", "random")  # nothing of the tasks decides their weights
+PAIR = ["curvature", "lost"]  # that are held against each other
 IMAGES = ROOT / "docs" / "images"
 
 
@@ -58,6 +65,37 @@ def _correlation(row: dict[str, Any]) -> str:
     return f"**{value}**" if row["low"] * row["high"] > 0 else value
 
 
+def apart(name: str) -> list[str]:
+    """Where "beyond what is usual of the task" comes from: seeds of one weighting, or weightings.
+
+    Both numbers less their means over the network's tasks; between seeds, less what is usual of a
+    task under its weighting; between weightings, means over seeds less what is usual of the task.
+    """
+    found, table = decided(name), read_measured(measured_path(STUDIES, name))
+    lost = {m.weighting: np.log1p(found.relative(m.weighting) / 100) for m in found.methods}
+    keys = zip(table["weighting"], table["seed"], table["task"], strict=True)
+    table = table.assign(lost=[lost[weighting].loc[seed, task] for weighting, seed, task in keys])
+    rows: dict[str, list[str]] = {}
+    for quantity in PRIMARY:
+        for _, here in table.groupby("epoch"):
+            pair = here.assign(curvature=np.log(here[quantity]))
+            network = pair.groupby(["weighting", "seed"])[PAIR].transform("mean")
+            pair[PAIR] -= network
+            usual = pair.groupby(["weighting", "task"])[PAIR]
+            means = usual.mean()
+            kinds = {
+                "between seeds": pair[PAIR] - usual.transform("mean"),
+                "between weightings": means - means.groupby("task").transform("mean"),
+            }
+            for kind, both in kinds.items():
+                r = both["curvature"].corr(both["lost"])
+                cells = rows.setdefault(f"{quantity}, {kind}", [])
+                cells.append(f"{r:+.2f}".replace("-", "−"))
+    heads = " | ".join(f"epoch {epoch}" for epoch in sorted(table["epoch"].unique()))
+    lines = [f"| | {heads} |", "|---|" + "---|" * table["epoch"].nunique()]
+    return [*lines, *(f"| {head} | " + " | ".join(cells) + " |" for head, cells in rows.items())]
+
+
 def along(name: str) -> list[str]:
     """The largest eigenvalue (in size) of each task along training, and the least cosine."""
     found, table = decided(name), read_measured(measured_path(STUDIES, name))
@@ -90,11 +128,11 @@ def weights(name: str) -> list[str]:
     return lines
 
 
-def collect(out: Path, name: str) -> None:
+def collect(out: Path, name: str) -> bool:
     """Keep the weights after some epochs: geometric means over seeds, and their spread as a factor.
 
     Of each network as multiples of the geometric mean of its tasks: Adam does not see a factor that
-    all of them share.
+    all of them share. Returns whether there were any.
     """
     rows = []
     for method in decided(name).methods:
@@ -113,6 +151,7 @@ def collect(out: Path, name: str) -> None:
             rows, columns=["weighting", "epoch", "task", "weight", "factor", "seeds"]
         )
         table.to_csv(_weights_path(name), index=False, float_format="%.6g")
+    return bool(rows)
 
 
 def _weights_path(name: str) -> Path:
@@ -134,12 +173,15 @@ TABLES = {
     f"{kind.__name__}-{name}": partial(kind, name)
     for name in SETS
     for kind in (delta_m, weights, along, why)
-}
+} | {"apart-qm8": partial(apart, "qm8")}
 PAGES = {"weighting.md": tuple(TABLES)}
 
 if __name__ == "__main__":
     for given in sys.argv[1:]:
-        for one in SETS:
-            collect(Path(given), one)
+        if not sum(collect(Path(given), one) for one in SETS):  # each set, whatever the first has
+            raise SystemExit(
+                f"{given} holds no weights along training; give the `--out` of "
+                "`python -m hessspec_mtl.weigh --stage 2`."
+            )
     write_tables(PAGES, TABLES)
     draw(IMAGES)

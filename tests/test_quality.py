@@ -1,5 +1,7 @@
 """Tables that commands write into pages: these hold what the files say, and no number besides."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +26,25 @@ def test_a_page_holds_the_table_that_its_files_make(maker, page, name):
     """`python -m docs.compared`, `docs.quality` and `docs.weightings` write them."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert with_table(text, name, maker.TABLES[name]()) == text
+
+
+def test_nothing_is_kept_of_a_folder_that_is_no_such_run(tmp_path, monkeypatch):
+    """A run without tasks alone has claims of its own, which are not those of the page."""
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    monkeypatch.setattr(compared, "KEPT", kept)
+    with pytest.raises(ValueError, match=r"lacks config\.json, test_errors\.csv"):
+        compared.keep(run)
+    for name in ("config.json", "test_errors.csv", *compared.SOURCES):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("[]")
+    config = {"preset": "compare", "studies": {"QM8": {"train": {"weighting": "uncertainty"}}}}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="of QM8 and of weights uncertainty; what is kept"):
+        compared.keep(run)
+    (run / "tables" / "single_against_multi.csv").unlink()
+    with pytest.raises(ValueError, match=r"lacks tables/single_against_multi\.csv; give"):
+        compared.keep(run)
+    assert not kept.exists()
 
 
 def test_a_page_without_a_place_for_its_table_is_named():

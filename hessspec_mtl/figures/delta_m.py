@@ -73,7 +73,7 @@ def delta_m_figure(decisions: Sequence[Decision], *, name: str = "figure15") -> 
             line[1].set_yticklabels([])
             line[1].legend(handles=_task_key(decision), loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes[-1][0].set_xlabel("difference of Δm (%), better to the left")
-        axes[-1][1].set_xlabel("error − error alone (%)")
+        axes[-1][1].set_xlabel("change of the error against alone (%)")
     return Plot(
         name=name,
         title="Do weights of the tasks help?",
@@ -105,7 +105,7 @@ def _draw_differences(panel: Axes, rows: pd.DataFrame, found: pd.DataFrame) -> N
         panel.plot(
             seeds,
             np.full(seeds.size, place + 0.2),
-            color=COLOURS[0],
+            color=MUTED,  # the colours are those of tasks
             marker="o",
             markersize=2.2,
             alpha=0.5,
