@@ -14,7 +14,8 @@ def with_table(text: str, name: str, lines: Sequence[str]) -> str:
     Raises:
         ValueError: if the page has no place for it.
     """
-    place = re.compile(rf"(<!-- made: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    inner = r"(?:(?!<!-- made: ).)*?"  # not on into the next table, where an end is lacking
+    place = re.compile(rf"(<!-- made: {re.escape(name)} -->\n){inner}(<!-- end -->)", re.DOTALL)
     if not place.search(text):
         raise ValueError(f"the page has no <!-- made: {name} --> with an <!-- end --> below it")
     return place.sub(lambda found: "\n".join([found[1], *lines, "", found[2]]), text)

@@ -50,6 +50,9 @@ def test_nothing_is_kept_of_a_folder_that_is_no_such_run(tmp_path, monkeypatch):
 def test_a_page_without_a_place_for_its_table_is_named():
     with pytest.raises(ValueError, match="no <!-- made: qm8 -->"):
         with_table("# Results\n", "qm8", ["| a |"])
+    other = "<!-- made: mp -->\n\n| b |\n\n<!-- end -->\n"
+    with pytest.raises(ValueError, match="no <!-- made: qm8 --> with an <!-- end -->"):
+        with_table("<!-- made: qm8 -->\n" + other, "qm8", ["| a |"])
 
 
 def test_a_table_takes_the_place_of_the_last_one_alone():

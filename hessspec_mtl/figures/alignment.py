@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from hessspec_mtl.curvature.spectra import task_distances
-from hessspec_mtl.figures.axes import epoch_axis, epoch_ticks
+from hessspec_mtl.figures.axes import epoch_axis, epoch_ticks, sideways
 from hessspec_mtl.figures.style import (
     BAND,
     INK,
@@ -349,12 +349,10 @@ def _draw_pair(panel: Axes, rows: pd.DataFrame, shown: _Shown, *, color: str) ->
         linewidth=1.4,
         zorder=3,
     )
-    step = 0.012 * max(float(np.ptp(where)), 1.0)
-    for column in range(values.shape[1]):
+    for column, offset in enumerate(sideways(where, values.shape[1], step=0.012)):
         bars = errors.to_numpy()[:, column]
         if shown.bound:
             bars = np.where(bars < 1.0, bars, np.nan)
-        offset = step * (column - (values.shape[1] - 1) / 2) if several else 0.0
         panel.errorbar(
             where + offset,
             values[:, column],

@@ -96,6 +96,21 @@ def epoch_axis(epochs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return (lambda epoch: np.log2(1.0 + epoch)) if early else (lambda epoch: epoch)
 
 
+def sideways(places: np.ndarray, count: int, step: float) -> np.ndarray:
+    """How far each of `count` points at one epoch is moved, so that bars do not hide each other.
+
+    By `step` of the axis's reach from point to point, less where those of neighbouring epochs
+    would mix.
+
+    Args:
+        places: of the epochs on the axis, in order.
+    """
+    reach = max(float(np.ptp(places)), 1.0)
+    gap = float(np.diff(places).min()) if places.size > 1 else reach
+    width = min(step * reach * (count - 1), 0.6 * gap)
+    return np.linspace(-width / 2, width / 2, count)
+
+
 def epoch_ticks(
     epochs: np.ndarray, place: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[list[float], list[str]]:

@@ -9,7 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessspec_mtl.curvature.follow import EpochCurvature
-from hessspec_mtl.figures.axes import epoch_axis, epoch_ticks, linear_threshold, symlog
+from hessspec_mtl.figures.axes import (
+    epoch_axis,
+    epoch_ticks,
+    linear_threshold,
+    sideways,
+    symlog,
+)
 from hessspec_mtl.figures.style import (
     BAND,
     MUTED,
@@ -142,9 +148,8 @@ def _by_task(studies: Sequence[Study], data: pd.DataFrame) -> Figure:
                 linewidth=0,
             )
             panel.plot(where, values.mean(axis=1), color=style.color, linewidth=1.4)
-            step = 0.02 * max(float(np.ptp(where)), 1.0)
-            for rank, seed in enumerate(wide.columns):
-                offset = step * (rank - (len(wide.columns) - 1) / 2)
+            offsets = sideways(where, len(wide.columns), step=0.02)
+            for seed, offset in zip(wide.columns, offsets, strict=True):
                 draw_points(
                     panel,
                     mine[mine["seed"] == seed],

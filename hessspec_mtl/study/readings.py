@@ -301,14 +301,12 @@ def _verdict(table: pd.DataFrame, claim: int, variant: str) -> str:
 
 def _whatever(table: pd.DataFrame, claim: int) -> str:
     """What the verdicts under all readings that train say together."""
-    if left := missing(READINGS, table):
-        return f"{len(left)} not run"
     found = set(table.loc[table["claim"] == claim, "verdict"])
-    if found == {REPRODUCED}:
-        return "holds"
-    if found == {NOT_REPRODUCED}:
-        return "fails"
-    return "hangs on a choice" if found >= {REPRODUCED, NOT_REPRODUCED} else "open"
+    if found >= {REPRODUCED, NOT_REPRODUCED}:
+        return "hangs on a choice"  # whatever the others say
+    said = {(REPRODUCED,): "holds", (NOT_REPRODUCED,): "fails"}.get(tuple(found), "open")
+    left = len(missing(READINGS, table))
+    return f"{said} so far, {left} not run" if left else said
 
 
 def recipes_table(table: pd.DataFrame) -> Table:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from hessspec_mtl.figures.axes import linear_threshold, log_axis, power_of_ten, symlog
+from hessspec_mtl.figures.axes import (
+    epoch_axis,
+    linear_threshold,
+    log_axis,
+    power_of_ten,
+    sideways,
+    symlog,
+)
 from hessspec_mtl.figures.style import house_style, new_figure
 
 
@@ -54,3 +61,17 @@ def test_labels_of_logarithmic_axes_do_not_touch(decades, height):
     inside = [value for value in axes.get_yticks() if low <= value <= high]
     assert len(inside) >= 2
     assert all(below[1] <= above[0] for below, above in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 40])
+def test_seeds_of_one_epoch_do_not_stand_among_those_of_the_next(count):
+    """Ten seeds had done so at the epochs 1, 3 and 6 of 40; three stand as far apart as asked."""
+    epochs = np.array([0.0, 1, 3, 6, 16, 40])
+    places = epoch_axis(epochs)(epochs)
+    offsets = sideways(places, count, step=0.02)
+    assert offsets.size == count
+    assert abs(offsets.sum()) < 1e-12
+    points = places[:, None] + offsets
+    assert (points[1:].min(axis=1) > points[:-1].max(axis=1)).all()
+    if count == 3:
+        np.testing.assert_allclose(np.diff(offsets), 0.02 * np.ptp(places))
