@@ -123,18 +123,21 @@ KINDS = ("multi_task", "single_task")
 
 def ledger() -> list[str]:
     """The verdicts of both sets, and the numbers that keep them from "reproduced"."""
-    judged = {(j["claim"], j["dataset"]): j for name in SETS for j in _judgements(name)}
+    judged: dict[tuple[int, str], list[dict[str, Any]]] = {}  # claim 10 has two judgements
+    for one in (judgement for name in SETS for judgement in _judgements(name)):
+        judged.setdefault((one["claim"], one["dataset"]), []).append(one)
     lines = ["| claim | QM8 | MP |", "|---|---|---|"]
     for number, words in CLAIMS.items():
-        cells = [judged[number, n]["verdict"] if (number, n) in judged else "" for n in SETS]
+        verdicts = ([one["verdict"] for one in judged.get((number, n), ())] for n in SETS)
+        cells = ("; ".join(dict.fromkeys(found)) for found in verdicts)
         lines.append(f"| {number} {words} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "What speaks against those that are not reproduced, and what leaves others open:",
         "",
     ]
-    for (number, name), judgement in sorted(judged.items(), key=lambda item: item[0][0]):
-        if found := "; ".join(_against(judgement)):
+    for (number, name), several in sorted(judged.items(), key=lambda item: item[0][0]):
+        if found := "; ".join(words for judgement in several for words in _against(judgement)):
             lines.append(f"- {number}, {name}: {found}.")
     return lines
 

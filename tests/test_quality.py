@@ -47,6 +47,20 @@ def test_nothing_is_kept_of_a_folder_that_is_no_such_run(tmp_path, monkeypatch):
     assert not kept.exists()
 
 
+def test_two_judgements_of_a_claim_are_both_told_where_they_differ(monkeypatch):
+    """Claim 10 is judged on the network and on a spectrum that is known."""
+    statistic = {"value": 1.0, "interval_95": [0.5, "infinity"], "threshold": 0.1}
+    statistic |= {"name": "error", "claim_is_above": False, "holds": False}
+    pair = [
+        {"claim": 10, "dataset": "MP", "verdict": "not reproduced", "statistics": [statistic]},
+        {"claim": 10, "dataset": "MP", "verdict": "reproduced", "statistics": []},
+    ]
+    monkeypatch.setattr(compared, "_judgements", lambda name: pair if name == "MP" else [])
+    lines = compared.ledger()
+    assert "| 10 Lanczos gives the extremes |  | not reproduced; reproduced |" in lines
+    assert lines[-1] == "- 10, MP: error: 1 (0.5 to ∞), asked is below 0.1."
+
+
 def test_a_page_without_a_place_for_its_table_is_named():
     with pytest.raises(ValueError, match="no <!-- made: qm8 -->"):
         with_table("# Results\n", "qm8", ["| a |"])
