@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -230,31 +230,35 @@ def _correlated(x: Cube, y: Cube, level: float, *, beyond: bool) -> tuple[float,
     """The correlation and the ends of its interval; unknown with fewer than two seeds."""
     if len(x) < 2:
         return np.nan, -1.0, 1.0
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(len(x), size=(DRAWS, len(x)))
-    value = float(_pooled(x[None], y[None], beyond=beyond)[0])
-    chunks = np.array_split(drawn, max(1, drawn.size * x[0].size // 2_000_000))
-    many = np.concatenate([_pooled(x[some], y[some], beyond=beyond) for some in chunks])
+    drawn = np.random.default_rng(0).integers(len(x), size=(DRAWS, len(x)))
+    times = np.stack([(drawn == seed).sum(axis=1) for seed in range(len(x))], axis=1)
+    (value,) = _pooled(x, y, np.ones((1, len(x))), beyond=beyond)
+    many = _pooled(x, y, times, beyond=beyond)
     low, high = np.nanquantile(many, [(1 - level) / 2, (1 + level) / 2])
-    return value, float(low), float(high)
+    return float(value), float(low), float(high)
 
 
 def _pooled(
-    x: Float[np.ndarray, "draws seeds methods tasks"],
-    y: Float[np.ndarray, "draws seeds methods tasks"],
-    *,
-    beyond: bool,
+    x: Cube, y: Cube, times: Float[np.ndarray, "draws seeds"], *, beyond: bool
 ) -> Float[np.ndarray, " draws"]:
-    """Pearson's correlation of what is left after the means named in `correlations`."""
+    """Pearson's correlation of what is left after the means named in `correlations`.
 
-    def centred(values: np.ndarray) -> np.ndarray:
-        values = values - values.mean(axis=3, keepdims=True)
-        return values - values.mean(axis=(1, 2), keepdims=True) if beyond else values
+    Each seed is taken so many times; sums over networks are those of its seeds, times that.
+    """
+    x, y = (values - values.mean(axis=2, keepdims=True) for values in (x, y))
+    # Less the means over all seeds, of which those over drawn ones differ little: no digits go.
+    x, y = (values - beyond * values.mean(axis=(0, 1)) for values in (x, y))
+    networks = times.sum(axis=1) * x.shape[1]
 
-    x, y = centred(x), centred(y)
-    added = partial(np.sum, axis=(1, 2, 3))
+    def added(a: Cube, b: Cube) -> Float[np.ndarray, " draws"]:
+        whole = times @ (a * b).sum(axis=(1, 2))
+        if not beyond:
+            return whole
+        sums = (times @ a.sum(axis=1)) * (times @ b.sum(axis=1))  # over networks, of each task
+        return whole - sums.sum(axis=1) / networks
+
     with np.errstate(divide="ignore", invalid="ignore"):
-        return added(x * y) / np.sqrt(added(x**2) * added(y**2))
+        return added(x, y) / np.sqrt(added(x, x) * added(y, y))
 
 
 def correlation_table(decision: Decision, measured: pd.DataFrame) -> Table:
