@@ -154,7 +154,8 @@ def _against(judgement: dict[str, Any]) -> Iterator[str]:
         low, high = (_number(end) for end in one["interval_95"])
         if seen := SEEN.fullmatch(one["name"]):
             least, what = seen.groups()
-            yield f"{what}: above {least} in {one['value']:.0%} of the runs, as far as was looked"
+            runs = f"{one['value']:.0%} of the runs, as far as was looked"
+            yield f"{what}: above {least} beyond its error in {runs}"
         else:
             rule = f"{'above' if one['claim_is_above'] else 'below'} {one['threshold']:g}"
             yield f"{one['name']}: {_number(one['value'])} ({low} to {high}), asked is {rule}"
