@@ -85,7 +85,7 @@ class Groups(Strata):
 
     def __init__(self, matrices: np.ndarray, rng: np.random.Generator) -> None:
         self.parts = [None] * GROUPS  # type: ignore[list-item]
-        self.costs = prices()
+        self.costs, self.eps = prices(), float(np.finfo(matrices.dtype).eps)
         self.shares = np.full(GROUPS, 1.0 / GROUPS)
         self.side_by_side = np.moveaxis(matrices, 2, 0).reshape(DIM, -1)
         self.rng, self.drawn = rng, 0

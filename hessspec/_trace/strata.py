@@ -50,12 +50,14 @@ class Strata(Resumable):
         looked: whether samples were looked at for a choice, and so count half.
         seen: those, each by itself.
         costs: of samples of either kind.
+        eps: to which forms are rounded.
     """
 
     changing = ("groups", "is_decided", "looked", "seen", "samples", "drawn")
 
     def __init__(self, operator: AbstractOperator, key: PRNGKeyArray) -> None:
         self.operator = operator
+        self.eps = float(np.finfo(operator.dtype).eps)
         self.key = jax.random.fold_in(key, _OWN_STREAM)
         self.costs = Costs.of(operator)
         self.parts = parts_of(operator)
@@ -118,7 +120,7 @@ class Strata(Resumable):
         common, best = self._variances(pilot, 1), 1
         # A task whose forms differ by rounding alone, as those of c times the identity, has no say.
         sums = np.atleast_2d(pilot.sum(axis=0))
-        known = common > (8 * np.finfo(self.operator.dtype).eps * np.abs(sums).max(axis=-1)) ** 2
+        known = common > (8 * self.eps * np.abs(sums).max(axis=-1)) ** 2
         if not known.any():
             return False
         pairs = (count + beside) / 2
