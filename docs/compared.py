@@ -20,6 +20,7 @@ from docs.made import STUDIES, write_tables
 KEPT = STUDIES / "compare"
 ERRORS = STUDIES / "network_errors.csv"
 SETS = ("QM8", "MP")
+KINDS = ("multi_task", "single_task")  # as the columns of errors begin
 SOURCES = {  # in the folder of a run, and what the copy is called
     "claims.json": "claims",
     "tables/single_against_multi.csv": "single_against_multi",
@@ -116,9 +117,6 @@ def alone() -> list[str]:
             )
             lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-KINDS = ("multi_task", "single_task")
 
 
 def ledger() -> list[str]:

@@ -1,8 +1,8 @@
 """What came of the weightings of tasks: `python -m docs.weightings [OUT]` writes tables and figure.
 
 From the rows that `python -m hessspec_mtl.weigh` has left, which are kept in
-`docs/studies/weighting`; the same tables are what the command prints at the end of a stage. With
-the folder of its runs the weights along training are taken from there first.
+`docs/studies/weighting`. With the folder of its runs the weights along training are taken from
+there first.
 """
 
 import sys
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from docs.made import ROOT, STUDIES, write_tables
-from hessspec_mtl.study.delta_m import Decision, decision_table, decisions
+from hessspec_mtl.study.delta_m import Decision, decision_table, decisions, named, verdicts
 from hessspec_mtl.study.why import (
     PRIMARY,
     correlations,
@@ -35,6 +35,23 @@ def decided(name: str) -> Decision:
     """The finished stage 2 of a set."""
     (found,) = decisions(STUDIES, [name])
     return found
+
+
+def in_short() -> list[str]:
+    """Of both sets, what each role's weighting is against equal weights."""
+    lines = ["| | QM8 | | Materials Project | |", "|---|---|---|---|---|"]
+    tables = [verdicts(decided(name)).to_dict("records") for name in SETS]
+    for both in zip(*tables, strict=True):  # the roles of stage 2, in its order
+        if both[0]["weighting"] != "equal":
+            cells = (cell for row in both for cell in (named(row), _against_equal(row)))
+            lines.append(f"| {both[0]['role']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _against_equal(row: dict[Any, Any]) -> str:
+    numbers = (row[f"against_{end}"] for end in ("equal", "low_95", "high_95"))
+    value, low, high = (f"{number:+.1f}".replace("-", "−") for number in numbers)
+    return f"{value} ({low} to {high}): {row['verdict'].split(',')[0]}"
 
 
 def delta_m(name: str) -> list[str]:
@@ -173,8 +190,11 @@ TABLES = {
     f"{kind.__name__}-{name}": partial(kind, name)
     for name in SETS
     for kind in (delta_m, weights, along, why)
-} | {"apart-qm8": partial(apart, "qm8")}
-PAGES = {"weighting.md": tuple(TABLES)}
+} | {"apart-qm8": partial(apart, "qm8"), "in-short": in_short}
+PAGES = {
+    "weighting.md": tuple(name for name in TABLES if name != "in-short"),
+    "results.md": ("in-short",),
+}
 
 if __name__ == "__main__":
     for given in sys.argv[1:]:
