@@ -45,7 +45,9 @@ TRUTH_RANK, TRUTH_STEPS, TRUTH_SAMPLES = 64, 3, 2048
 RESULTS = Path(__file__).parent / "results" / "accuracy_network.csv"
 BEFORE = RESULTS.with_suffix(".before.csv")
 TRUTHS = RESULTS.with_suffix(".truth.csv")
-DRAWN_BEFORE = "5dfb9a3 to 569434f, before ranks were chosen by their expected cost"
+DRAWN_BEFORE = (
+    "a12ad0f and 6351097, before common probes were random signs and groups chosen by all tasks"
+)
 NUMBERS = ("value", "stated", "low", "high")
 
 
