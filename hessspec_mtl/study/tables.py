@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ class Table:
 
     def to_markdown(self) -> str:
         """The table as GitHub Markdown, notes below."""
-        rule = "| --- |" + " ---: |" * (len(self.header) - 1)
-        lines = [f"**{inline(self.title)}**", "", table_row(self.header), rule]
+        numbers = [_are_numbers([row[i] for row in self.rows]) for i in range(len(self.header))]
+        rule = "".join(" ---: |" if right else " --- |" for right in [False, *numbers[1:]])
+        lines = [f"**{inline(self.title)}**", "", table_row(self.header), f"|{rule}"]
         lines += map(table_row, self.rows)
         for note in self.notes:
             lines += ["", paragraph(note)]
@@ -74,6 +76,12 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Whether what is told in a column is numbers, errors or intervals beside them allowed."""
+    told = [cell for cell in cells if cell.strip("–—- ")]
+    return all(re.match(r"unknown|[+−-]?\s?\.?\d", cell) for cell in told)
 
 
 def write_table(table: Table, directory: Path) -> tuple[Path, Path, Path]:

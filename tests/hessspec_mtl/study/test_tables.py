@@ -185,3 +185,12 @@ def test_a_second_column_of_numbers_is_set_like_the_others_and_one_of_words_is_n
     own = replace(records.dataset("QM8"), published=None)
     assert '<table class="numbers">' in target_table(own).to_html()
     assert "<table>" in dataset_table([own], [(9, 4)]).to_html()
+
+
+def test_columns_of_numbers_are_set_to_the_right_and_those_of_words_to_the_left():
+    rows = (
+        ("equal", "2 runs", "−1.1 (−2.8 to +0.7)", "", "0.3"),
+        ("own", "all 4 runs", "+3", "better", "unknown"),
+    )
+    table = Table("t", "T", ("x", "what", "change", "verdict", "time"), rows, pd.DataFrame())
+    assert "\n| --- | --- | ---: | --- | ---: |\n" in table.to_markdown()
