@@ -3,12 +3,17 @@
     python -m benchmarks.epoch_costs train RUN                  # once: 100 epochs of QM8
     python -m benchmarks.epoch_costs measure RUN now.json       # about ten quiet minutes
     python -m benchmarks.epoch_costs compare before.json now.json
+    python -m benchmarks.epoch_costs turns RUN CHECKOUT         # six quiet minutes
 
 Another revision is measured by the same file from a checkout of that one, with the same RUN:
 
     PYTHONPATH=. python PATH/TO/THIS/epoch_costs.py measure RUN before.json
 
-so nothing is imported here but what `hessspec_mtl` has had for long. Training, network and graphs
+Minutes lie between the two, in which a machine may become a tenth faster or slower. That is less
+than what traces are held to, not less than what densities are: `turns` times short densities of
+one task from this checkout and the other one in turns.
+
+So nothing is imported here but what `hessspec_mtl` has had for long. Training, network and graphs
 are those of `--preset small` (QM8, 128 graphs, 64 products for a trace, 2 x 36 for a density).
 """
 
@@ -16,8 +21,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +34,9 @@ from typing import Any
 import numpy as np
 
 EPOCHS = (0, 6, 100)
-SEEDS = 2  # calls for each epoch, each with probes of its own
+SEEDS = 3  # traces of each epoch, each with probes of its own; densities are timed once
+FEW_STEPS = 2  # of the densities beside the other traces
+TURNS, TURNS_EACH, TURN_STEPS = 4, 2, 10  # densities of a process, processes, Lanczos steps
 Measured = dict[str, Any]  # of a revision, as its file holds it
 
 
@@ -73,10 +83,9 @@ def train_into(folder: Path, study: Study) -> None:
     train(config, network_of(study, encoded), encoded, folder)
 
 
-def measure(folder: Path, study: Study, seeds: int = SEEDS) -> Measured:
-    """Seconds and stated errors of every epoch. An epoch before the first pays for compilation."""
-    from hessspec_mtl.curvature.follow import CurvatureConfig, follow, hessian_indices
-    from hessspec_mtl.files.timing import unit_seconds
+def _subject(study: Study) -> tuple[Any, Any]:
+    """The network, and the examples of its Hessian."""
+    from hessspec_mtl.curvature.follow import hessian_indices
 
     encoded = encoded_of(study)
     chosen = hessian_indices(len(encoded.train), study.num_graphs, 0)
@@ -86,17 +95,32 @@ def measure(folder: Path, study: Study, seeds: int = SEEDS) -> Measured:
         graphs=[encoded.train.graphs[i] for i in chosen],
         targets=encoded.train.targets[chosen],
     )
+    return network_of(study, encoded), examples
+
+
+def measure(folder: Path, study: Study, seeds: int = SEEDS) -> Measured:
+    """Seconds and stated errors of every epoch. An epoch before the first pays for compilation.
+
+    A density takes six times as long as a trace and its time hardly varies, whereas stated errors
+    do: the densities of all seeds but the first are cut short and not told.
+    """
+    from hessspec_mtl.curvature.follow import CurvatureConfig, follow
+    from hessspec_mtl.files.timing import unit_seconds
+
     config = CurvatureConfig(num_graphs=study.num_graphs, trace_matvecs=64, num_steps=36)
-    network, found = network_of(study, encoded), {}
+    network, examples, found = *_subject(study), {}
     with tempfile.TemporaryDirectory() as place:
         for epoch, seed in [(study.epochs[0], seeds), *_turns(study.epochs, seeds)]:
             into = Path(place) / f"{epoch}-{seed}"
+            told = seed in (0, seeds)  # the last is the epoch before the first
+            own = config if told else replace(config, num_steps=FEW_STEPS)
             (curvature,) = follow(
-                config, network, examples, [epoch], folder, into, seed=seed, progress=False
+                own, network, examples, [epoch], folder, into, seed=seed, progress=False
             )
             (results,) = into.glob("epoch_*")
+            seconds = unit_seconds(results)
             found[epoch, seed] = {
-                "seconds": unit_seconds(results),
+                "seconds": seconds if told else {"trace": seconds["trace"]},
                 "stated": np.asarray(curvature.trace.standard_error).tolist(),
                 "trace": np.asarray(curvature.trace.value).tolist(),
             }
@@ -106,6 +130,52 @@ def measure(folder: Path, study: Study, seeds: int = SEEDS) -> Measured:
 
 def _turns(epochs: Sequence[int], seeds: int) -> list[tuple[int, int]]:
     return [(epoch, seed) for seed in range(seeds) for epoch in epochs]
+
+
+def densities(folder: Path, study: Study) -> list[float]:
+    """Seconds of `TURNS` short densities of the first task at the second epoch that was kept."""
+    import jax
+
+    import hessspec
+    from hessspec_mtl.training.train import load_params
+
+    try:
+        from hessspec_mtl.curvature.subject import task_hessians
+    except ImportError:  # where it was before
+        from hessspec_mtl.curvature.follow import task_hessians
+    network, examples = _subject(study)
+    params = load_params(folder, study.epochs[1])
+    hessian = task_hessians(params, network, examples, batch_size=32).task(0)
+    seconds = []
+    for seed in range(TURNS + 1):
+        begun = time.perf_counter()
+        key = jax.random.key(seed)
+        hessspec.density(hessian, key=key, num_probes=2, num_steps=TURN_STEPS, progress=False)
+        seconds.append(time.perf_counter() - begun)
+    return seconds[1:]  # the first one compiles
+
+
+def in_turns(folder: Path, checkout: Path, *, tiny: bool) -> str:
+    """What densities take in a checkout and in this one, by processes of each in turns."""
+    here = Path(__file__).resolve()
+    places = checkout.resolve(), here.parents[1]
+    found: dict[Path, list[float]] = {place: [] for place in places}
+    words = [sys.executable, str(here), "densities", str(folder.resolve())]
+    for _ in range(TURNS_EACH):
+        for place in places:
+            environment = {**os.environ, "PYTHONPATH": str(place)}
+            done = subprocess.run(
+                [*words, "--tiny"] if tiny else words,
+                cwd=place,
+                env=environment,
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            found[place] += json.loads(done.stdout)
+    before, now = (float(np.median(found[place])) for place in places)
+    each = "; ".join(" ".join(f"{s:.2f}" for s in found[place]) for place in places)
+    return f"{before:.2f} s there, {now:.2f} s here: {before / now:.2f} times faster ({each})"
 
 
 def revision() -> str:
@@ -143,10 +213,11 @@ def compared(before: Measured, now: Measured) -> list[str]:
 
 
 KINDS = ("trace", "density")
+TURN_WORDS = ("turns", "densities")  # the second is what `turns` runs in each checkout
 
 
 def _median(calls: list[Measured], kind: str) -> float:
-    return float(np.median([call["seconds"][kind] for call in calls]))
+    return float(np.median([c["seconds"][kind] for c in calls if kind in c["seconds"]]))
 
 
 def _variance(calls: list[Measured]) -> np.ndarray:
@@ -156,7 +227,7 @@ def _variance(calls: list[Measured]) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The cost of analysed epochs.")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try it out")
-    parser.add_argument("what", choices=("train", "measure", "compare"))
+    parser.add_argument("what", choices=("train", "measure", "compare", *TURN_WORDS))
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     options = parser.parse_args()
     study, first = TINY if options.tiny else Study(), options.paths[0]
@@ -164,6 +235,10 @@ def main() -> None:
         train_into(first, study)
     elif options.what == "measure":
         options.paths[1].write_text(json.dumps(measure(first, study), indent=1) + "\n")
+    elif options.what == "densities":
+        print(json.dumps(densities(first, study)))
+    elif options.what == "turns":
+        print(in_turns(first, options.paths[1], tiny=options.tiny))
     else:
         before, now = (json.loads(path.read_text()) for path in options.paths)
         print("\n".join(compared(before, now)))
